@@ -1,0 +1,63 @@
+"""Feature maps to one unit vector a sample."""
+
+import tensorflow as tf
+
+from keras_mhgd import linalg
+
+_STUDENT_VECTORS = 4
+
+
+def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
+    """Compresses a teacher's feature to its first right singular vector.
+
+    The sign is fixed so that the components' sum is not negative: else the
+    loss would depend on the linear-algebra library.
+
+    Args:
+        feature: Maps `(batch, height, width, D)`, sequences `(batch, length,
+            D)` or vectors `(batch, D)`, which are normalised only.
+
+    Returns:
+        Unit vectors `(batch, D)`, float32 or float64, no gradient.
+    """
+    feature = tf.stop_gradient(feature)
+    if feature.shape.rank == 2:
+        return _unit(feature)
+    vector = linalg.right_singular_vectors(_matrices(feature), 1)[:, :, 0]
+    negative = tf.reduce_sum(vector, axis=1, keepdims=True) < 0
+    return tf.where(negative, -vector, vector)
+
+
+def student_vector(feature: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    """Compresses a student's feature, aligned to the teacher's vector.
+
+    Of the four leading right singular vectors takes the one nearest to the
+    teacher's, see `keras_mhgd.linalg.align`.
+
+    Args:
+        feature: As in `teacher_vector`.
+        teacher: The teacher's unit vectors `(batch, D)`.
+
+    Returns:
+        Unit vectors `(batch, D)`, float32 or float64.
+    """
+    feature = tf.convert_to_tensor(feature)
+    if feature.shape.rank == 2:
+        return _unit(feature)
+    matrices = _matrices(feature)
+    vectors = linalg.right_singular_vectors(matrices, _STUDENT_VECTORS)
+    return linalg.align(vectors, teacher)
+
+
+def _matrices(feature: tf.Tensor) -> tf.Tensor:
+    if feature.shape.rank == 3:
+        return feature
+    shape = feature.shape
+    size = -1 if None in shape[1:3] else shape[1] * shape[2]
+    return tf.reshape(feature, (-1, size, shape[3]))
+
+
+def _unit(feature: tf.Tensor) -> tf.Tensor:
+    if feature.dtype != tf.float64:
+        feature = tf.cast(feature, tf.float32)
+    return tf.math.l2_normalize(feature, axis=-1)

@@ -1,0 +1,66 @@
+"""The network that predicts back-end vectors through attention graphs."""
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.graph.attention import dense, norm
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class Estimator(keras.Layer):
+    """Predicts back-end vectors from front-end vectors along a graph.
+
+    f1 = ReLU(BN(dense(front))), by batch statistics always; `G_a f1` for
+    each head `a`; heads concatenated; a dense layer to `back_size`; unit
+    length. Only used while MHAN trains.
+
+    Args:
+        hidden_size: Width of f1.
+        back_size: Length of the back-end vectors.
+        regularizer: Of kernels, biases, scales and offsets.
+
+    Call arguments:
+        front: Front-end vectors `(batch, D_F)`.
+        graph: Attention `(num_heads, batch, batch)`.
+
+    Returns:
+        Unit vectors `(batch, back_size)`.
+
+    Reference:
+        S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226, section 3.2.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        back_size: int,
+        regularizer: keras.regularizers.Regularizer | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.hidden_size = hidden_size
+        self.back_size = back_size
+        self.regularizer = keras.regularizers.get(regularizer)
+
+    def build(self, front_shape, graph_shape):
+        self.hidden = dense(self.hidden_size, self.regularizer, False, "hidden")
+        self.hidden_norm = norm(self.regularizer, "hidden_norm")
+        self.project = dense(self.back_size, self.regularizer, True, "project")
+        self.hidden.build(front_shape)
+        self.hidden_norm.build((None, self.hidden_size))
+        self.project.build((None, graph_shape[0] * self.hidden_size))
+
+    def call(self, front, graph):
+        hidden = self.hidden_norm(self.hidden(front), training=True)
+        moved = tf.einsum("anm,mc->nac", graph, tf.nn.relu(hidden))
+        width = graph.shape[0] * self.hidden_size
+        estimate = self.project(tf.reshape(moved, (-1, width)))
+        return tf.math.l2_normalize(estimate, axis=-1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "hidden_size": self.hidden_size,
+            "back_size": self.back_size,
+            "regularizer": keras.regularizers.serialize(self.regularizer),
+        }

@@ -1,0 +1,173 @@
+"""The multi-head attention network that learns the teacher's graphs."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.graph.attention import AttentionHeads
+from keras_mhgd.graph.estimator import Estimator
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class MHAN(keras.Model):
+    """Relates the samples of a batch at neighbouring sensing points.
+
+    For each edge, from sensing point `i` (front end) to `i + 1` (back end),
+    attention heads give the logits of a graph: how each sample's back-end
+    vector attends to the front-end vectors of all samples. An estimator
+    must predict the back-end vectors through these graphs; that is what the
+    network is trained on, see `MHANTrainer`.
+
+    Computes in float32 whatever the dtype policy.
+
+    Args:
+        sizes: Length `D` of the vectors at each sensing point, front end
+            first, two or more.
+        num_heads: Attention heads of each edge, >= 1.
+        scale_logits: Whether logits are divided by the square root of a
+            head's width. The paper's are not.
+        weight_decay: Coefficient `w` of the penalty `w * sum v^2` over all
+            weights while it trains.
+        seed: Seed of the random head dropping.
+
+    Call arguments:
+        vectors: One tensor `(batch, D)` of unit vectors a sensing point.
+        training: Whether batch statistics are used (and moving averages
+            updated) or the moving averages.
+
+    Returns:
+        Logits `(num_heads, batch, batch)` for each edge, float32: rows are
+        back-end samples, columns front-end samples.
+
+    Example:
+        >>> mhan = keras_mhgd.graph.MHAN(sizes=[16, 32, 64], num_heads=8)
+        >>> mhan.save("mhan.keras")
+        >>> method = keras_mhgd.methods.MHGD(
+        ...     mhan=keras.saving.load_model("mhan.keras")
+        ... )
+
+    Reference:
+        S. Lee, B. C. Song, "Graph-based Knowledge Distillation by Multi-head
+        Attention Network", BMVC 2019, arXiv:1907.02226.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        num_heads: int = 8,
+        scale_logits: bool = False,
+        weight_decay: float = 5e-4,
+        seed: int | None = None,
+        name: str = "mhan",
+        **kwargs,
+    ):
+        if len(sizes) < 2 or any(size < 1 for size in sizes):
+            raise ValueError(
+                "`sizes` must give the vector length of two or more sensing "
+                f"points. Received: sizes={list(sizes)}."
+            )
+        if num_heads < 1:
+            raise ValueError(
+                f"`num_heads` must be 1 or more. Received: {num_heads}."
+            )
+        super().__init__(name=name, **{**kwargs, "dtype": "float32"})
+        self.sizes = list(sizes)
+        self.num_heads = num_heads
+        self.scale_logits = scale_logits
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.heads, self.estimators = [], []
+        seeds = keras.random.SeedGenerator(seed)
+        self.seed_generator = seeds
+        regularizer = keras.regularizers.L2(weight_decay)
+        edges = zip(self.sizes[:-1], self.sizes[1:], strict=True)
+        for edge, (front, back) in enumerate(edges, start=1):
+            head_size = (front + back) // 2
+            heads = AttentionHeads(
+                num_heads,
+                head_size,
+                scale_logits=scale_logits,
+                regularizer=regularizer,
+                dtype="float32",
+                name=f"edge{edge}_heads",
+            )
+            heads.build((None, back), (None, front))
+            self.heads.append(heads)
+            estimator = Estimator(
+                head_size,
+                back,
+                regularizer=regularizer,
+                dtype="float32",
+                name=f"edge{edge}_estimator",
+            )
+            estimator.build((None, front), (num_heads, None, None))
+            self.estimators.append(estimator)
+        self.built = True
+
+    def call(self, vectors, training=False):
+        edges = zip(vectors[:-1], vectors[1:], strict=True)
+        return [
+            heads(back, front, training=training)
+            for heads, (front, back) in zip(self.heads, edges, strict=True)
+        ]
+
+    def estimate(
+        self,
+        vectors: Sequence[tf.Tensor],
+        noise: Sequence[tf.Tensor] | None = None,
+    ) -> list[tf.Tensor]:
+        """Predicts back-end vectors through the graphs, as while training.
+
+        Args:
+            vectors: As in the call.
+            noise: For each edge, normal noise `(num_heads, batch)` that
+                decides which heads each row drops: a head stays for a row
+                where its noise exceeds the mean over heads. Drawn if `None`.
+
+        Returns:
+            Unit vectors `(batch, D)` for each edge.
+        """
+        logits = self(vectors, training=True)
+        if noise is None:
+            noise = [
+                keras.random.normal(
+                    tf.shape(edge)[:2], seed=self.seed_generator
+                )
+                for edge in logits
+            ]
+        return [
+            estimator(front, drop_heads(tf.nn.softmax(edge), edge_noise))
+            for estimator, front, edge, edge_noise in zip(
+                self.estimators, vectors[:-1], logits, noise, strict=True
+            )
+        ]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sizes": self.sizes,
+            "num_heads": self.num_heads,
+            "scale_logits": self.scale_logits,
+            "weight_decay": self.weight_decay,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+
+def drop_heads(graph: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+    """Drops heads at random, for each row by itself.
+
+    Args:
+        graph: Attention `(num_heads, batch, batch)`.
+        noise: Normal noise `(num_heads, batch)`: a head stays for a row
+            where its noise exceeds the mean of that row's over the heads.
+
+    Returns:
+        The graph with dropped rows zero; the others are not rescaled. A
+        single head is never dropped.
+    """
+    if graph.shape[0] == 1:
+        return graph
+    kept = noise > tf.reduce_mean(noise, axis=0, keepdims=True)
+    return graph * tf.cast(kept, graph.dtype)[:, :, tf.newaxis]

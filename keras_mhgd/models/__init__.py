@@ -1,0 +1,117 @@
+"""The networks of the published experiments and small ones, by name.
+
+All are functional, end in logits, and name the output of each stage
+`stage1`, `stage2`, ...: these are the sensing points.
+"""
+
+import functools
+import re
+
+import keras
+
+from keras_mhgd.choices import unknown
+from keras_mhgd.models.mobilenet import mobilenet
+from keras_mhgd.models.resnet import resnet
+from keras_mhgd.models.vgg import vgg
+from keras_mhgd.models.wide_resnet import wide_resnet
+
+__all__ = ["get", "mobilenet", "names", "resnet", "vgg", "wide_resnet"]
+
+_VGG = {
+    "stackwise_num_filters": (64, 128, 256, 512),
+    "dense_units": (1024, 1024),
+}
+_RESNET = {"stem_filters": 32, "stackwise_num_filters": (64, 128, 256)}
+_SMALL = (16, 32, 64)
+
+_NETWORKS = {
+    "vgg16": functools.partial(vgg, stackwise_num_convs=(2, 2, 3, 3), **_VGG),
+    "vgg7": functools.partial(vgg, stackwise_num_convs=(1, 1, 1, 1), **_VGG),
+    "wrn_22_4": functools.partial(wide_resnet, depth=22, width=4),
+    "wrn_10_4": functools.partial(wide_resnet, depth=10, width=4),
+    "resnet32": functools.partial(resnet, num_blocks=5, **_RESNET),
+    "resnet8": functools.partial(resnet, num_blocks=1, **_RESNET),
+    "mobilenet": mobilenet,
+    "vgg_small": functools.partial(
+        vgg,
+        stackwise_num_filters=_SMALL,
+        stackwise_num_convs=(3, 3, 3),
+        batch_normalization=True,
+    ),
+    "resnet_small": functools.partial(
+        resnet, stem_filters=16, stackwise_num_filters=_SMALL, num_blocks=1
+    ),
+}
+# Of the published networks, these pool once more before the first stage when
+# images are 64 x 64 (Tiny-ImageNet).
+_POOLED_STEM = {"vgg16", "vgg7", "wide_resnet"}
+
+
+def names() -> list[str]:
+    """Lists the names that `get` takes, beside any `wrn_<depth>_<width>`."""
+    return list(_NETWORKS)
+
+
+def get(
+    name: str,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    weight_decay: float = 5e-4,
+) -> keras.Model:
+    """Builds a network by name.
+
+    Args:
+        name: One of `names()`, or `wrn_<depth>_<width>` with a depth of
+            `6 n + 4`.
+        input_shape: Height, width (pixels) and channels of an image, at
+            least 16 x 16 pixels.
+        num_classes: Number of logits, >= 2.
+        weight_decay: Coefficient `w` of the penalty `w / 2 * sum v^2` over
+            all weights, >= 0. It is part of the model's `losses`.
+
+    Returns:
+        A functional `keras.Model` from images `(batch, height, width,
+        channels)` to logits `(batch, num_classes)`, float32.
+
+    Raises:
+        ValueError: If the name is unknown or an argument out of range.
+
+    Example:
+        >>> student = keras_mhgd.models.get("resnet_small", (28, 28, 1), 10)
+        >>> student.get_layer("stage3").output.shape
+        (None, 7, 7, 64)
+    """
+    wide = re.fullmatch(r"wrn_(\d+)_(\d+)", str(name))
+    if wide:
+        depth, width = map(int, wide.groups())
+        build = functools.partial(wide_resnet, depth=depth, width=width)
+    elif name in _NETWORKS:
+        build = _NETWORKS[name]
+    else:
+        raise unknown("model", name, [*names(), "wrn_<depth>_<width>"])
+    input_shape = tuple(input_shape)
+    if len(input_shape) != 3 or min(input_shape[:2]) < 16:
+        raise ValueError(
+            "`input_shape` must be (height, width, channels) of at least "
+            f"16 x 16 pixels. Received: input_shape={input_shape}."
+        )
+    if num_classes < 2:
+        raise ValueError(
+            "`num_classes` must be 2 or more. "
+            f"Received: num_classes={num_classes}."
+        )
+    if weight_decay < 0:
+        raise ValueError(
+            "`weight_decay` must be 0 or more. "
+            f"Received: weight_decay={weight_decay}."
+        )
+    options = {}
+    if ("wide_resnet" if wide else name) in _POOLED_STEM:
+        options["stem_pooling"] = min(input_shape[:2]) >= 64
+    return build(
+        input_shape,
+        num_classes,
+        weight_decay=weight_decay,
+        name=name,
+        **options,
+    )

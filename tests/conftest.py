@@ -1,0 +1,111 @@
+"""Shared by all tests: seeds, fixtures of the reference, small networks."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import keras_mhgd  # noqa: E402
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(params=[0, 1], ids=["seed0", "seed1"])
+def golden(request):
+    """Loads `golden("tf_svd")`: see tests/golden/README.md."""
+
+    def load(name):
+        with np.load(GOLDEN / f"{name}_seed{request.param}.npz") as archive:
+            return dict(archive)
+
+    return load
+
+
+@pytest.fixture
+def close():
+    """Compares with an array, relative to its largest entry."""
+
+    def check(found, expected, tolerance):
+        expected = np.asarray(expected)
+        scale = max(np.abs(expected).max(), 1e-30)
+        error = np.abs(np.asarray(found) - expected).max() / scale
+        assert error < tolerance, f"off by {error:.2e} of the largest entry"
+
+    return check
+
+
+@pytest.fixture
+def small_net():
+    """Makes `small_net(name)`: stages `stage1` and `stage2`, 3 classes."""
+
+    def build(name="net", widths=(6, 8), size=8, classes=3, dropout=0.0):
+        x = inputs = keras.Input((size, size, 1))
+        for stage, width in enumerate(widths, start=1):
+            x = keras.layers.Conv2D(
+                width, 3, 1 if stage == 1 else 2, padding="same"
+            )(x)
+            x = keras.layers.BatchNormalization()(x)
+            x = keras.layers.ReLU(name=f"stage{stage}")(x)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout)(x)
+        logits = keras.layers.Dense(classes, name="logits", dtype="float32")
+        return keras.Model(inputs, logits(x), name=name)
+
+    return build
+
+
+@pytest.fixture
+def images():
+    """32 images 8 x 8 of 3 classes that differ in a bar's place."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(32) % 3
+    x = 0.3 * rng.normal(size=(32, 8, 8, 1))
+    for image, label in zip(x, labels, strict=True):
+        image[2 * label + 1] += 1.0
+    return x.astype("float32"), labels.astype("int64")
+
+
+@pytest.fixture
+def task():
+    """Keyword arguments for `compile`: SGD, cross-entropy, accuracy."""
+
+    def make(**changes):
+        return {
+            "optimizer": keras.optimizers.SGD(0.05, momentum=0.9),
+            "loss": keras.losses.SparseCategoricalCrossentropy(
+                from_logits=True
+            ),
+            "metrics": ["accuracy"],
+            **changes,
+        }
+
+    return make
+
+
+@pytest.fixture
+def distiller(small_net, task):
+    """Makes a compiled distiller of two small networks."""
+
+    def build(method=None, student=None, teacher=None, **changes):
+        model = keras_mhgd.Distiller(
+            student or small_net("student"),
+            teacher or small_net("teacher"),
+            method
+            or keras_mhgd.methods.MHGD(num_heads=2, preparation_epochs=1),
+        )
+        model.compile(**task(**changes))
+        return model
+
+    return build

@@ -1,0 +1,132 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mhgd import gradients
+
+EPOCHS = [0, 20, 39, 40, 41, 42, 45, 50, 60, 100, 139]
+
+
+@pytest.mark.parametrize("epoch", EPOCHS)
+def test_clipping_agrees_with_the_reference(golden, close, epoch):
+    """The reference counts epochs from 0; transfer begins at its 40th."""
+    data = golden("tf_clip")
+    rule = gradients.PerVariableClipping()
+    for i in range(5):
+        task, variable = data[f"in/main{i}"], data[f"in/var{i}"]
+        # Tensor 3 has no transfer gradient, tensor 4 no weight decay.
+        transfer = None if i == 3 else tf.constant(data[f"in/dist{i}"])
+        joined = rule.join(tf.constant(task), transfer, epoch - 40.0)
+        decay = 5e-4 * variable if i < 4 else 0.0
+        close(joined + decay, data[f"mhgd/epoch{epoch}/clipped{i}"], 1e-5)
+
+
+def test_two_optimizer_steps_agree_with_the_reference(golden, close):
+    data = golden("tf_clip")
+    variables = [tf.Variable(data[f"in/var{i}"]) for i in range(5)]
+    variables = [keras.Variable(v) for v in variables]
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)
+    rule = gradients.PerVariableClipping()
+    for step in (1, 2):
+        updates = []
+        for i, variable in enumerate(variables):
+            transfer = None if i == 3 else tf.constant(data[f"in/dist{i}"])
+            task = tf.constant(data[f"in/main{i}"])
+            update = rule.join(task, transfer, 1.0)
+            decay = 5e-4 * variable.value if i < 4 else 0.0
+            updates.append(update + decay)
+        optimizer.apply(updates, variables)
+        for i, variable in enumerate(variables):
+            close(
+                variable, data[f"mhgd/epoch41/var_after_step{step}_{i}"], 1e-5
+            )
+
+
+def test_mhans_gradient_with_decay_agrees_with_the_reference(golden, close):
+    data = golden("tf_clip")
+    regularizer = keras.regularizers.L2(5e-4)
+    for name in ("fc/weights", "fc/biases", "bn/gamma", "bn/beta"):
+        variable = tf.Variable(data[f"mhgd/mha/var/{name}"])
+        with tf.GradientTape() as tape:
+            decay = regularizer(variable)
+        total = data[f"mhgd/mha/loss_grad/{name}"] + tape.gradient(
+            decay, variable
+        )
+        close(total, data[f"mhgd/mha/total_grad/{name}"], 1e-5)
+
+
+def joined(rule, task, transfer, decay=0.0, epoch=100.0):
+    """Runs a rule on losses with the given gradients of one variable."""
+    variable = tf.Variable(tf.zeros(len(task)))
+    with tf.GradientTape(persistent=True) as tape:
+        losses = gradients.Losses(
+            *(tf.reduce_sum(variable * g) for g in (task, decay, transfer))
+        )
+    return rule(tape, losses, [variable], epoch)[0]
+
+
+def test_sum_adds_all_three():
+    found = joined(gradients.Sum(), [1.0, 2.0], [10.0, 10.0], 0.5)
+    np.testing.assert_allclose(found, [11.5, 12.5])
+
+
+def test_clipping_bounds_the_transfer_by_the_task_alone():
+    rule = gradients.PerVariableClipping(bound=0.5)
+    found = joined(rule, [3.0, 4.0], [60.0, 80.0], decay=1.0)
+    # |task| = 5, so the transfer shrinks to 2.5 = |(1.5, 2.0)|.
+    np.testing.assert_allclose(found, [3 + 1 + 1.5, 4 + 1 + 2.0], rtol=1e-6)
+
+
+def test_a_small_transfer_is_not_clipped():
+    rule = gradients.PerVariableClipping()
+    found = joined(rule, [3.0, 4.0], [0.1, 0.2])
+    np.testing.assert_allclose(found, [3.1, 4.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("epoch", [0.0, 1.0, 50.0])
+def test_bound_grows_as_the_sigmoid_of_the_epoch(epoch):
+    rule = gradients.PerVariableClipping()
+    found = joined(rule, [1.0, 0.0], [0.0, 9.0], epoch=epoch)
+    np.testing.assert_allclose(found, [1, 1 / (1 + np.exp(-epoch))], rtol=1e-6)
+
+
+@pytest.mark.parametrize("transfer", [[0.0, 0.0], [1.0, 1.0]])
+@pytest.mark.parametrize(
+    "rule", [gradients.PerVariableClipping(), gradients.PublishedFormula()]
+)
+def test_zero_gradients_stay_finite(rule, transfer):
+    assert np.isfinite(joined(rule, [0.0, 0.0], transfer)).all()
+
+
+def test_huge_gradients_of_a_loss_scale_do_not_overflow():
+    rule = gradients.PerVariableClipping()
+    found = joined(rule, [1e25, 0.0], [0.0, 1e30])
+    np.testing.assert_allclose(found, [1e25, 1e25], rtol=1e-5)
+
+
+def test_published_formula():
+    # tau = max(1, 5 / 0.5) = 10, and max(1, 5 / 50) = 1.
+    for transfer, tau in (([0.3, 0.4], 10.0), ([30.0, 40.0], 1.0)):
+        found = joined(gradients.PublishedFormula(), [3.0, 4.0], transfer)
+        scale = 1 / (1 + np.exp(-tau))
+        expected = np.array([3.0, 4.0]) + scale * np.array(transfer)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_variables_that_one_loss_does_not_reach():
+    a, b, c = (tf.Variable(1.0) for _ in range(3))
+    with tf.GradientTape(persistent=True) as tape:
+        losses = gradients.Losses(2 * a, tf.constant(0.0), 3 * b)
+    found = gradients.PerVariableClipping()(tape, losses, [a, b, c], 0.0)
+    assert [g is None or float(g) for g in found] == [2.0, 3.0, True]
+
+
+def test_names():
+    assert isinstance(gradients.get(None), gradients.Sum)
+    assert isinstance(gradients.get("formula"), gradients.PublishedFormula)
+    assert gradients.get("per_variable", 0.5).bound == 0.5
+    with pytest.raises(ValueError, match="must be one of per_variable, formul"):
+        gradients.get("per_var")
+    with pytest.raises(ValueError, match="`clip_bound` must be positive"):
+        gradients.get("per_variable", 0.0)
