@@ -1,0 +1,301 @@
+"""The model that trains a student from a frozen teacher."""
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd import methods
+from keras_mhgd.features import FeatureExtractor, SensingPoints, pair
+from keras_mhgd.gradients import Losses
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class Distiller(keras.Model):
+    """Trains a student on its task and on what a frozen teacher shows.
+
+    One step: one forward pass of the teacher, one of the student, the losses
+
+        loss = task_loss + the student's own `losses` + the method's terms,
+
+    and one update of the student, with the gradients joined as the method
+    says. `fit` prepares the method first if it needs it. `evaluate` and
+    `predict` are the student's: the teacher doesn't run and no weight moves.
+
+    Args:
+        student: Network to train: functional or sequential, images to class
+            scores.
+        teacher: Trained network with the same input and classes. It runs in
+            inference mode; its `trainable` flag is left as it is.
+        method: A name of `keras_mhgd.methods.names()` or a `Method`.
+        sensing_points: Where features are read: `None` finds and pairs the
+            stage ends; or layer names, or (student layer, teacher layer)
+            pairs, front end first. See `keras_mhgd.features.pair`.
+        name: Name of the model.
+
+    Raises:
+        TypeError: If a network is neither functional nor sequential.
+        ValueError: If the networks, the sensing points or the method don't
+            fit each other.
+
+    Example:
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method="mhgd")
+        >>> distiller.compile(
+        ...     optimizer="sgd",
+        ...     loss=keras.losses.SparseCategoricalCrossentropy(
+        ...         from_logits=True
+        ...     ),
+        ...     metrics=["accuracy"],
+        ... )
+        >>> distiller.fit(images, labels, batch_size=64, epochs=100)
+        >>> distiller.student.export("saved_models/student")
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model,
+        method: str | methods.Method = "mhgd",
+        sensing_points: SensingPoints = None,
+        name: str = "distiller",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        method = methods.get(method)
+        points = pair(student, teacher, sensing_points)
+        _require_same_task(student, teacher)
+        self.student = student
+        self.teacher = teacher
+        self.method = method
+        self.sensing_points = tuple(points)
+        self._student_features = FeatureExtractor(
+            student, [point for point, _ in points]
+        )
+        self._teacher_features = FeatureExtractor(
+            teacher, [point for _, point in points], require_finite=True
+        )
+        if not method.built:
+            method.build(
+                self._student_features.shapes, self._teacher_features.shapes
+            )
+        self.supports_jit = method.supports_jit
+        self._task_loss = keras.metrics.Mean(name="task_loss")
+        self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
+        # Epochs since transfer began: some methods' strength depends on it.
+        self._epoch = self.add_weight(
+            name="epoch", initializer="zeros", trainable=False, dtype="float32"
+        )
+        self.built = True
+
+    def call(self, inputs, training=False):
+        return self.student(inputs, training=training)
+
+    @property
+    def trainable_variables(self):
+        """What training changes: never the teacher."""
+        return (
+            self.student.trainable_variables + self.method.trainable_variables
+        )
+
+    @property
+    def trainable_weights(self):
+        return self.trainable_variables
+
+    @property
+    def losses(self):
+        """The student's and the method's own losses, never the teacher's."""
+        return self.student.losses + self.method.losses
+
+    @property
+    def resumable_variables(self) -> list[keras.Variable]:
+        """All state of a training but the teacher's and the optimizer's."""
+        return [*self.student.variables, *self.method.variables, self._epoch]
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """Configures the training as `keras.Model.compile` does.
+
+        Raises:
+            ValueError: If there is no `loss`, or `jit_compile=True` and the
+                method can't run under XLA.
+        """
+        if loss is None:
+            raise ValueError(
+                "`loss` must be the student's task loss, such as "
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+                " Received: loss=None."
+            )
+        if kwargs.get("jit_compile") is True and not self.supports_jit:
+            raise ValueError(
+                "`jit_compile` must not be True with the method "
+                f"{self.method.name!r}: its eigendecomposition does not "
+                "finish under XLA on CPU. Received: jit_compile=True. Leave "
+                "it at 'auto' or pass False."
+            )
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def prepare(self, x=None, y=None, verbose="auto", **fit_arguments):
+        """Lets the method learn what it needs before the student trains.
+
+        `fit` does this itself where it has not been done.
+
+        Args:
+            x: Training images, as `fit` takes them.
+            y: Labels, as `fit` takes them.
+            verbose: As in `fit`.
+            **fit_arguments: Others of `fit` that describe the data:
+                `batch_size`, `shuffle`, `steps_per_epoch`; and `callbacks`.
+        """
+        if verbose:
+            print(f"Preparing {self.method.name} on {self.teacher.name}.")
+        self.method.prepare(
+            self._teacher_features,
+            self._student_features,
+            x=x,
+            y=y,
+            verbose=verbose,
+            **fit_arguments,
+        )
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        steps_per_epoch=None,
+        **kwargs,
+    ):
+        """Trains the student as `keras.Model.fit` does.
+
+        Prepares the method first, with a progress bar of its own, if that
+        has not been done (on all of `x`, whatever `validation_split`).
+
+        Returns:
+            The `keras.callbacks.History`: `loss`, `task_loss`, one entry for
+            each method term, and the metrics.
+        """
+        if not self.method.prepared:
+            self.prepare(
+                x,
+                y,
+                verbose=verbose,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                steps_per_epoch=steps_per_epoch,
+            )
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=[_EpochCounter(self._epoch), *(callbacks or [])],
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            steps_per_epoch=steps_per_epoch,
+            **kwargs,
+        )
+
+    def train_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        teacher = self._teacher_features(x)
+        rule = self.method.gradient_rule
+        with tf.GradientTape(persistent=rule.num_backward_passes > 1) as tape:
+            student = self._student_features(x, training=True)
+            y = _require_valid_labels(y, student.outputs)
+            terms = self.method(student, teacher, y)
+            losses = Losses(
+                task=self._compile_loss(y, student.outputs, sample_weight),
+                regularization=_total(self.losses),
+                transfer=_total(terms.values()),
+            )
+            scaled = Losses(*map(self.optimizer.scale_loss, losses))
+        gradients = rule(tape, scaled, self.trainable_variables, self._epoch)
+        self.optimizer.apply(gradients, self.trainable_variables)
+
+        batch_size = tf.shape(student.outputs)[0]
+        self._loss_tracker.update_state(sum(losses), batch_size)
+        self._task_loss.update_state(losses.task, batch_size)
+        for term in self._terms:
+            term.update_state(terms[term.name], batch_size)
+        return self.compute_metrics(x, y, student.outputs, sample_weight)
+
+    def test_step(self, data):
+        logs = super().test_step(data)
+        of_training = {"task_loss", *self.method.terms}
+        return {name: logs[name] for name in logs if name not in of_training}
+
+    def export(self, *args, **kwargs):
+        """Exports the student alone: see `keras.Model.export`."""
+        self.student.export(*args, **kwargs)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "student": keras.saving.serialize_keras_object(self.student),
+            "teacher": keras.saving.serialize_keras_object(self.teacher),
+            "method": keras.saving.serialize_keras_object(self.method),
+            "sensing_points": [list(point) for point in self.sensing_points],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        networks = {
+            part: keras.saving.deserialize_keras_object(config[part])
+            for part in ("student", "teacher", "method")
+        }
+        return cls(**{**config, **networks})
+
+
+class _EpochCounter(keras.callbacks.Callback):
+    """Counts finished epochs in a variable, which saves and resumes."""
+
+    def __init__(self, epoch: keras.Variable):
+        super().__init__()
+        self._epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._epoch.assign_add(1.0)
+
+
+def _require_same_task(student: keras.Model, teacher: keras.Model) -> None:
+    for what, mine, its in (
+        ("input shape", student.input_shape, teacher.input_shape),
+        ("number of classes", student.output_shape, teacher.output_shape),
+    ):
+        if mine[1:] != its[1:]:
+            raise ValueError(
+                f"Student and teacher must have the same {what}. Received: "
+                f"{mine[1:]} for {student.name!r}, {its[1:]} for "
+                f"{teacher.name!r}."
+            )
+
+
+def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Checks class numbers in the graph: on GPU they would become NaN."""
+    num_classes = outputs.shape[-1]
+    if not y.dtype.is_integer or y.shape.rank == 2 and y.shape[1] != 1:
+        return y
+    valid = tf.reduce_all((y >= 0) & (y < num_classes))
+    message = (
+        f"Labels must be class numbers from 0 to {num_classes - 1}. "
+        "Received labels in the range:"
+    )
+    check = tf.debugging.Assert(
+        valid, [message, tf.reduce_min(y), tf.reduce_max(y)]
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(y)
+
+
+def _total(losses) -> tf.Tensor:
+    losses = list(losses)
+    return tf.add_n(losses) if losses else tf.constant(0.0)

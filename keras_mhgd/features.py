@@ -1,0 +1,263 @@
+"""Sensing points: from layer names to features in one forward pass."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+SensingPoints = Sequence[str | tuple[str, str]] | None
+
+
+class Features(NamedTuple):
+    """What one forward pass of a network yields.
+
+    Attributes:
+        outputs: The network's predictions `(batch, num_classes)`.
+        maps: The output of each sensing point, front end first: feature maps
+            `(batch, height, width, D)`, sequences `(batch, length, D)` or
+            vectors `(batch, D)`.
+    """
+
+    outputs: tf.Tensor
+    maps: list[tf.Tensor]
+
+
+class FeatureExtractor:
+    """Runs a network once for its predictions and its sensing points.
+
+    Shares the network's layers: it has no weights of its own, and is no
+    Keras object, so that a model that holds one saves nothing twice.
+
+    Args:
+        model: A built functional or sequential `keras.Model` with one output.
+        points: Layers by name, or by path inside nested models, such as
+            `"backbone/block3_out"`.
+        require_finite: Whether a feature that is NaN or infinite raises
+            `tf.errors.InvalidArgumentError`, naming its layer. Meant for
+            frozen networks, whose features nothing in training can mend.
+
+    Raises:
+        TypeError: If `model` is neither functional nor sequential.
+        ValueError: If it has several outputs, or there is no such layer.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        points: Sequence[str],
+        require_finite: bool = False,
+    ):
+        require_graph(model)
+        self.points = list(points)
+        self.require_finite = require_finite
+        self._name = model.name
+        self._model = _with_features(model, self.points)
+        self.shapes = Features(
+            model.output_shape,
+            [tuple(tensor.shape) for tensor in self._model.output["maps"]],
+        )
+
+    def __call__(self, inputs, training: bool = False) -> Features:
+        found = self._model(inputs, training=training)
+        maps = found["maps"]
+        if self.require_finite:
+            maps = [
+                tf.debugging.check_numerics(
+                    tensor,
+                    f"The features of {self._name!r} must be finite. "
+                    f"Received NaN or infinity at layer {point!r}. Check the "
+                    "network's weights and the input",
+                )
+                for point, tensor in zip(self.points, maps, strict=True)
+            ]
+        return Features(found["outputs"], maps)
+
+
+def pair(
+    student: keras.Model,
+    teacher: keras.Model,
+    sensing_points: SensingPoints = None,
+) -> list[tuple[str, str]]:
+    """Pairs the sensing points of a student with those of its teacher.
+
+    Args:
+        student: The network that learns.
+        teacher: The network that it learns from.
+        sensing_points: `None` pairs the stage ends of both (see `stage_ends`)
+            that reduce their input by the same factor; or a list, front end
+            first, of layer names that both networks have or of (student
+            layer, teacher layer) pairs.
+
+    Returns:
+        (student layer, teacher layer) pairs, two or more.
+
+    Raises:
+        ValueError: If there are fewer than two, or a layer is not found.
+    """
+    if sensing_points is None:
+        by_factor = stage_ends(teacher)
+        pairs = [
+            (name, by_factor[factor])
+            for factor, name in stage_ends(student).items()
+            if factor in by_factor
+        ]
+    else:
+        if isinstance(sensing_points, str):
+            sensing_points = [sensing_points]
+        pairs = [
+            (point, point) if isinstance(point, str) else tuple(point)
+            for point in sensing_points
+        ]
+    if len(pairs) < 2 or any(len(point) != 2 for point in pairs):
+        raise ValueError(
+            "`sensing_points` must give two or more layers, front end first: "
+            "an edge of the graph joins two of them. "
+            f"Received: sensing_points={sensing_points!r}, which gives "
+            f"{pairs}. Pass layer names or (student layer, teacher layer) "
+            f"pairs. Layers of the student: {_names(student)}. Layers of the "
+            f"teacher: {_names(teacher)}."
+        )
+    for student_point, teacher_point in pairs:
+        find_layer(student, student_point)
+        find_layer(teacher, teacher_point)
+    return pairs
+
+
+def stage_ends(model: keras.Model) -> dict[int, str]:
+    """Finds the last layer before each change of resolution.
+
+    A run of layers of one resolution counts as a stage if one of them has
+    weights. Nested models are looked into.
+
+    Args:
+        model: A built functional or sequential model of images.
+
+    Returns:
+        Layer paths by the factor by which they reduce the input's height,
+        front end first.
+
+    Example:
+        >>> teacher = keras_mhgd.models.get("vgg_small", (28, 28, 1), 10)
+        >>> keras_mhgd.features.stage_ends(teacher)
+        {1: 'stage1', 2: 'stage2', 4: 'stage3'}
+    """
+    require_graph(model)
+    height = model.input_shape[1] if len(model.input_shape) == 4 else None
+    ends, weighted = {}, set()
+    for path, layer in _walk(model):
+        shape = getattr(_output(layer), "shape", ())
+        if height is None or len(shape) != 4 or not shape[1]:
+            continue
+        factor = round(height / shape[1])
+        ends[factor] = path
+        if layer.weights:
+            weighted.add(factor)
+    return {factor: ends[factor] for factor in ends if factor in weighted}
+
+
+def find_layer(model: keras.Model, path: str) -> keras.Layer:
+    """Finds a layer by name, or by path through nested models.
+
+    Raises:
+        ValueError: If there is no such layer; near names are listed.
+    """
+    layer = model
+    for name in path.split("/"):
+        inner = {child.name: child for child in getattr(layer, "layers", [])}
+        if name not in inner:
+            paths = _names(model)
+            near = difflib.get_close_matches(path, paths, n=5, cutoff=0.4)
+            raise ValueError(
+                f"A sensing point must be a layer of {model.name!r}. "
+                f"Received: {path!r}. Near names: {near or paths}."
+            )
+        layer = inner[name]
+    if _output(layer) is None:
+        raise ValueError(
+            "A sensing point must be a layer that the network calls once and "
+            f"that has one output. Received: {path!r} of {model.name!r}."
+        )
+    return layer
+
+
+def require_graph(model: keras.Model) -> None:
+    """Raises unless a model has a graph of layers and one output."""
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise TypeError(
+            "A network must be a built functional or sequential keras.Model. "
+            f"Received: {model!r} of type {type(model).__name__}. "
+            "Give it a keras.Input."
+        )
+    if len(model.outputs) != 1:
+        raise ValueError(
+            "A network must have one output, its class scores. "
+            f"Received: {model.name!r} with {len(model.outputs)} outputs."
+        )
+
+
+def _with_features(model: keras.Model, paths: Sequence[str]) -> keras.Model:
+    """Builds the model that gives predictions and features at once."""
+    for path in paths:
+        find_layer(model, path)
+    outputs = model.outputs[0]
+    if all("/" not in path for path in paths):
+        maps = [model.get_layer(path).output for path in paths]
+        return keras.Model(model.inputs, {"outputs": outputs, "maps": maps})
+
+    # A nested model's inner tensors belong to a graph of its own. So the
+    # outer layers are called once more, with an extractor in its place.
+    inner = {}
+    for path in paths:
+        head, _, rest = path.partition("/")
+        if rest:
+            inner.setdefault(head, []).append(rest)
+    extractors = {
+        head: _with_features(model.get_layer(head), rests)
+        for head, rests in inner.items()
+    }
+    found = {}
+
+    def call(layer, *args, **kwargs):
+        if layer.name not in extractors:
+            found[layer.name] = layer(*args, **kwargs)
+            return found[layer.name]
+        result = extractors[layer.name](*args, **kwargs)
+        for rest, tensor in zip(inner[layer.name], result["maps"], strict=True):
+            found[f"{layer.name}/{rest}"] = tensor
+        found[layer.name] = result["outputs"]
+        return result["outputs"]
+
+    again = keras.models.clone_model(
+        keras.Model(model.inputs, outputs),
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    return keras.Model(
+        again.inputs,
+        {"outputs": again.outputs[0], "maps": [found[path] for path in paths]},
+    )
+
+
+def _walk(
+    model: keras.Model, prefix: str = ""
+) -> Iterator[tuple[str, keras.Layer]]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _walk(layer, f"{prefix}{layer.name}/")
+        else:
+            yield prefix + layer.name, layer
+
+
+def _names(model: keras.Model) -> list[str]:
+    return [path for path, _ in _walk(model)]
+
+
+def _output(layer: keras.Layer) -> keras.KerasTensor | None:
+    """The symbolic output of a layer that is called once; else `None`."""
+    try:
+        output = layer.output
+    except (AttributeError, ValueError):
+        return None
+    return output if isinstance(output, keras.KerasTensor) else None

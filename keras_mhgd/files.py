@@ -1,0 +1,56 @@
+"""Files that are either there and whole, or not there."""
+
+import os
+import pathlib
+
+
+def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
+    """Writes a file under a temporary name and renames it.
+
+    Args:
+        path: The file to write or replace; its folder must exist.
+        content: Bytes, or text that is written as UTF-8.
+
+    Raises:
+        OSError: If the file can't be written; an older one is left as it is.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if isinstance(content, str):
+        content = content.encode()
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_writable(directory: str | os.PathLike) -> pathlib.Path:
+    """Makes a folder if it is missing and proves that files can be written.
+
+    Args:
+        directory: The folder.
+
+    Returns:
+        The folder as a path.
+
+    Raises:
+        OSError: If the folder can't be made or nothing can be written to it.
+    """
+    directory = pathlib.Path(directory)
+    probe = directory / f".probe.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"The folder must be writable ({error.strerror}). Choose another "
+            "folder or mend its permissions",
+            str(directory),
+        ) from error
+    return directory

@@ -1,0 +1,79 @@
+"""What every method of distillation is to the distiller."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd import gradients
+from keras_mhgd.features import FeatureExtractor, Features
+
+
+class Method(keras.Layer):
+    """A method of distillation: loss terms, and what they need.
+
+    A subclass makes its auxiliary weights in `build`, computes its terms in
+    `call`, and names them in `terms`. It is a tracked Keras layer, so its
+    weights train, save and resume with the distiller.
+
+    Args:
+        weight: Multiplier of the method's terms, >= 0.
+
+    Call arguments:
+        student: `Features` of the student, in training mode.
+        teacher: `Features` of the frozen teacher.
+        labels: The batch's labels, as the data gives them.
+
+    Returns:
+        A dict of scalars, float32: one for each of `terms`.
+    """
+
+    terms: tuple[str, ...] = ()
+    """Names of the loss terms, in the history and the progress bar."""
+
+    def __init__(self, weight: float = 1.0, **kwargs):
+        if weight < 0:
+            raise ValueError(
+                f"`weight` must be 0 or more. Received: weight={weight}."
+            )
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.weight = weight
+        self.gradient_rule = gradients.Sum()
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the student can train: nothing is left to prepare."""
+        return True
+
+    def prepare(
+        self,
+        teacher: FeatureExtractor,
+        student: FeatureExtractor,
+        **fit_arguments: Any,
+    ) -> None:
+        """Learns what must be known before the student trains.
+
+        Args:
+            teacher: The teacher's predictions and sensing points.
+            student: The student's.
+            **fit_arguments: The data, as `keras.Model.fit` takes it.
+        """
+
+    def artifacts(self) -> Mapping[str, keras.Model]:
+        """Networks that were prepared and are worth a file of their own."""
+        return {}
+
+    def build(self, student: Features, teacher: Features) -> None:
+        """Makes weights for features of the given shapes."""
+        self.built = True
+
+    def call(
+        self, student: Features, teacher: Features, labels: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `call`."
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "weight": self.weight}

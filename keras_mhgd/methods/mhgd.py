@@ -1,0 +1,241 @@
+"""Graph-based knowledge distillation by multi-head attention network.
+
+S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd import gradients
+from keras_mhgd.choices import unknown
+from keras_mhgd.graph import MHAN, MHANTrainer, student_vector, teacher_vector
+from keras_mhgd.methods.method import Method
+
+_ACTIVATIONS = {"tanh": tf.tanh, "linear": tf.identity}
+
+
+def graph_divergence(
+    student_logits: Sequence[tf.Tensor],
+    teacher_logits: Sequence[tf.Tensor],
+    activation: str = "tanh",
+    reduction: str = "sum",
+) -> tf.Tensor:
+    """Computes how far the student's attention graphs are from the teacher's.
+
+    loss = sum over edges, heads a, rows i and columns j of
+    G^S (log G^S - log G^T), with G = softmax_j(activation(logits)).
+
+    Args:
+        student_logits: `(num_heads, batch, batch)` for each edge.
+        teacher_logits: The same; no gradient flows into them.
+        activation: `"tanh"` (the published code) or `"linear"` (the
+            published formula), before the softmax of both.
+        reduction: `"sum"` over heads and rows (published) or their `"mean"`.
+
+    Returns:
+        Scalar >= 0, of the logits' dtype; 0 where the graphs are equal.
+    """
+    reduce = tf.reduce_sum if reduction == "sum" else tf.reduce_mean
+    bound = _ACTIVATIONS[activation]
+    losses = []
+    for student, teacher in zip(student_logits, teacher_logits, strict=True):
+        # Logarithms come from log_softmax: no log of a vanishing graph.
+        log_student = tf.nn.log_softmax(bound(student))
+        log_teacher = tf.nn.log_softmax(bound(tf.stop_gradient(teacher)))
+        difference = tf.exp(log_student) * (log_student - log_teacher)
+        losses.append(reduce(tf.reduce_sum(difference, axis=-1)))
+    return tf.add_n(losses)
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class MHGD(Method):
+    """Transfers the teacher's graphs of a batch, learnt by attention.
+
+    Before the student trains, a multi-head attention network (`MHAN`) learns
+    from the teacher alone how samples at one sensing point attend to those
+    at the point before. Then, at each step, features of both networks are
+    compressed to one vector a sample by SVD, pass through the same frozen
+    heads, and the student is trained to give the teacher's graphs:
+    `graph_divergence`, whose gradient is clipped by `clipping`.
+
+    Args:
+        num_heads: Attention heads of each edge, >= 1.
+        preparation_epochs: Epochs that MHAN trains for, >= 1.
+        preparation_learning_rate: Rate of MHAN's SGD (Nesterov momentum
+            0.9), > 0.
+        logit_activation: `"tanh"` before the softmax (the published code) or
+            `"linear"` (the published formula).
+        scale_logits: Whether logits are divided by the square root of a
+            head's width, in MHAN's training and in the transfer.
+        reduction: `"sum"` over heads and rows (published) or `"mean"`.
+        clipping: How the gradient joins the task's: `"per_variable"`
+            (published code), `"formula"` (published formula) or `None`. See
+            `keras_mhgd.gradients`.
+        clip_bound: Multiplier of the norm that `"per_variable"` allows, > 0.
+        mhan: A trained `MHAN` of the same teacher and sensing points: it is
+            used as it is and not trained again. `num_heads` and
+            `scale_logits` are its own then.
+        weight: Multiplier of the loss, >= 0. Clipping can undo it.
+
+    Call arguments:
+        student: `Features` of the student; its maps must have the teacher's
+            channels, heights and widths may differ.
+        teacher: `Features` of the teacher.
+        labels: Not used.
+
+    Returns:
+        `{"mhgd": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range, or channels differ.
+
+    Example:
+        >>> method = keras_mhgd.methods.MHGD(num_heads=8)
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        S. Lee, B. C. Song, "Graph-based Knowledge Distillation by Multi-head
+        Attention Network", BMVC 2019, arXiv:1907.02226.
+    """
+
+    terms = ("mhgd",)
+
+    def __init__(
+        self,
+        num_heads: int = 8,
+        preparation_epochs: int = 40,
+        preparation_learning_rate: float = 0.1,
+        logit_activation: str = "tanh",
+        scale_logits: bool = False,
+        reduction: str = "sum",
+        clipping: str | None = "per_variable",
+        clip_bound: float = 1.0,
+        mhan: MHAN | None = None,
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
+        for name, value in (
+            ("num_heads", num_heads),
+            ("preparation_epochs", preparation_epochs),
+        ):
+            if value < 1:
+                raise ValueError(
+                    f"`{name}` must be 1 or more. Received: {name}={value}."
+                )
+        if not preparation_learning_rate > 0:
+            raise ValueError(
+                "`preparation_learning_rate` must be positive. "
+                f"Received: {preparation_learning_rate}."
+            )
+        if logit_activation not in _ACTIVATIONS:
+            raise unknown("logit_activation", logit_activation, _ACTIVATIONS)
+        if reduction not in ("sum", "mean"):
+            raise unknown("reduction", reduction, ["sum", "mean"])
+        if mhan is not None and not isinstance(mhan, MHAN):
+            raise TypeError(
+                "`mhan` must be a keras_mhgd.graph.MHAN. "
+                f"Received: {mhan!r} of type {type(mhan).__name__}."
+            )
+        self.num_heads = num_heads if mhan is None else mhan.num_heads
+        self.scale_logits = scale_logits if mhan is None else mhan.scale_logits
+        self.preparation_epochs = preparation_epochs
+        self.preparation_learning_rate = preparation_learning_rate
+        self.logit_activation = logit_activation
+        self.reduction = reduction
+        self.clipping = clipping
+        self.clip_bound = clip_bound
+        self.mhan = mhan
+        self._mhan_given = mhan is not None
+        self.gradient_rule = gradients.get(clipping, clip_bound)
+        # The eigensolver doesn't finish under XLA on CPU.
+        self.supports_jit = False
+
+    def build(self, student, teacher):
+        sizes = [shape[-1] for shape in teacher.maps]
+        student_sizes = [shape[-1] for shape in student.maps]
+        if student_sizes != sizes:
+            raise ValueError(
+                "MHGD must get the same channel counts from student and "
+                "teacher at each sensing point: the student's vectors go "
+                "through heads learnt on the teacher's. Received: "
+                f"{student_sizes} and {sizes}. Choose other `sensing_points`."
+            )
+        if self.mhan is None:
+            self.mhan = MHAN(
+                sizes,
+                num_heads=self.num_heads,
+                scale_logits=self.scale_logits,
+            )
+        elif self.mhan.sizes != sizes:
+            raise ValueError(
+                "`mhan` must have been trained at the same sensing points. "
+                f"Received: vectors of length {self.mhan.sizes} in `mhan`, "
+                f"{sizes} in the teacher."
+            )
+        self._prepared = self.add_weight(
+            name="prepared",
+            initializer="ones" if self._mhan_given else "zeros",
+            trainable=False,
+        )
+        super().build(student, teacher)
+
+    @property
+    def trainable_variables(self):
+        # MHAN is frozen while the student trains.
+        return []
+
+    @property
+    def prepared(self):
+        return bool(self._prepared.numpy())
+
+    def prepare(self, teacher, student, **fit_arguments):
+        trainer = MHANTrainer(self.mhan, teacher)
+        trainer.compile(
+            keras.optimizers.SGD(
+                self.preparation_learning_rate, momentum=0.9, nesterov=True
+            )
+        )
+        trainer.fit(**fit_arguments, epochs=self.preparation_epochs)
+        self._prepared.assign(1.0)
+
+    def artifacts(self):
+        return {"mhan": self.mhan}
+
+    def call(self, student, teacher, labels):
+        teacher_vectors = [teacher_vector(feature) for feature in teacher.maps]
+        student_vectors = [
+            student_vector(feature, vector)
+            for feature, vector in zip(
+                student.maps, teacher_vectors, strict=True
+            )
+        ]
+        loss = graph_divergence(
+            self.mhan(student_vectors),
+            self.mhan(teacher_vectors),
+            activation=self.logit_activation,
+            reduction=self.reduction,
+        )
+        return {"mhgd": self.weight * loss}
+
+    def get_config(self):
+        mhan = self.mhan if self._mhan_given else None
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "preparation_epochs": self.preparation_epochs,
+            "preparation_learning_rate": self.preparation_learning_rate,
+            "logit_activation": self.logit_activation,
+            "scale_logits": self.scale_logits,
+            "reduction": self.reduction,
+            "clipping": self.clipping,
+            "clip_bound": self.clip_bound,
+            "mhan": keras.saving.serialize_keras_object(mhan),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        mhan = keras.saving.deserialize_keras_object(config.pop("mhan", None))
+        return cls(mhan=mhan, **config)
