@@ -1,0 +1,29 @@
+"""Knowledge distillation for Keras by multi-head attention graphs."""
+
+from keras_mhgd import (
+    callbacks,
+    data,
+    export,
+    features,
+    gradients,
+    graph,
+    linalg,
+    methods,
+    models,
+)
+from keras_mhgd.distiller import Distiller
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Distiller",
+    "callbacks",
+    "data",
+    "export",
+    "features",
+    "gradients",
+    "graph",
+    "linalg",
+    "methods",
+    "models",
+]

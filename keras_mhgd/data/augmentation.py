@@ -1,0 +1,71 @@
+"""Random crop and mirror, drawn without state for a whole epoch at once.
+
+A view is three numbers: top and left of the crop in the padded image, and
+whether the crop is mirrored. Nothing is padded in memory: reflect padding is
+arithmetic on row and column indices.
+"""
+
+import tensorflow as tf
+
+
+def draw_views(
+    seed: tf.Tensor, size: int, padding: int, flip: bool
+) -> tf.Tensor:
+    """Draws one view for each sample of an epoch.
+
+    Args:
+        seed: Integer tensor `(2,)`; the views depend on it and `size` alone.
+        size: Number of samples.
+        padding: Largest shift to each side, pixels.
+        flip: Whether half of the views are mirrored.
+
+    Returns:
+        int32 `(size, 3)`: top and left in `[0, 2 * padding]`, mirrored 0 or 1.
+    """
+    # Named algorithm: the automatic choice would differ between devices.
+    offset_seed, flip_seed = tf.unstack(
+        tf.random.split(seed, 2, alg="philox"), num=2
+    )
+    offsets = tf.random.stateless_uniform(
+        (size, 2), offset_seed, 0, 2 * padding + 1, tf.int32, alg="philox"
+    )
+    mirrored = tf.random.stateless_uniform(
+        (size, 1), flip_seed, 0, 2 if flip else 1, tf.int32, alg="philox"
+    )
+    return tf.concat([offsets, mirrored], axis=1)
+
+
+def apply_views(images: tf.Tensor, views: tf.Tensor, padding: int) -> tf.Tensor:
+    """Crops each image from its reflect-padded self and mirrors it.
+
+    Args:
+        images: `(batch, height, width, channels)`, any dtype, static height
+            and width, both greater than `padding`.
+        views: int32 `(batch, 3)` from `draw_views` with the same `padding`.
+        padding: Pixels added to each side before the crop.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+    """
+    _, height, width, _ = images.shape
+    top, left, mirrored = tf.split(views, 3, axis=1)
+    column = tf.range(width)
+    column = tf.where(mirrored == 1, width - 1 - column, column)
+    rows = _reflect(top - padding + tf.range(height), height)
+    columns = _reflect(left - padding + column, width)
+    images = tf.gather(images, rows, axis=1, batch_dims=1)
+    return tf.gather(images, columns, axis=2, batch_dims=1)
+
+
+def _reflect(index: tf.Tensor, size: int) -> tf.Tensor:
+    """Folds indices of a padded axis back into `[0, size)`, edge not doubled.
+
+    Args:
+        index: Integer tensor of values in `(-size, 2 * size - 1)`.
+        size: Length of the axis without padding, pixels.
+
+    Returns:
+        Tensor like `index`.
+    """
+    last = size - 1
+    return last - tf.abs(last - tf.abs(index))

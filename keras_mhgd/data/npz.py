@@ -1,0 +1,132 @@
+"""Sets in one `.npz` file, and the embedded one."""
+
+import dataclasses
+import importlib.resources
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from keras_mhgd.data import images
+from keras_mhgd.data.dataset import Dataset
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_MOST_CLASSES = 2**16
+
+# What NumPy and zipfile raise for a damaged, foreign or encrypted file; a
+# damaged header may ask for more memory than there is.
+_DAMAGE = (
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_glyphs() -> Dataset:
+    """Reads the embedded set: a hundred characters in many typefaces.
+
+    Returns:
+        `Dataset` of 20000 and 5000 images `(28, 28, 1)`, white on black.
+    """
+    resource = importlib.resources.files("keras_mhgd.data") / "glyphs100.npz"
+    with importlib.resources.as_file(resource) as path:
+        return dataclasses.replace(read(path), name="glyphs", padding=2)
+
+
+def read(path: Path) -> Dataset:
+    """Reads `x_train`, `y_train`, `x_test`, `y_test` from one `.npz` file.
+
+    Args:
+        path: The file. Images are uint8 `(count, height, width)` or with
+            channels last, labels integers `(count,)` or `(count, 1)`. An
+            optional `classes` names the labels.
+
+    Returns:
+        `Dataset`. Its images are not mirrored: nothing tells whether that
+        would keep their labels.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            "A data set that ends in .npz must be a file. "
+            f"Received: {path}, which is none. Mend the path."
+        )
+    arrays = _read_arrays(path)
+    labels = {
+        key: _as_labels(path, key, arrays[key]) for key in ("y_train", "y_test")
+    }
+    pixels = {
+        key: _as_images(path, key, arrays[key]) for key in ("x_train", "x_test")
+    }
+    if "classes" in arrays:
+        classes = tuple(str(name) for name in arrays["classes"].ravel())
+    else:
+        most = max(values.max() for values in labels.values())
+        classes = tuple(str(label) for label in range(most + 1))
+    padding = images.default_padding(min(pixels["x_train"].shape[1:3]))
+    return Dataset(
+        str(path), **pixels, **labels, classes=classes, padding=padding
+    )
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # NumPy leaves a file that it opened itself open when it is damaged.
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            is_archive = isinstance(file, np.lib.npyio.NpzFile)
+            found = sorted(file) if is_archive else ["one array"]
+            if set(_KEYS) <= set(found):
+                keys = (*_KEYS, "classes") if "classes" in found else _KEYS
+                return {key: file[key] for key in keys}
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{path} must be a whole .npz file without pickled objects. "
+            f"Received: {type(error).__name__}: {error}. "
+            "Write it anew with numpy.savez_compressed."
+        ) from error
+    raise ValueError(
+        f"{path} must hold {', '.join(_KEYS)} and may hold classes. "
+        f"Received: {', '.join(found) or 'nothing'}. "
+        "Write it anew with numpy.savez_compressed under these keys."
+    )
+
+
+def _as_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+        raise ValueError(
+            f"{path}: `{key}` must be a non-empty uint8 array of shape (count, "
+            "height, width) or (count, height, width, channels). Received: "
+            f"{images.dtype} array of shape {images.shape}. Convert the images "
+            "to 0..255."
+        )
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _as_labels(path: Path, key: str, labels: np.ndarray) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not labels.size:
+        raise ValueError(
+            f"{path}: `{key}` must be a non-empty integer array of shape "
+            f"(count,) or (count, 1). Received: {labels.dtype} array of shape "
+            f"{labels.shape}. Convert the labels to class numbers."
+        )
+    if labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+        raise ValueError(
+            f"{path}: `{key}` must lie in [0, {_MOST_CLASSES}). Received: "
+            f"labels from {labels.min()} to {labels.max()}. Number the classes "
+            "from 0."
+        )
+    return labels.astype(np.int32)

@@ -1,0 +1,167 @@
+"""Renders the glyphs data set from the typefaces installed on a machine.
+
+A class is a character; an image is one character in one typeface with a small
+random scale, turn and shift. Training and test images come from different
+families of typefaces. The shipped file was made with most of Debian's `fonts-*`
+packages installed.
+
+Example:
+    python -m training.make_glyphs --out=glyphs.npz --seed=0
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+try:
+    from fontTools.ttLib import TTFont, TTLibError
+    from PIL import Image, ImageDraw, ImageFont
+except ImportError as error:
+    raise ImportError(
+        "Rendering glyphs needs fontTools and Pillow. "
+        f"Received: {error}. Run `pip install keras-mhgd[glyphs]`."
+    ) from error
+
+FLAGS = flags.FLAGS
+CHARACTERS = (*map(chr, range(33, 127)), *"éñüçÅß")
+SIDE = 28  # of an image, pixels
+TRAIN_PER_CLASS, TEST_PER_CLASS = 200, 50
+
+_FONTS = Path("/usr/share/fonts")
+_FAINTEST_PEAK = 60  # an image with no brighter pixel shows nothing
+_STYLES = re.compile(
+    r"(bold|italic|oblique|regular|light|medium|black|thin|mono|bd|it|rg|r|b|i)"
+    r"+\.?(ttf|otf)?$"
+)
+
+
+def find_families(folder: Path = _FONTS) -> dict[str, list[Path]]:
+    """Groups the usable typefaces below a folder by family.
+
+    Args:
+        folder: Searched for `.ttf` and `.otf` files at any depth.
+
+    Returns:
+        Files that draw every character, by the stem of their names.
+    """
+    families = {}
+    for path in sorted(folder.glob("**/*.[to]tf")):
+        if _is_usable(path):
+            stem = re.split(r"[-_ ]", path.name)[0].lower()
+            family = _STYLES.sub("", stem)[:8]
+            families.setdefault(family, []).append(path)
+    return families
+
+
+def _is_usable(path: Path) -> bool:
+    try:
+        covered = TTFont(path, lazy=True, fontNumber=0).getBestCmap() or {}
+        if any(ord(character) not in covered for character in CHARACTERS):
+            return False
+        font = ImageFont.truetype(str(path), 40)
+        masks = {letter: font.getmask(letter) for letter in "ABgW"}
+    except (OSError, TTLibError, ValueError, KeyError):  # a damaged typeface
+        return False
+    if any(mask.getbbox() is None for mask in masks.values()):
+        return False
+    # Typefaces of boxes or symbols draw every letter alike.
+    return np.asarray(masks["A"]).sum() != np.asarray(masks["B"]).sum()
+
+
+def draw(path: Path, character: str, rng: np.random.Generator) -> np.ndarray:
+    """Draws one character.
+
+    Args:
+        path: Typeface.
+        character: What to draw.
+        rng: Draws size, shift and turn (up to 12 degrees), in this order.
+
+    Returns:
+        uint8 `(28, 28)`, white on black.
+    """
+    # Twice the final size on twice the final field: room for the turn.
+    font = ImageFont.truetype(
+        str(path), 2 * int(round(20 * rng.uniform(0.85, 1.2)))
+    )
+    image = Image.new("L", (SIDE * 4, SIDE * 4))
+    pen = ImageDraw.Draw(image)
+    height, width = sum(font.getmetrics()), pen.textlength(character, font=font)
+    left = SIDE * 2 - width / 2 + rng.uniform(-4, 4)
+    top = SIDE * 2 - height / 2 + rng.uniform(-4, 4)
+    pen.text((left, top), character, fill=255, font=font)
+    image = image.rotate(
+        rng.uniform(-12, 12), resample=Image.Resampling.BICUBIC
+    )
+    image = image.crop((SIDE, SIDE, SIDE * 3, SIDE * 3))
+    image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image, np.uint8)
+
+
+def draw_classes(
+    families: Sequence[Sequence[Path]],
+    per_class: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the same number of images of every character, shuffled.
+
+    Args:
+        families: Typefaces by family; large families count by the square root
+            of their size.
+        per_class: Images of a character.
+        rng: Draws typefaces, views and the order.
+
+    Returns:
+        uint8 `(count, 28, 28, 1)` and uint8 labels `(count,)`.
+    """
+    paths = [path for family in families for path in family]
+    weights = np.array([len(f) ** -0.5 for f in families for _ in f])
+    weights /= weights.sum()
+    images, labels = [], []
+    for label, character in enumerate(CHARACTERS):
+        while len(images) < per_class * (label + 1):
+            path = paths[rng.choice(len(paths), p=weights)]
+            try:
+                image = draw(path, character, rng)
+            except OSError:  # FreeType cannot draw it at this size
+                continue
+            if image.max() >= _FAINTEST_PEAK:
+                images.append(image)
+                labels.append(label)
+    order = rng.permutation(len(labels))
+    return np.stack(images)[order, ..., None], np.uint8(labels)[order]
+
+
+def main(_: Sequence[str]) -> None:
+    """Renders and writes the set."""
+    rng = np.random.default_rng(FLAGS.seed)
+    fonts = find_families()
+    if len(fonts) < 2:
+        raise app.UsageError(
+            f"There must be typefaces of at least two families in {_FONTS}. "
+            f"Received: {len(fonts)}. Install packages named fonts-*."
+        )
+    names = sorted(fonts)
+    rng.shuffle(names)
+    families = [fonts[name] for name in names]
+    cut = int(len(families) * 0.75)
+    x_train, y_train = draw_classes(families[:cut], TRAIN_PER_CLASS, rng)
+    x_test, y_test = draw_classes(families[cut:], TEST_PER_CLASS, rng)
+    np.savez_compressed(
+        FLAGS.out,
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        classes=np.array(CHARACTERS),
+    )
+    faces = sum(map(len, families))
+    print(f"{FLAGS.out}: {len(names)} families, {faces} faces")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", "glyphs.npz", "File to write.")
+    flags.DEFINE_integer("seed", 0, "Seed of every draw.")
+    app.run(main)
