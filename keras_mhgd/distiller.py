@@ -148,7 +148,8 @@ class Distiller(keras.Model):
                 `batch_size`, `shuffle`, `steps_per_epoch`; and `callbacks`.
         """
         if verbose:
-            print(f"Preparing {self.method.name} on {self.teacher.name}.")
+            name = type(self.method).__name__
+            print(f"Preparing {name} on {self.teacher.name!r}.")
         self.method.prepare(
             self._teacher_features,
             self._student_features,

@@ -49,7 +49,14 @@ def close():
 def small_net():
     """Makes `small_net(name)`: stages `stage1` and `stage2`, 3 classes."""
 
-    def build(name="net", widths=(6, 8), size=8, classes=3, dropout=0.0):
+    def build(
+        name="net",
+        widths=(6, 8),
+        size=8,
+        classes=3,
+        dropout=0.0,
+        regularizer=None,
+    ):
         x = inputs = keras.Input((size, size, 1))
         for stage, width in enumerate(widths, start=1):
             x = keras.layers.Conv2D(
@@ -60,7 +67,12 @@ def small_net():
         x = keras.layers.GlobalAveragePooling2D()(x)
         if dropout:
             x = keras.layers.Dropout(dropout)(x)
-        logits = keras.layers.Dense(classes, name="logits", dtype="float32")
+        logits = keras.layers.Dense(
+            classes,
+            kernel_regularizer=regularizer,
+            name="logits",
+            dtype="float32",
+        )
         return keras.Model(inputs, logits(x), name=name)
 
     return build

@@ -144,8 +144,8 @@ class MHAN(keras.Model):
         ]
 
     def get_config(self):
+        # Not `trainable`: who loads an MHAN decides whether it trains on.
         return {
-            **super().get_config(),
             "sizes": self.sizes,
             "num_heads": self.num_heads,
             "scale_logits": self.scale_logits,

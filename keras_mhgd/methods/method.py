@@ -68,6 +68,9 @@ class Method(keras.Layer):
         """Makes weights for features of the given shapes."""
         self.built = True
 
+    def get_build_config(self):
+        """Nothing: the distiller builds the method anew."""
+
     def call(
         self, student: Features, teacher: Features, labels: tf.Tensor
     ) -> dict[str, tf.Tensor]:

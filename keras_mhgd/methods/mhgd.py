@@ -175,6 +175,7 @@ class MHGD(Method):
                 f"Received: vectors of length {self.mhan.sizes} in `mhan`, "
                 f"{sizes} in the teacher."
             )
+        self.mhan.trainable = False
         self._prepared = self.add_weight(
             name="prepared",
             initializer="ones" if self._mhan_given else "zeros",
@@ -183,15 +184,11 @@ class MHGD(Method):
         super().build(student, teacher)
 
     @property
-    def trainable_variables(self):
-        # MHAN is frozen while the student trains.
-        return []
-
-    @property
     def prepared(self):
         return bool(self._prepared.numpy())
 
     def prepare(self, teacher, student, **fit_arguments):
+        self.mhan.trainable = True
         trainer = MHANTrainer(self.mhan, teacher)
         trainer.compile(
             keras.optimizers.SGD(
@@ -199,6 +196,7 @@ class MHGD(Method):
             )
         )
         trainer.fit(**fit_arguments, epochs=self.preparation_epochs)
+        self.mhan.trainable = False
         self._prepared.assign(1.0)
 
     def artifacts(self):

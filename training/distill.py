@@ -1,0 +1,86 @@
+"""Trains a student with a frozen teacher.
+
+python -m training.distill --dataset=glyphs --teacher=runs/teacher
+    --student=resnet_small --method=mhgd --epochs=40 --run=runs/mhgd
+"""
+
+from absl import app, flags
+
+import keras_mhgd
+from training import options
+from training.run import Run, load_network, report
+
+options.define_data()
+options.define_training()
+flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
+flags.DEFINE_string(
+    "student", None, f"Network: {', '.join(keras_mhgd.models.names())}, ..."
+)
+flags.DEFINE_string(
+    "method", "mhgd", f"Method: {', '.join(keras_mhgd.methods.names())}."
+)
+flags.DEFINE_multi_string(
+    "set",
+    [],
+    "An argument of the method as name=value, such as --set=num_heads=4. "
+    "May be given several times.",
+)
+flags.DEFINE_list(
+    "sensing_points",
+    None,
+    "Layers, front end first: a name that both networks have, or "
+    "student_layer:teacher_layer. Stage ends if not given.",
+)
+flags.mark_flags_as_required(["teacher", "student"])
+FLAGS = flags.FLAGS
+
+
+def main(argv) -> None:
+    """Distills the student that the flags name."""
+    run = Run(
+        FLAGS.run,
+        options.configuration(
+            "teacher",
+            "student",
+            "method",
+            "set",
+            "sensing_points",
+            program="distill",
+        ),
+    )
+    if run.result:
+        report(run)
+        return
+    method = options.method(FLAGS.method, FLAGS.set)
+    teacher = load_network(FLAGS.teacher)
+    options.start()
+    dataset = options.load_data()
+    student = keras_mhgd.models.get(
+        FLAGS.student,
+        dataset.input_shape,
+        dataset.num_classes,
+        weight_decay=FLAGS.weight_decay,
+    )
+    distiller = keras_mhgd.Distiller(
+        student, teacher, method, sensing_points=_sensing_points()
+    )
+    distiller.compile(
+        options.optimizer(dataset.steps_per_epoch(FLAGS.batch_size)),
+        options.loss(),
+        metrics=["accuracy"],
+    )
+    run.fit(distiller, student, dataset, distiller.resumable_variables)
+    report(run)
+
+
+def _sensing_points() -> keras_mhgd.features.SensingPoints:
+    if FLAGS.sensing_points is None:
+        return None
+    return [
+        tuple(point.split(":")) if ":" in point else point
+        for point in FLAGS.sensing_points
+    ]
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,155 @@
+"""The flags that the programs share: the same name means the same thing."""
+
+import json
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import app, flags
+
+import keras_mhgd
+
+FLAGS = flags.FLAGS
+
+
+def define_data() -> None:
+    """Defines the flags of the data set."""
+    flags.DEFINE_string(
+        "dataset",
+        "glyphs",
+        "Data set: glyphs, fashion_mnist, cifar10, cifar100, any other name "
+        "of TFDS, tiny_imagenet, a folder of images, or an .npz file.",
+    )
+    flags.DEFINE_string("data_dir", None, "Folder that holds the data set.")
+    flags.DEFINE_boolean("download", False, "Download a missing TFDS data set.")
+    flags.DEFINE_integer(
+        "subset", None, "Number of training images used, balanced by class."
+    )
+    flags.register_validator(
+        "subset",
+        lambda value: value is None or value > 0,
+        "--subset must be a positive number of images.",
+    )
+    define_positive("batch_size", 128, "Global batch size, in samples.")
+
+
+def define_training() -> None:
+    """Defines the flags of a training."""
+    define_positive("epochs", 100, "Passes over the training images.")
+    flags.DEFINE_float("learning_rate", 0.1, "Learning rate at the start.")
+    flags.register_validator(
+        "learning_rate",
+        lambda value: value > 0,
+        "--learning_rate must be positive.",
+    )
+    flags.DEFINE_enum(
+        "schedule",
+        "step",
+        ["step", "cosine", "constant"],
+        "Learning rate over the epochs: x 0.1 at 30, 60 and 80 %; half a "
+        "cosine to 0; constant.",
+    )
+    flags.DEFINE_float(
+        "weight_decay", 5e-4, "Coefficient w of the penalty w / 2 * sum v^2."
+    )
+    flags.register_validator(
+        "weight_decay",
+        lambda value: value >= 0,
+        "--weight_decay must be 0 or more.",
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "Keras dtype policy of the networks that are built.",
+    )
+    flags.DEFINE_string(
+        "run", None, "Run folder. The same command again resumes it."
+    )
+    flags.mark_flag_as_required("run")
+
+
+def define_positive(name: str, default: int, text: str) -> None:
+    """Defines an integer flag that must be 1 or more."""
+    flags.DEFINE_integer(name, default, text)
+    flags.register_validator(
+        name, lambda value: value >= 1, f"--{name} must be 1 or more."
+    )
+
+
+def configuration(*names: str, **extra: Any) -> dict[str, Any]:
+    """Collects what determines a run's result.
+
+    Args:
+        *names: Flags beside those of the data and of the training.
+        **extra: Values that are no flags.
+
+    Returns:
+        Plain JSON values by name.
+    """
+    shared = (
+        "dataset data_dir subset batch_size epochs learning_rate schedule "
+        "weight_decay seed precision"
+    )
+    values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
+    return json.loads(json.dumps(values | extra))
+
+
+def load_data() -> keras_mhgd.data.Dataset:
+    """Loads the data set that the flags name."""
+    return keras_mhgd.data.load(
+        FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        subset=FLAGS.subset,
+        download=FLAGS.download,
+    )
+
+
+def start() -> None:
+    """Sets seed, determinism and precision; comes before any network."""
+    keras.utils.set_random_seed(FLAGS.seed)
+    tf.config.experimental.enable_op_determinism()
+    keras.config.set_dtype_policy(FLAGS.precision)
+
+
+def optimizer(steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Makes the published optimizer: SGD with Nesterov momentum 0.9."""
+    steps = FLAGS.epochs * steps_per_epoch
+    rate = FLAGS.learning_rate
+    if FLAGS.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    elif FLAGS.schedule == "step":
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [round(steps * part) for part in (0.3, 0.6, 0.8)],
+            [rate * factor for factor in (1.0, 0.1, 0.01, 0.001)],
+        )
+    return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
+
+
+def loss() -> keras.losses.Loss:
+    """Makes the task's loss: cross-entropy of logits and class numbers."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
+    """Makes a method from its name and `name=value` arguments."""
+    values = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise app.UsageError(
+                f"--set must be name=value. Received: --set={argument}."
+            )
+        try:
+            values[key] = json.loads(value)
+        except json.JSONDecodeError:
+            values[key] = value  # a word, such as tanh
+    default = keras_mhgd.methods.get(name)
+    config = default.get_config()
+    if values.keys() - config.keys():
+        raise app.UsageError(
+            f"--set must name an argument of {name}: {', '.join(config)}. "
+            f"Received: {', '.join(values.keys() - config.keys())}."
+        )
+    return type(default).from_config(config | values)

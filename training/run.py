@@ -1,0 +1,232 @@
+"""Run folders: what a program leaves behind, and how it resumes."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+import keras_mhgd
+from keras_mhgd.files import require_writable, write_atomically
+
+
+class Run:
+    """A folder with everything that one training leaves.
+
+    `config.json`, `metrics.csv` (a row per epoch), `logs/` (TensorBoard),
+    `checkpoints/`, `best.keras` and `last.keras` (the student),
+    `result.json` and `report.html`.
+
+    Args:
+        directory: The folder; made if missing.
+        config: Everything that determines the result, plain JSON values.
+
+    Raises:
+        OSError: If the folder is not writable.
+        ValueError: If the folder holds a run of another configuration.
+    """
+
+    def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
+        self.directory = require_writable(directory)
+        self.config = config
+        path = self.directory / "config.json"
+        if path.exists():
+            _require_equal(path, config)
+        else:
+            write_atomically(path, _json(config))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The content of `result.json`, or `None` before the run's end."""
+        path = self.directory / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def fit(
+        self,
+        model: keras.Model,
+        student: keras.Model,
+        dataset: keras_mhgd.data.Dataset,
+        variables: Sequence[keras.Variable],
+    ) -> dict[str, Any]:
+        """Trains to the last epoch, from the last checkpoint if there is one.
+
+        Args:
+            model: The compiled model whose `fit` is called.
+            student: The network that is saved: `model` or its student.
+            dataset: The data.
+            variables: What a resumed training needs beside the optimizer's.
+
+        Returns:
+            The content of `result.json`.
+        """
+        model.optimizer.build(model.trainable_variables)
+        checkpoint = keras_mhgd.callbacks.Checkpoint(
+            self.directory / "checkpoints",
+            [*variables, *model.optimizer.variables],
+        )
+        initial_epoch = checkpoint.restore()
+        batch_size = self.config["batch_size"]
+        data = {
+            "x": dataset.train(batch_size, self.config["seed"], initial_epoch),
+            "steps_per_epoch": dataset.steps_per_epoch(batch_size),
+            "shuffle": False,  # the stream is
+            # A line an epoch where nobody sees a bar move.
+            "verbose": 1 if sys.stdout.isatty() else 2,
+        }
+        recorder = Recorder(self.directory, student, initial_epoch)
+        if initial_epoch:
+            print(f"Resuming {self.directory} after epoch {initial_epoch}.")
+        elif isinstance(model, keras_mhgd.Distiller):
+            if not model.method.prepared:
+                model.prepare(**data)
+            for name, network in model.method.artifacts().items():
+                network.save(self.directory / f"{name}.keras")
+            checkpoint.save(0)
+        model.fit(
+            **data,
+            validation_data=dataset.test(batch_size=500),
+            epochs=self.config["epochs"],
+            initial_epoch=initial_epoch,
+            callbacks=[
+                recorder,
+                keras.callbacks.TensorBoard(
+                    self.directory / "logs", write_graph=False
+                ),
+                checkpoint,
+            ],
+        )
+        student.save(self.directory / "last.keras")
+        return self._finish(student, recorder.rows)
+
+    def _finish(self, student, rows) -> dict[str, Any]:
+        accuracies = [row["val_accuracy"] for row in rows]
+        result = {
+            "accuracy": accuracies[-1],
+            "best_accuracy": max(accuracies),
+            "epochs": len(rows),
+            "seed": self.config["seed"],
+            "parameters": student.count_params(),
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "configuration": self.config,
+        }
+        write_atomically(self.directory / "result.json", _json(result))
+        return result
+
+
+class Recorder(keras.callbacks.Callback):
+    """Writes `metrics.csv` after every epoch and `best.keras` when due.
+
+    Args:
+        directory: The run folder.
+        student: The network to save.
+        initial_epoch: Finished epochs: later rows of an earlier, killed
+            process are dropped, since those epochs are trained again.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        student: keras.Model,
+        initial_epoch: int = 0,
+    ):
+        super().__init__()
+        self.directory = directory
+        self.student = student
+        path = directory / "metrics.csv"
+        self.rows = read_metrics(path)[:initial_epoch] if initial_epoch else []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begin = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
+        if logs["val_accuracy"] > best:
+            temporary = self.directory / ".best.keras"
+            self.student.save(temporary)
+            os.replace(temporary, self.directory / "best.keras")
+        rate = float(self.model.optimizer.learning_rate)
+        seconds = round(time.monotonic() - self._begin, 3)
+        self.rows.append(
+            {"epoch": epoch + 1}
+            | {name: float(value) for name, value in logs.items()}
+            | {"learning_rate": rate, "seconds": seconds}
+        )
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.directory / "metrics.csv", text.getvalue())
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+    """Reads a `metrics.csv`: one dict an epoch."""
+    with open(path, newline="") as file:
+        return [
+            {name: float(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def load_network(path: str | os.PathLike) -> keras.Model:
+    """Loads a trained network: a `.keras` file or a finished run's last one.
+
+    Args:
+        path: A `.keras` file or a run folder.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no finished run.
+        ValueError: If the file is damaged or no Keras model.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path = path / "last.keras"
+    if not path.exists():
+        raise FileNotFoundError(
+            "A network must be a .keras file or a finished run folder. "
+            f"There is no {path}."
+        )
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        raise ValueError(
+            f"{path} must be a Keras model in the .keras format. "
+            f"It can't be loaded: {error}"
+        ) from error
+
+
+def _require_equal(path: pathlib.Path, config: dict[str, Any]) -> None:
+    found = json.loads(path.read_text())
+    changed = [
+        f"{name}: {found.get(name)!r} there, {config.get(name)!r} now"
+        for name in sorted(found.keys() | config.keys())
+        if found.get(name) != config.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"The run folder {path.parent} holds a run of another "
+            f"configuration ({'; '.join(changed)}). Choose another --run, or "
+            "delete the folder."
+        )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def report(run: Run) -> None:
+    """Prints the result of a finished run."""
+    result = run.result
+    print(
+        f"{run.directory} is finished: accuracy {result['accuracy']:.4f} "
+        f"(best epoch {result['best_accuracy']:.4f}) after "
+        f"{result['epochs']} epochs."
+    )

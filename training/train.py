@@ -1,0 +1,50 @@
+"""Trains a network alone: a teacher, or a student without one.
+
+python -m training.train --dataset=glyphs --model=resnet_small --epochs=40
+    --run=runs/alone
+"""
+
+import keras
+from absl import app, flags
+
+import keras_mhgd
+from training import options
+from training.run import Run, report
+
+options.define_data()
+options.define_training()
+flags.DEFINE_string(
+    "model", None, f"Network: {', '.join(keras_mhgd.models.names())}, ..."
+)
+flags.mark_flag_as_required("model")
+FLAGS = flags.FLAGS
+
+
+def main(argv) -> None:
+    """Trains the network that the flags name."""
+    run = Run(FLAGS.run, options.configuration("model", program="train"))
+    if run.result:
+        report(run)
+        return
+    options.start()
+    dataset = options.load_data()
+    network = keras_mhgd.models.get(
+        FLAGS.model,
+        dataset.input_shape,
+        dataset.num_classes,
+        weight_decay=FLAGS.weight_decay,
+    )
+    # A shell around the network is compiled, so that the files of the network
+    # hold no optimizer.
+    model = keras.Model(network.inputs, network.outputs)
+    model.compile(
+        options.optimizer(dataset.steps_per_epoch(FLAGS.batch_size)),
+        options.loss(),
+        metrics=["accuracy"],
+    )
+    run.fit(model, network, dataset, network.variables)
+    report(run)
+
+
+if __name__ == "__main__":
+    app.run(main)
