@@ -36,6 +36,8 @@ class Dataset:
             to `None`: `x_train` is the full set.
         full_size: Number of images of the full training set. Defaults to
             `None`: that of `x_train`.
+        moments: Mean and deviation of each channel over the full training
+            set. Defaults to `None`: those of `x_train`.
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -51,6 +53,9 @@ class Dataset:
     padding: int = 0
     index_train: np.ndarray | None = dataclasses.field(default=None, repr=False)
     full_size: int | None = None
+    moments: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(
+        default=None, repr=False
+    )
 
     def __post_init__(self):
         for part in ("train", "test"):
@@ -137,6 +142,8 @@ class Dataset:
 
     @functools.cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.moments is not None:
+            return self.moments
         # Whole numbers sum exactly, in any order; chunks bound the memory.
         total = np.zeros(self.input_shape[2], np.int64)
         squares = np.zeros_like(total)
@@ -154,7 +161,7 @@ class Dataset:
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean of each channel over the training images, float32, 0..255."""
+        """Mean of each channel over the full training set, float32, 0..255."""
         return self._moments[0]
 
     @property
@@ -189,7 +196,8 @@ class Dataset:
 
         The first `count / num_classes` of each class in stored order; a
         remainder goes to the first classes that still have images. No seed is
-        involved.
+        involved. Images are normalised as in the full set, so that networks
+        trained on parts of a set take the same input.
 
         Args:
             count: Number of training images to keep.
@@ -218,6 +226,7 @@ class Dataset:
             x_train=self.x_train[chosen],
             y_train=self.y_train[chosen],
             index_train=self.index_train[chosen],
+            moments=self._moments,
         )
 
     def steps_per_epoch(self, batch_size: int) -> int:

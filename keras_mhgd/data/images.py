@@ -86,7 +86,9 @@ def resize_dataset(dataset: Dataset, size: tuple[int, int]) -> Dataset:
             [resize(images[i : i + 1024], size).numpy() for i in chunks]
         )
     padding = min(dataset.padding, default_padding(min(size)))
-    return dataclasses.replace(dataset, padding=padding, **resized)
+    return dataclasses.replace(
+        dataset, padding=padding, moments=None, **resized
+    )
 
 
 def read_files(

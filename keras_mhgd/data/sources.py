@@ -37,8 +37,8 @@ def load(
             Defaults to `None`: that of Debian's package for `fashion_mnist`,
             else the one of TensorFlow Datasets.
         subset: Number of training images to keep, class-balanced and
-            independent of any seed; mean and deviation are those of the
-            subset. Defaults to `None`: all.
+            independent of any seed; normalised as in the full set. Defaults
+            to `None`: all.
         download: Whether TensorFlow Datasets may download and prepare the set.
         image_size: Height and width that all images are resized to, pixels.
             Needed where those of a set differ. Defaults to `None`.
@@ -74,12 +74,10 @@ def load(
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     image_size = None if image_size is None else images.check_size(image_size)
     dataset = _read(name, data_dir, download, image_size)
-    if subset is not None:
-        dataset = dataset.take(subset)
     # Sets that come as arrays: files were resized one by one.
     if image_size not in (None, dataset.input_shape[:2]):
         dataset = images.resize_dataset(dataset, image_size)
-    return dataset
+    return dataset if subset is None else dataset.take(subset)
 
 
 def _read(

@@ -1,0 +1,35 @@
+# Each target is enough by itself: it makes the environment it needs.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test lint format table clean
+
+demo: $(READY)  ## train alone, distill, compare, export (6 minutes)
+	$(VENV)/bin/python -m training.demo
+
+test: lint  ## lint and all tests
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+table: $(READY)  ## the table of README.md: five seeds (half an hour)
+	$(VENV)/bin/python -m training.demo --trials=5 --run=runs/table
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
