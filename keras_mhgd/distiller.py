@@ -45,8 +45,10 @@ class Distiller(keras.Model):
         ...     ),
         ...     metrics=["accuracy"],
         ... )
-        >>> distiller.fit(images, labels, batch_size=64, epochs=100)
-        >>> distiller.student.export("saved_models/student")
+        >>> history = distiller.fit(images, labels, epochs=2, verbose=0)
+        >>> list(history.history)
+        ['accuracy', 'loss', 'mhgd', 'task_loss']
+        >>> distiller.student.save("student.keras")
     """
 
     def __init__(
@@ -115,7 +117,15 @@ class Distiller(keras.Model):
         Raises:
             ValueError: If there is no `loss`, or `jit_compile=True` and the
                 method can't run under XLA.
+            NotImplementedError: Under a strategy with several replicas.
         """
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise NotImplementedError(
+                "A distiller must train on one device for now. "
+                f"Received: a strategy with {replicas} replicas. Build and "
+                "compile it outside of the strategy's scope."
+            )
         if loss is None:
             raise ValueError(
                 "`loss` must be the student's task loss, such as "

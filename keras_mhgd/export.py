@@ -85,8 +85,12 @@ def export_student(
         RuntimeError: If a written file disagrees with the Keras model.
 
     Example:
-        >>> files = export_student(distiller.student, "student", images)
-        >>> logits = load(files[0].path)(images)
+        >>> files = keras_mhgd.export.export_student(
+        ...     student, "saved_models/student", images
+        ... )
+        >>> predict = keras_mhgd.export.load(files[0].path)
+        >>> predict(images).shape
+        (32, 10)
     """
     formats = list(dict.fromkeys(formats))
     for name in formats or [""]:

@@ -146,8 +146,8 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
     require_graph(model)
     height = model.input_shape[1] if len(model.input_shape) == 4 else None
     ends, weighted = {}, set()
-    for path, layer in _walk(model):
-        shape = getattr(_output(layer), "shape", ())
+    for path, layer, parent in _walk(model):
+        shape = getattr(_output(parent, layer), "shape", ())
         if height is None or len(shape) != 4 or not shape[1]:
             continue
         factor = round(height / shape[1])
@@ -165,7 +165,8 @@ def find_layer(model: keras.Model, path: str) -> keras.Layer:
     """
     layer = model
     for name in path.split("/"):
-        inner = {child.name: child for child in getattr(layer, "layers", [])}
+        parent = layer
+        inner = {child.name: child for child in getattr(parent, "layers", [])}
         if name not in inner:
             paths = _names(model)
             near = difflib.get_close_matches(path, paths, n=5, cutoff=0.4)
@@ -174,11 +175,12 @@ def find_layer(model: keras.Model, path: str) -> keras.Layer:
                 f"Received: {path!r}. Near names: {near or paths}."
             )
         layer = inner[name]
-    if _output(layer) is None:
-        raise ValueError(
-            "A sensing point must be a layer that the network calls once and "
-            f"that has one output. Received: {path!r} of {model.name!r}."
-        )
+        if _output(parent, layer) is None:
+            raise ValueError(
+                "A sensing point must be a layer that the network calls once "
+                f"and that has one output. Received: {path!r} of "
+                f"{model.name!r}, where {name!r} is not. Choose another layer."
+            )
     return layer
 
 
@@ -201,10 +203,10 @@ def _with_features(model: keras.Model, paths: Sequence[str]) -> keras.Model:
     """Builds the model that gives predictions and features at once."""
     for path in paths:
         find_layer(model, path)
-    outputs = model.outputs[0]
+    inputs, outputs = _inputs(model), model.outputs[0]
     if all("/" not in path for path in paths):
-        maps = [model.get_layer(path).output for path in paths]
-        return keras.Model(model.inputs, {"outputs": outputs, "maps": maps})
+        maps = [_output(model, model.get_layer(path)) for path in paths]
+        return keras.Model(inputs, {"outputs": outputs, "maps": maps})
 
     # A nested model's inner tensors belong to a graph of its own. So the
     # outer layers are called once more, with an extractor in its place.
@@ -230,34 +232,55 @@ def _with_features(model: keras.Model, paths: Sequence[str]) -> keras.Model:
         return result["outputs"]
 
     again = keras.models.clone_model(
-        keras.Model(model.inputs, outputs),
+        keras.Model(inputs, outputs),
         clone_function=lambda layer: layer,
         call_function=call,
     )
     return keras.Model(
-        again.inputs,
+        _inputs(again),
         {"outputs": again.outputs[0], "maps": [found[path] for path in paths]},
     )
 
 
 def _walk(
     model: keras.Model, prefix: str = ""
-) -> Iterator[tuple[str, keras.Layer]]:
+) -> Iterator[tuple[str, keras.Layer, keras.Model]]:
+    """Yields path, layer and the model that calls it, front end first."""
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
+        if getattr(_graph(layer), "inputs", None):
             yield from _walk(layer, f"{prefix}{layer.name}/")
         else:
-            yield prefix + layer.name, layer
+            yield prefix + layer.name, layer, model
 
 
 def _names(model: keras.Model) -> list[str]:
-    return [path for path, _ in _walk(model)]
+    return [path for path, _, _ in _walk(model)]
 
 
-def _output(layer: keras.Layer) -> keras.KerasTensor | None:
-    """The symbolic output of a layer that is called once; else `None`."""
-    try:
-        output = layer.output
-    except (AttributeError, ValueError):
-        return None
-    return output if isinstance(output, keras.KerasTensor) else None
+def _graph(model: keras.Layer) -> keras.Layer:
+    """The functional model inside of a sequential one; else the same."""
+    return getattr(model, "_functional", None) or model
+
+
+def _inputs(model: keras.Model):
+    """A model's inputs in the structure that it is called with."""
+    inputs = _graph(model).input
+    single = isinstance(inputs, (list, tuple)) and len(inputs) == 1
+    return inputs[0] if single else inputs
+
+
+def _output(model: keras.Model, layer: keras.Layer) -> keras.KerasTensor | None:
+    """The symbolic output of a layer that `model` calls once; else `None`.
+
+    Not `layer.output`, which is of the first call ever: it may belong to
+    another model's graph, or to a sequential one before its last `add`.
+    """
+    by_depth = getattr(_graph(model), "_nodes_by_depth", {})
+    outputs = [
+        tensor
+        for nodes in by_depth.values()
+        for node in nodes
+        if node.operation is layer
+        for tensor in node.output_tensors
+    ]
+    return outputs[0] if len(outputs) == 1 else None

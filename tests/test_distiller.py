@@ -380,6 +380,20 @@ def test_refuses_xla_with_a_reason(small_net, distiller):
         distiller(jit_compile=True)
 
 
+def test_refuses_several_replicas(small_net, distiller):
+    devices = ["CPU:0", "CPU:0"]
+    with tf.distribute.MirroredStrategy(devices[:1]).scope():
+        distiller()  # one replica is as good as none
+    model = distiller()
+    model._distribute_strategy = Replicas()
+    with pytest.raises(NotImplementedError, match="with 2 replicas"):
+        model.compile(loss="mse")
+
+
+class Replicas:
+    num_replicas_in_sync = 2
+
+
 def test_refuses_a_missing_loss(distiller):
     with pytest.raises(ValueError, match="`loss` must be the student's task l"):
         distiller(loss=None)

@@ -9,7 +9,6 @@ learns alone, with the same budget and seed.
 
 import json
 import pathlib
-import statistics
 import subprocess
 import sys
 
@@ -17,7 +16,8 @@ from absl import app, flags
 
 import keras_mhgd
 from keras_mhgd.files import write_atomically
-from training import evaluate, export, options, pictures
+from training import options, pictures
+from training.results import describe, measure, summary
 from training.run import load_network, read_metrics
 
 options.define_positive("trials", 1, "Seeds, from 0.")
@@ -45,7 +45,7 @@ def main(argv) -> None:
             f"--set=preparation_epochs={FLAGS.preparation_epochs}",
         )
     dataset = keras_mhgd.data.load("glyphs")
-    teacher = evaluate.measure(keras_mhgd.export.load(TEACHER), dataset)
+    teacher = measure(keras_mhgd.export.load(TEACHER), dataset)
     results = {
         way: [_result(way, seed)["accuracy"] for seed in range(FLAGS.trials)]
         for way in ("alone", "mhgd")
@@ -59,7 +59,7 @@ def main(argv) -> None:
     files = keras_mhgd.export.export_student(
         student, FLAGS.out, dataset.normalise(dataset.x_test)
     )
-    print(export.describe(files, len(dataset.x_test)))
+    print(describe(files, len(dataset.x_test)))
     picture = folder / "result.png"
     pictures.comparison(
         picture,
@@ -75,42 +75,6 @@ def main(argv) -> None:
         f"{FLAGS.subset} training images, {FLAGS.trials} seed(s)",
     )
     print(f"\nCurves and result: {picture}")
-
-
-def summary(teacher: float, alone: list[float], mhgd: list[float]) -> str:
-    """Makes the table of accuracies, in percent, of the last epoch.
-
-    Args:
-        teacher: Test accuracy of the teacher, fraction.
-        alone: Of the student alone, one for each seed.
-        mhgd: Of the student with MHGD, one for each seed.
-
-    Returns:
-        Markdown.
-    """
-    gains = [100 * (b - a) for a, b in zip(alone, mhgd, strict=True)]
-    gap = 100 * (teacher - statistics.mean(alone))
-    seeds = range(len(alone))
-    rows = [
-        ["", *(f"seed {seed}" for seed in seeds), "mean ± deviation"],
-        ["---"] * (len(alone) + 2),
-        _row("student alone", [100 * value for value in alone], ".2f"),
-        _row("student with MHGD", [100 * value for value in mhgd], ".2f"),
-        _row("difference", gains, "+.2f"),
-    ]
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"{lines}\n\nTest accuracy in %, last epoch. Teacher: "
-        f"{100 * teacher:.2f}. Gap closed: "
-        f"{statistics.mean(gains) / gap:.0%}.\n"
-    )
-
-
-def _row(name: str, values: list[float], form: str) -> list[str]:
-    mean = format(statistics.mean(values), form)
-    if len(values) > 1:
-        mean += f" ± {statistics.stdev(values):.2f}"
-    return [name, *(format(value, form) for value in values), mean]
 
 
 def _folder(way: str, seed: int) -> pathlib.Path:

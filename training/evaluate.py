@@ -8,6 +8,7 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
+from training.results import measure
 from training.run import network_file
 
 options.define_data()
@@ -27,24 +28,6 @@ def main(argv) -> None:
         f"{FLAGS.model}: accuracy {accuracy:.4f} on {len(dataset.x_test)} "
         f"test images of {dataset.name}."
     )
-
-
-def measure(
-    predict: keras_mhgd.export.Predictor, dataset: keras_mhgd.data.Dataset
-) -> float:
-    """Computes the fraction of test images that a network gets right.
-
-    Raises:
-        ValueError: If its outputs are not one for each class.
-    """
-    outputs = predict(dataset.normalise(dataset.x_test))
-    if outputs.shape[1:] != (dataset.num_classes,):
-        raise ValueError(
-            f"The network must have one output for each of the "
-            f"{dataset.num_classes} classes of {dataset.name}. "
-            f"Received: outputs of shape {outputs.shape[1:]}."
-        )
-    return float((outputs.argmax(axis=-1) == dataset.y_test).mean())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
+from training.results import describe
 from training.run import load_network
 
 options.define_data()
@@ -34,19 +35,6 @@ def main(argv) -> None:
         network, FLAGS.out, images, FLAGS.formats
     )
     print(describe(files, len(images)))
-
-
-def describe(
-    files: list[keras_mhgd.export.ExportedModel], num_images: int
-) -> str:
-    """Makes a line for each exported file."""
-    return "\n".join(
-        f"{file.path}: {file.size / 1000:.0f} kB, agrees with the Keras model "
-        f"on {file.agreement:.2%} of {num_images} test images (largest "
-        f"difference {file.max_difference:.1e}), {file.latency:.2f} ms an "
-        "image"
-        for file in files
-    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import keras
 
 import keras_mhgd
 from keras_mhgd.files import require_writable, write_atomically
+from training.report import page
 
 
 class Run:
@@ -36,11 +37,12 @@ class Run:
     def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
         self.directory = require_writable(directory)
         self.config = config
-        path = self.directory / "config.json"
-        if path.exists():
-            _require_equal(path, config)
-        else:
-            write_atomically(path, _json(config))
+        if self._config_file.exists():
+            _require_equal(self._config_file, config)
+
+    @property
+    def _config_file(self) -> pathlib.Path:
+        return self.directory / "config.json"
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -54,7 +56,7 @@ class Run:
         student: keras.Model,
         dataset: keras_mhgd.data.Dataset,
         variables: Sequence[keras.Variable],
-    ) -> dict[str, Any]:
+    ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
 
         Args:
@@ -62,10 +64,9 @@ class Run:
             student: The network that is saved: `model` or its student.
             dataset: The data.
             variables: What a resumed training needs beside the optimizer's.
-
-        Returns:
-            The content of `result.json`.
         """
+        # Only now: a command that failed before leaves no configuration.
+        write_atomically(self._config_file, _json(self.config))
         model.optimizer.build(model.trainable_variables)
         checkpoint = keras_mhgd.callbacks.Checkpoint(
             self.directory / "checkpoints",
@@ -87,7 +88,7 @@ class Run:
             if not model.method.prepared:
                 model.prepare(**data)
             for name, network in model.method.artifacts().items():
-                network.save(self.directory / f"{name}.keras")
+                save_network(network, self.directory / f"{name}.keras")
             checkpoint.save(0)
         model.fit(
             **data,
@@ -102,10 +103,10 @@ class Run:
                 checkpoint,
             ],
         )
-        student.save(self.directory / "last.keras")
-        return self._finish(student, recorder.rows)
+        save_network(student, self.directory / "last.keras")
+        self._finish(student, recorder.rows)
 
-    def _finish(self, student, rows) -> dict[str, Any]:
+    def _finish(self, student, rows) -> None:
         accuracies = [row["val_accuracy"] for row in rows]
         result = {
             "accuracy": accuracies[-1],
@@ -116,8 +117,11 @@ class Run:
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "configuration": self.config,
         }
+        write_atomically(
+            self.directory / "report.html",
+            page(self.directory.name, result, rows),
+        )
         write_atomically(self.directory / "result.json", _json(result))
-        return result
 
 
 class Recorder(keras.callbacks.Callback):
@@ -148,9 +152,7 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
         if logs["val_accuracy"] > best:
-            temporary = self.directory / ".best.keras"
-            self.student.save(temporary)
-            os.replace(temporary, self.directory / "best.keras")
+            save_network(self.student, self.directory / "best.keras")
         rate = float(self.model.optimizer.learning_rate)
         seconds = round(time.monotonic() - self._begin, 3)
         self.rows.append(
@@ -170,8 +172,16 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
     with open(path, newline="") as file:
         return [
             {name: float(value) for name, value in row.items()}
+            | {"epoch": int(row["epoch"])}
             for row in csv.DictReader(file)
         ]
+
+
+def save_network(network: keras.Model, path: pathlib.Path) -> None:
+    """Saves a network as `.keras`: whole, or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    network.save(temporary)
+    os.replace(temporary, path)
 
 
 def load_network(path: str | os.PathLike) -> keras.Model:

@@ -55,14 +55,13 @@ def load(
         ConnectionError: If it has to be downloaded and there is no network.
 
     Example:
-    ```python
-    glyphs = keras_mhgd.data.load("glyphs", subset=2000)
-    model.fit(
-        glyphs.train(batch_size=64, seed=1),
-        steps_per_epoch=glyphs.steps_per_epoch(64),
-        validation_data=glyphs.test(batch_size=256),
-    )
-    ```
+        >>> glyphs = keras_mhgd.data.load("glyphs", subset=2000)
+        >>> glyphs.steps_per_epoch(batch_size=64)
+        32
+        >>> stream = glyphs.train(batch_size=64, seed=1)
+        >>> x, y = next(iter(stream))
+        >>> x.shape
+        TensorShape([64, 28, 28, 1])
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(

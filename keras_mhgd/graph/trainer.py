@@ -27,7 +27,7 @@ class MHANTrainer(keras.Model):
         ...     ),
         ... )
         >>> trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9))
-        >>> trainer.fit(images, epochs=40)
+        >>> history = trainer.fit(images, epochs=40, verbose=0)
 
     Reference:
         S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226, section 3.2.

@@ -185,18 +185,20 @@ class MHGD(Method):
 
     @property
     def prepared(self):
-        return bool(self._prepared.numpy())
+        return self.built and bool(self._prepared.numpy())
 
     def prepare(self, teacher, student, **fit_arguments):
         self.mhan.trainable = True
-        trainer = MHANTrainer(self.mhan, teacher)
-        trainer.compile(
-            keras.optimizers.SGD(
-                self.preparation_learning_rate, momentum=0.9, nesterov=True
+        try:
+            trainer = MHANTrainer(self.mhan, teacher)
+            trainer.compile(
+                keras.optimizers.SGD(
+                    self.preparation_learning_rate, momentum=0.9, nesterov=True
+                )
             )
-        )
-        trainer.fit(**fit_arguments, epochs=self.preparation_epochs)
-        self.mhan.trainable = False
+            trainer.fit(**fit_arguments, epochs=self.preparation_epochs)
+        finally:
+            self.mhan.trainable = False
         self._prepared.assign(1.0)
 
     def artifacts(self):
@@ -235,5 +237,5 @@ class MHGD(Method):
 
     @classmethod
     def from_config(cls, config):
-        mhan = keras.saving.deserialize_keras_object(config.pop("mhan", None))
-        return cls(mhan=mhan, **config)
+        mhan = keras.saving.deserialize_keras_object(config.get("mhan"))
+        return cls(**{**config, "mhan": mhan})

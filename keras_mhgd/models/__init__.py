@@ -90,7 +90,8 @@ def get(
     else:
         raise unknown("model", name, [*names(), "wrn_<depth>_<width>"])
     input_shape = tuple(input_shape)
-    if len(input_shape) != 3 or min(input_shape[:2]) < 16:
+    known = len(input_shape) == 3 and all(input_shape)
+    if not known or min(input_shape[:2]) < 16:
         raise ValueError(
             "`input_shape` must be (height, width, channels) of at least "
             f"16 x 16 pixels. Received: input_shape={input_shape}."

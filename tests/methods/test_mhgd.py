@@ -1,0 +1,483 @@
+import hypothesis
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mhgd import gradients, methods
+from keras_mhgd.features import FeatureExtractor, Features
+from keras_mhgd.graph import MHAN, teacher_vector
+from keras_mhgd.methods import MHGD, graph_divergence
+
+HEADS, BATCH = 2, 5
+
+
+def logits(seed, edges=2, heads=HEADS, batch=BATCH, scale=2.0):
+    rng = np.random.default_rng(seed)
+    shape = (heads, batch, batch)
+    return [rng.normal(scale=scale, size=shape) for _ in range(edges)]
+
+
+def constants(arrays):
+    return [tf.constant(array) for array in arrays]
+
+
+# --- graph_divergence
+
+
+def test_hand_value():
+    """One head, two samples, linear.
+
+    Student rows (3/4, 1/4) and (1/2, 1/2), logits log 3, 0 and 0, 0; teacher
+    rows (1/4, 3/4) and (1/2, 1/2). First row: 3/4 log 3 + 1/4 log 1/3 =
+    1/2 log 3; second: 0.
+    """
+    student = [tf.math.log([[[3.0, 1.0], [1.0, 1.0]]])]
+    teacher = [tf.math.log([[[1.0, 3.0], [1.0, 1.0]]])]
+    expected = 0.5 * np.log(3.0)
+    found = graph_divergence(student, teacher, activation="linear")
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+    mean = graph_divergence(
+        student, teacher, activation="linear", reduction="mean"
+    )
+    assert float(mean) == pytest.approx(expected / 2, rel=1e-6)
+    # Of student and teacher exchanged: 1/4 log 1/3 + 3/4 log 3 too.
+    swapped = graph_divergence(teacher, student, activation="linear")
+    assert float(swapped) == pytest.approx(expected, rel=1e-6)
+
+
+def test_direction_is_the_students_graph_first():
+    """Rows (1/2, 1/2) of the student, (1/4, 3/4) of the teacher.
+
+    1/2 log 2 + 1/2 log 2/3 = 1/2 log 4/3; the other way around
+    1/4 log 1/2 + 3/4 log 3/2 = 0.1308.
+    """
+    student = [tf.math.log([[[1.0, 1.0]]])]
+    teacher = [tf.math.log([[[1.0, 3.0]]])]
+    found = graph_divergence(student, teacher, activation="linear")
+    assert float(found) == pytest.approx(0.5 * np.log(4 / 3), rel=1e-5)
+
+
+def test_tanh_comes_before_the_softmax():
+    student, teacher = logits(0), logits(1)
+    found = graph_divergence(constants(student), constants(teacher))
+    expected = graph_divergence(
+        constants(map(np.tanh, student)),
+        constants(map(np.tanh, teacher)),
+        activation="linear",
+    )
+    linear = graph_divergence(
+        constants(student), constants(teacher), activation="linear"
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert float(linear) > 1.5 * float(found)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "linear"])
+def test_zero_where_graphs_are_equal(activation):
+    graph = constants(logits(0))
+    assert float(graph_divergence(graph, graph, activation)) == 0
+    # A constant added to a row leaves its softmax.
+    shifted = [
+        edge + tf.range(5.0, dtype=edge.dtype)[:, None] for edge in graph
+    ]
+    found = graph_divergence(graph, shifted, "linear")
+    assert abs(float(found)) < 1e-12
+
+
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@hypothesis.given(
+    seed=st.integers(0, 999),
+    batch=st.integers(1, 6),
+    heads=st.integers(1, 3),
+    scale=st.sampled_from([0.01, 1.0, 100.0]),
+    activation=st.sampled_from(["tanh", "linear"]),
+)
+def test_properties(seed, batch, heads, scale, activation):
+    """Not negative; sum over mean is heads x rows; permutations do nothing."""
+    student, teacher = (
+        logits(seed + i, 1, heads, batch, scale) for i in (0, 1000)
+    )
+    found = float(graph_divergence(student, teacher, activation))
+    assert found >= -1e-12
+    assert batch > 1 or found == 0
+    mean = graph_divergence(student, teacher, activation, reduction="mean")
+    assert found == pytest.approx(float(mean) * heads * batch, abs=1e-9)
+    order = np.random.default_rng(seed).permutation(batch)
+    permuted = graph_divergence(
+        [edge[:, order][:, :, order] for edge in student],
+        [edge[:, order][:, :, order] for edge in teacher],
+        activation,
+    )
+    assert float(permuted) == pytest.approx(found, rel=1e-9, abs=1e-9)
+
+
+def test_edges_add():
+    student, teacher = constants(logits(0)), constants(logits(1))
+    parts = [
+        float(graph_divergence([a], [b]))
+        for a, b in zip(student, teacher, strict=True)
+    ]
+    found = graph_divergence(student, teacher)
+    assert float(found) == pytest.approx(sum(parts), rel=1e-12)
+    with pytest.raises(ValueError, match="shorter"):
+        graph_divergence(student, teacher[:1])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "linear"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_gradient_against_finite_differences(activation, reduction):
+    student, teacher = logits(0, 1, batch=3)[0], logits(1, 1, batch=3)[0]
+
+    def loss(student, teacher):
+        return graph_divergence([student], [teacher], activation, reduction)
+
+    variables = tf.constant(student), tf.constant(teacher)
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        value = loss(*variables)
+    found, of_teacher = tape.gradient(value, variables)
+    assert of_teacher is None
+    numeric, step = np.zeros_like(student), 1e-6
+    for index in np.ndindex(*student.shape):
+        high, low = student.copy(), student.copy()
+        high[index] += step
+        low[index] -= step
+        difference = float(loss(high, teacher)) - float(loss(low, teacher))
+        numeric[index] = difference / (2 * step)
+    np.testing.assert_allclose(found, numeric, atol=1e-8)
+    assert np.abs(numeric).max() > 1e-3
+
+
+@pytest.mark.parametrize("activation", ["tanh", "linear"])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e4, 1e30])
+def test_extreme_logits_are_finite(activation, scale):
+    student, teacher = (
+        [tf.constant(scale * edge, tf.float32) for edge in logits(seed)]
+        for seed in (0, 1)
+    )
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        loss = graph_divergence(student, teacher, activation)
+    assert np.isfinite(loss)
+    for gradient in tape.gradient(loss, student):
+        assert np.isfinite(gradient).all()
+
+
+# --- the list of methods
+
+
+def test_names():
+    assert "mhgd" in methods.names()
+    for name in methods.names():
+        method = methods.get(name)
+        assert isinstance(method, methods.Method)
+        assert methods.get(method) is method
+        assert method.terms
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_config_round_trip(name):
+    method = methods.get(name)
+    config = keras.saving.serialize_keras_object(method)
+    found = methods.get(config)
+    assert type(found) is type(method)
+    assert found is not method
+    assert found.get_config() == method.get_config()
+    assert keras.saving.serialize_keras_object(found) == config
+
+
+def test_config_round_trip_of_every_argument():
+    arguments = {
+        "num_heads": 3,
+        "preparation_epochs": 7,
+        "preparation_learning_rate": 0.2,
+        "logit_activation": "linear",
+        "scale_logits": True,
+        "reduction": "mean",
+        "clipping": "formula",
+        "clip_bound": 0.5,
+        "weight": 2.0,
+        "name": "mine",
+    }
+    config = keras.saving.serialize_keras_object(MHGD(**arguments))
+    for _ in range(2):
+        found = methods.get(config)
+        assert {key: getattr(found, key) for key in arguments} == arguments
+    assert isinstance(found.gradient_rule, gradients.PublishedFormula)
+
+
+def test_a_configuration_can_be_used_twice():
+    mhan = MHAN([4, 5], num_heads=3, scale_logits=True, seed=1)
+    config = keras.saving.serialize_keras_object(MHGD(mhan=mhan))
+    for _ in range(2):
+        found = methods.get(config)
+        assert found.mhan.get_config() == mhan.get_config()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("mhdg", " Did you mean 'mhgd'?"), ("xyz", "")]
+)
+def test_unknown_names(name, hint):
+    with pytest.raises(ValueError) as error:
+        methods.get(name)
+    assert str(error.value) == (
+        f"`method` must be one of {', '.join(methods.names())}. "
+        f"Received: method={name!r}.{hint}"
+    )
+
+
+@pytest.mark.parametrize("wrong", [3, None, MHGD, ["mhgd"]])
+def test_wrong_kinds(wrong):
+    with pytest.raises(TypeError, match="`method` must be a name, .*mhgd"):
+        methods.get(wrong)
+
+
+# --- MHGD on features
+
+SHAPES = ((4, 4, 6), (2, 2, 8))
+FLAT = ((1, 3, 6), (1, 1, 8))
+
+
+def features(seed=0, batch=BATCH, shapes=SHAPES, dtype="float32", value=None):
+    rng = np.random.default_rng(seed)
+    maps = [
+        np.full((batch, *shape), value)
+        if value is not None
+        else rng.normal(size=(batch, *shape))
+        for shape in shapes
+    ]
+    outputs = tf.zeros((batch, 3))
+    return Features(outputs, [tf.cast(each, dtype) for each in maps])
+
+
+def built(method=None, shapes=SHAPES, seed=1):
+    keras.utils.set_random_seed(seed)
+    method = methods.get("mhgd") if method is None else methods.get(method)
+    shape = Features((None, 3), [(None, *each) for each in shapes])
+    method.build(shape, shape)
+    return method
+
+
+def run(method, student, teacher):
+    """Loss, and its gradient to the student's maps."""
+    with tf.GradientTape() as tape:
+        tape.watch([student.maps, teacher.maps])
+        loss = method(student, teacher, None)["mhgd"]
+    found = tape.gradient(loss, [*student.maps, *teacher.maps])
+    count = len(student.maps)
+    assert all(gradient is None for gradient in found[count:])
+    return loss, found[:count]
+
+
+def test_name_class_and_default_agree():
+    """One seed, one number."""
+    losses = [
+        float(run(built(given), features(0), features(1))[0])
+        for given in (None, "mhgd", MHGD(), MHGD(num_heads=8, weight=1.0))
+    ]
+    assert losses[0] > 0
+    assert len(set(losses)) == 1
+
+
+def test_is_the_divergence_of_the_heads_graphs():
+    method = built(MHGD(num_heads=3, weight=2.0, reduction="mean"))
+    equal, _ = run(method, features(0), features(0))
+    assert float(equal) == pytest.approx(0, abs=1e-6)
+    sums = built(MHGD(num_heads=3, mhan=method.mhan))
+    mean, total = (
+        float(run(each, features(0), features(1))[0]) for each in (method, sums)
+    )
+    assert mean == pytest.approx(2.0 * total / (3 * BATCH), rel=1e-5)
+
+
+def test_student_maps_of_other_sizes():
+    student = features(0, shapes=((7, 5, 6), (9, 8)))
+    loss, found = run(built(), student, features(1))
+    assert float(loss) > 0
+    assert all(np.abs(gradient).max() > 0 for gradient in found)
+
+
+DEGENERATE = {
+    "zero student": (features(value=0.0), features(1)),
+    "zero teacher": (features(0), features(value=0.0)),
+    "both zero": (features(value=0.0), features(value=0.0)),
+    "constant": (features(value=1.0), features(value=-2.0)),
+    "one sample": (features(0, batch=1), features(1, batch=1)),
+    "one position": (features(0, shapes=FLAT), features(1, shapes=FLAT)),
+    "float16": (features(0, dtype="float16"), features(1, dtype="float16")),
+    "bfloat16": (features(0, dtype="bfloat16"), features(1, dtype="bfloat16")),
+    "huge float16": (features(value=6e4, dtype="float16"), features(1)),
+    "tiny": (features(value=1e-30), features(1)),
+}
+
+
+@pytest.mark.parametrize("activation", ["tanh", "linear"])
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_maps(name, activation):
+    student, teacher = DEGENERATE[name]
+    method = built(MHGD(num_heads=2, logit_activation=activation))
+    loss, found = run(method, student, teacher)
+    assert loss.dtype == tf.float32
+    assert np.isfinite(loss) and float(loss) >= -1e-5
+    for gradient, feature in zip(found, student.maps, strict=True):
+        assert gradient.dtype == feature.dtype
+        assert np.isfinite(tf.cast(gradient, tf.float32)).all()
+
+
+def test_eager_equals_graph():
+    method = built(MHGD(num_heads=2))
+    student, teacher = features(0), features(1)
+    loss, found = run(method, student, teacher)
+    in_graph = tf.function(lambda s, t: run(method, s, t))(student, teacher)
+    np.testing.assert_allclose(loss, in_graph[0], rtol=1e-5)
+    for a, b in zip(found, in_graph[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_permuting_the_batch_changes_nothing():
+    method = built(MHGD(num_heads=2))
+    order = np.array([3, 0, 4, 1, 2])
+    permuted = [
+        Features(each.outputs, [tf.gather(m, order) for m in each.maps])
+        for each in (features(0), features(1))
+    ]
+    loss, _ = run(method, features(0), features(1))
+    np.testing.assert_allclose(run(method, *permuted)[0], loss, rtol=1e-4)
+
+
+def test_frozen_heads_stay_as_they_are():
+    method = built(MHGD(num_heads=2))
+    assert not method.trainable_variables and not method.losses
+    before = method.mhan.get_weights()
+    run(method, features(0), features(1))
+    for a, b in zip(method.mhan.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"num_heads": 0}, ValueError, "`num_heads` must be 1 or more.*=0"),
+        (
+            {"preparation_epochs": 0},
+            ValueError,
+            "`preparation_epochs` must be 1 or more.*preparation_epochs=0",
+        ),
+        (
+            {"preparation_learning_rate": 0.0},
+            ValueError,
+            "`preparation_learning_rate` must be positive. Received: 0.0",
+        ),
+        (
+            {"preparation_learning_rate": float("nan")},
+            ValueError,
+            "`preparation_learning_rate` must be positive. Received: nan",
+        ),
+        (
+            {"logit_activation": "tahn"},
+            ValueError,
+            "`logit_activation` must be one of tanh, linear.*mean 'tanh'",
+        ),
+        (
+            {"reduction": "means"},
+            ValueError,
+            "`reduction` must be one of sum, mean.*Did you mean 'mean'",
+        ),
+        (
+            {"clipping": "per_varable"},
+            ValueError,
+            "`clipping` must be one of .*Did you mean 'per_variable'",
+        ),
+        ({"clip_bound": 0}, ValueError, "`clip_bound` must be positive.*=0"),
+        ({"weight": -1.0}, ValueError, "`weight` must be 0 or more.*=-1.0"),
+        (
+            {"mhan": "mhan.keras"},
+            TypeError,
+            "`mhan` must be a keras_mhgd.graph.MHAN. .*'mhan.keras' of type s",
+        ),
+    ],
+)
+def test_wrong_arguments(arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        MHGD(**arguments)
+
+
+# --- MHAN: trained once, shared, frozen
+
+
+def extractor(model):
+    return FeatureExtractor(model, ["stage1", "stage2"])
+
+
+def test_prepares_on_the_teacher_and_freezes(small_net, images):
+    teacher, student = extractor(small_net("t")), extractor(small_net("s"))
+    keras.utils.set_random_seed(0)
+    method = MHGD(num_heads=2, preparation_epochs=6)
+    method.build(student.shapes, teacher.shapes)
+    assert not method.prepared
+    before = method.mhan.get_weights()
+    x, _ = images
+    method.prepare(teacher, student, x=x, batch_size=16, verbose=0)
+    assert method.prepared
+    assert not method.trainable_variables
+    after = method.mhan.get_weights()
+    assert any(
+        not np.array_equal(a, b) for a, b in zip(after, before, strict=True)
+    )
+    assert method.artifacts() == {"mhan": method.mhan}
+
+
+def test_a_given_mhan_is_prepared_and_never_trained(
+    small_net, distiller, images
+):
+    x, y = images
+    mhan = MHAN([6, 8], num_heads=3, scale_logits=True)
+    before = mhan.get_weights()
+    method = MHGD(mhan=mhan)
+    assert method.num_heads == 3
+    assert method.scale_logits
+    model = distiller(method, run_eagerly=True)
+    assert method.prepared
+    assert method.mhan is mhan
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0)
+    for a, b in zip(mhan.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_two_students_share_an_mhan(small_net, distiller, images):
+    """The second sees the same graphs as the first did; nothing trains."""
+    x, y = images
+    teacher = small_net("teacher")
+    first = distiller(
+        MHGD(num_heads=2, preparation_epochs=2),
+        teacher=teacher,
+        run_eagerly=True,
+    )
+    first.fit(x, y, batch_size=16, verbose=0)
+    mhan = first.method.mhan
+    vectors = [teacher_vector(m) for m in extractor(teacher)(x).maps]
+    graphs = [edge.numpy() for edge in mhan(vectors)]
+
+    second = distiller(MHGD(mhan=mhan), teacher=teacher, run_eagerly=True)
+    assert second.method.prepared
+    second.fit(x, y, batch_size=16, epochs=2, verbose=0)
+    for a, b in zip(second.method.mhan(vectors), graphs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_broken_off_preparation_leaves_the_heads_frozen(small_net, images):
+    teacher, student = extractor(small_net("t")), extractor(small_net("s"))
+    method = MHGD(num_heads=2, preparation_epochs=1)
+    method.build(student.shapes, teacher.shapes)
+
+    class Stop(keras.callbacks.Callback):
+        def on_batch_begin(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    x, _ = images
+    with pytest.raises(KeyboardInterrupt):
+        method.prepare(teacher, student, x=x, verbose=0, callbacks=[Stop()])
+    assert not method.prepared
+    assert not method.mhan.trainable

@@ -1,0 +1,80 @@
+"""Every example in a docstring and in README.md is run."""
+
+import doctest
+import importlib
+import pathlib
+import pkgutil
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_mhgd
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def examples():
+    for module in pkgutil.walk_packages(
+        keras_mhgd.__path__, keras_mhgd.__name__ + "."
+    ):
+        found = doctest.DocTestFinder(exclude_empty=True).find(
+            importlib.import_module(module.name)
+        )
+        yield from (test for test in found if test.examples)
+
+
+@pytest.fixture
+def names():
+    """What the examples take as given."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, size=32)
+    return {
+        "keras": keras,
+        "keras_mhgd": keras_mhgd,
+        "tf": tf,
+        "teacher": keras_mhgd.models.get("vgg_small", (28, 28, 1), 10),
+        "student": keras_mhgd.models.get("resnet_small", (28, 28, 1), 10),
+        "images": rng.normal(size=(32, 28, 28, 1)).astype("float32"),
+        "labels": labels,
+        "targets": np.eye(10)[labels],
+    }
+
+
+@pytest.mark.parametrize(
+    "example", list(examples()), ids=lambda test: test.name
+)
+def test_docstring(example, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keras_mhgd.graph.MHAN([16, 32, 64]).save("mhan.keras")
+    example.globs.update(names)
+    runner = doctest.DocTestRunner(
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    )
+    assert runner.run(example).failed == 0
+
+
+@pytest.mark.slow
+def test_readme(tmp_path, monkeypatch):
+    """The Python of README.md, with less data, fewer epochs, other folders."""
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    code = "\n".join(blocks)
+    for old, new in {
+        "subset=2000": "subset=200",
+        "epochs=40": "epochs=1",
+        'method="mhgd"': "method=keras_mhgd.methods.MHGD(preparation_epochs=1)",
+        '"saved_models/teachers': f'"{ROOT}/saved_models/teachers',
+        'export("saved_models/student")': 'export("student", verbose=False)',
+    }.items():
+        assert old in code
+        code = code.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["method"].mhan is names["mhan"]
+    assert (tmp_path / "student" / "saved_model.pb").exists()
+    assert (tmp_path / "run.keras").exists()

@@ -1,0 +1,414 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mhgd import models
+from keras_mhgd.features import FeatureExtractor, find_layer, pair, stage_ends
+
+SHAPE = (32, 32, 3)
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+
+
+def backbone(name="backbone", sequential=False):
+    """Two stages without a head; batch normalisation in the first."""
+    stack = [
+        keras.layers.Conv2D(4, 3, padding="same", name="conv1"),
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.ReLU(name="front"),
+        keras.layers.Conv2D(5, 3, 2, padding="same", name="conv2"),
+        keras.layers.ReLU(name="back"),
+    ]
+    inputs = keras.Input((8, 8, 1))
+    if sequential:
+        return keras.Sequential([inputs, *stack], name=name)
+    outputs = inputs
+    for layer in stack:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def head():
+    return [
+        keras.layers.GlobalAveragePooling2D(name="average"),
+        keras.layers.Dense(3, name="logits"),
+    ]
+
+
+def wrapped(inner, name="net", before=()):
+    """A functional model around `inner`."""
+    outputs = inputs = keras.Input((8, 8, 1))
+    for layer in (*before, inner, *head()):
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def functional():
+    inner = backbone()
+    outputs = inner.output
+    for layer in head():
+        outputs = layer(outputs)
+    return keras.Model(inner.input, outputs)
+
+
+def sequential_by_add():
+    """Keras calls every layer anew at each `add`."""
+    model = keras.Sequential([keras.Input((8, 8, 1))], name="by_add")
+    for layer in (*backbone().layers[1:], *head()):
+        model.add(layer)
+    return model
+
+
+def built_of_another_models_layers():
+    """Keras's `layer.output` belongs to the other model's graph here."""
+    other = wrapped(backbone(), "other")
+    outputs = inputs = keras.Input((8, 8, 1))
+    for layer in (*other.get_layer("backbone").layers[1:], *other.layers[2:]):
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name="reuses")
+
+
+NETWORKS = {
+    "functional": (functional, ""),
+    "sequential": (
+        lambda: keras.Sequential(
+            [keras.Input((8, 8, 1)), *backbone().layers[1:], *head()]
+        ),
+        "",
+    ),
+    "sequential by add": (sequential_by_add, ""),
+    "layers of another model": (built_of_another_models_layers, ""),
+    "functional in functional": (lambda: wrapped(backbone()), "backbone/"),
+    "sequential in functional": (
+        lambda: wrapped(backbone(sequential=True)),
+        "backbone/",
+    ),
+    "functional in sequential": (
+        lambda: keras.Sequential([keras.Input((8, 8, 1)), backbone(), *head()]),
+        "backbone/",
+    ),
+    "two levels": (
+        lambda: wrapped(
+            keras.Sequential(
+                [keras.Input((8, 8, 1)), backbone("inner")], name="middle"
+            )
+        ),
+        "middle/inner/",
+    ),
+}
+
+
+def layer_of(model, path):
+    for name in path.split("/"):
+        model = model.get_layer(name)
+    return model
+
+
+def recomputed(model, prefix, x):
+    """Front and back features by calling one layer after the other."""
+    found = {}
+    for name in ("conv1", "norm", "front", "conv2", "back"):
+        x = layer_of(model, prefix + name)(x)
+        found[name] = x.numpy()
+    return [found["front"], found["back"]]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_yields_predictions_and_features(name, x):
+    build, prefix = NETWORKS[name]
+    model = build()
+    points = [prefix + "front", prefix + "back"]
+    extractor = FeatureExtractor(model, points)
+    assert extractor.shapes.outputs == (None, 3)
+    assert extractor.shapes.maps == [(None, 8, 8, 4), (None, 4, 4, 5)]
+    found = extractor(x)
+    np.testing.assert_allclose(found.outputs, model(x), atol=1e-6)
+    for a, b in zip(found.maps, recomputed(model, prefix, x), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_forward_with_the_models_own_weights(name, x):
+    build, prefix = NETWORKS[name]
+    model = build()
+    extractor = FeatureExtractor(model, [prefix + "front", prefix + "back"])
+    norm = layer_of(model, prefix + "norm")
+    norm.moving_mean.assign(tf.zeros(4))
+    inner = layer_of(model, prefix + "conv1")(x)
+    with tf.GradientTape() as tape:
+        outputs, maps = extractor(x, training=True)
+        loss = tf.reduce_sum(outputs) + sum(map(tf.reduce_sum, maps))
+    mean = tf.reduce_mean(inner, (0, 1, 2))
+    # Moved once: twice would give 1.99 / 100 of the batch's mean.
+    np.testing.assert_allclose(
+        norm.moving_mean, (1 - norm.momentum) * mean, rtol=1e-4, atol=1e-8
+    )
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert all(gradient is not None for gradient in gradients)
+    kernel = layer_of(model, "logits").kernel
+    kernel.assign(2 * kernel)
+    np.testing.assert_allclose(
+        extractor(x).outputs, model(x), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_extracting_leaves_the_model_as_it_was(name, x):
+    build, prefix = NETWORKS[name]
+    model = build()
+    expected, config = model(x), model.get_config()
+    for _ in range(2):
+        FeatureExtractor(model, [prefix + "front", prefix + "back"])
+    np.testing.assert_array_equal(model(x), expected)
+    assert model.get_config() == config
+    assert stage_ends(model) == {1: prefix + "front", 2: prefix + "back"}
+
+
+def test_a_nested_model_can_be_a_point_itself(x):
+    model = wrapped(backbone())
+    found = FeatureExtractor(model, ["backbone/front", "backbone"])(x)
+    np.testing.assert_allclose(
+        found.maps[1], model.get_layer("backbone")(x), atol=1e-6
+    )
+
+
+def test_points_of_different_depths(x):
+    before = keras.layers.Conv2D(1, 3, padding="same", name="stem")
+    model = wrapped(backbone(), before=[before])
+    found = FeatureExtractor(model, ["stem", "backbone/back", "average"])(x)
+    stem = before(x)
+    np.testing.assert_allclose(found.maps[0], stem, atol=1e-6)
+    back = model.get_layer("backbone")(stem)
+    np.testing.assert_allclose(found.maps[1], back, atol=1e-6)
+    np.testing.assert_allclose(
+        found.maps[2], tf.reduce_mean(back, (1, 2)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("structure", [list, dict])
+def test_several_inputs_keep_their_structure(x, structure, nested):
+    names = ("b", "a")
+    inputs = {name: keras.Input((8, 8, 1), name=name) for name in names}
+    net = backbone()
+    outputs = inputs["b"] - 2.0 * inputs["a"]
+    for layer in [net] if nested else net.layers[1:]:
+        outputs = layer(outputs)
+    for layer in head():
+        outputs = layer(outputs)
+
+    def of(values):
+        return values if structure is dict else list(values.values())
+
+    model = keras.Model(of(inputs), outputs)
+    path = "backbone/back" if nested else "back"
+    found = FeatureExtractor(model, [path])(of({"b": x, "a": x**2}))
+    expected = net(x - 2.0 * x**2)
+    np.testing.assert_allclose(found.maps[0], expected, atol=1e-5)
+
+
+def test_keras_applications_nested():
+    inner = keras.applications.MobileNetV2(
+        SHAPE, alpha=0.35, include_top=False, weights=None
+    )
+    inputs = keras.Input(SHAPE)
+    outputs = inner(keras.layers.Rescaling(2.0, -1.0)(inputs))
+    for layer in head():
+        outputs = layer(outputs)
+    model = keras.Model(inputs, outputs)
+    ends = stage_ends(model)
+    assert list(ends) == [2, 4, 8, 16, 32]
+    assert all(path.startswith(f"{inner.name}/") for path in ends.values())
+    extractor = FeatureExtractor(model, ends.values())
+    # Keras pads before it strides: 8 x 8 becomes 9 x 9, and so on.
+    assert [shape[1] for shape in extractor.shapes.maps] == [17, 9, 4, 2, 1]
+    x = np.random.default_rng(0).uniform(size=(2, *SHAPE)).astype("float32")
+    found = extractor(x)
+    np.testing.assert_allclose(found.outputs, model(x), atol=1e-5)
+    cut = keras.Model(inner.input, inner.get_layer("out_relu").output)
+    np.testing.assert_allclose(found.maps[-1], cut(2 * x - 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_automatic_points_are_the_named_stages(name):
+    model = models.get(name, SHAPE, 5)
+    layers = [layer.name for layer in model.layers]
+    stages = [f"stage{i}" for i in range(1, 5) if f"stage{i}" in layers]
+    assert len(stages) >= 3
+    assert list(stage_ends(model).values()) == stages
+    assert list(stage_ends(model)) == [2**i for i in range(len(stages))]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [("resnet_small", "vgg_small"), ("mobilenet", "wrn_22_4")],
+)
+def test_pairs_by_resolution(student, teacher):
+    """MobileNet has a fourth stage; the wide ResNet none of its size."""
+    student, teacher = (models.get(n, SHAPE, 5) for n in (student, teacher))
+    expected = [(f"stage{i}", f"stage{i}") for i in (1, 2, 3)]
+    assert pair(student, teacher) == expected
+    assert pair(teacher, student) == expected
+
+
+def test_stages_without_weights_do_not_count():
+    inputs = keras.Input((16, 16, 1))
+    x = keras.layers.MaxPooling2D(name="pool")(inputs)
+    x = keras.layers.Conv2D(2, 3, padding="same", name="conv")(x)
+    x = keras.layers.MaxPooling2D(name="end")(x)
+    x = keras.layers.Dense(2)(keras.layers.Flatten()(x))
+    assert stage_ends(keras.Model(inputs, x)) == {2: "conv"}
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        (["stage1", "stage2"], [("stage1", "stage1"), ("stage2", "stage2")]),
+        (
+            [("stage1", "stage2"), ["stage2", "logits"]],
+            [("stage1", "stage2"), ("stage2", "logits")],
+        ),
+        (
+            ("stage1", ("stage2", "stage1")),
+            [("stage1", "stage1"), ("stage2", "stage1")],
+        ),
+    ],
+)
+def test_names_and_pairs(small_net, points, expected):
+    found = pair(small_net("student"), small_net("teacher"), points)
+    assert found == expected
+    assert all(isinstance(each, tuple) for each in found)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], r"two or more layers.* which gives \[\]"),
+        (["stage1"], "front end first: an edge of the graph joins two of them"),
+        (
+            "stage1",
+            r"Received: sensing_points=\['stage1'\].*'stage2'.*Layers of",
+        ),
+        ([("stage1",) * 3, ("stage2",) * 3], "Pass layer names or .student"),
+        (
+            ["stage1", "stag2"],
+            r"must be a layer of 'student'.*'stag2'. Near names: \['stage2'",
+        ),
+        (
+            [("stage1", "stage1"), ("stage2", "stage3")],
+            r"must be a layer of 'teacher'.*'stage3'. Near names: .*'stage2'",
+        ),
+        (["stage1", "zz"], r"'zz'. Near names: \['input_layer.*'logits'\]"),
+        (["stage1", "stage2/conv"], "'stage2/conv'. Near names"),
+    ],
+)
+def test_refuses_wrong_points(small_net, points, message):
+    with pytest.raises(ValueError, match=message):
+        pair(small_net("student"), small_net("teacher"), points)
+
+
+def test_refuses_networks_without_common_resolutions(small_net):
+    """16 x 16 to 8 x 8 at once: what remains in common is the first stage."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(6, 3, 4, padding="same")(inputs)
+    x = keras.layers.Dense(3)(keras.layers.Flatten()(x))
+    with pytest.raises(ValueError, match=r"sensing_points=None.* gives \[\]"):
+        pair(small_net(), keras.Model(inputs, x))
+
+
+def called_twice(nested):
+    inputs = keras.Input((8, 8, 1))
+    inner = keras.Input((8, 8, 1))
+    twice = keras.layers.Conv2D(1, 3, padding="same", name="twice")
+    if nested:
+        twice = keras.Model(inner, twice(inner), name="twice")
+        twice.layers[-1].name = "conv"
+    x = keras.layers.ReLU(name="once")(twice(twice(inputs)))
+    x = keras.layers.Dense(3)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, x, name="siamese")
+
+
+@pytest.mark.parametrize(
+    ("nested", "point"), [(False, "twice"), (True, "twice/conv")]
+)
+def test_refuses_a_layer_that_is_called_twice(nested, point):
+    message = (
+        "calls once and that has one output. "
+        f"Received: '{point}' of 'siamese', where 'twice' is not"
+    )
+    with pytest.raises(ValueError, match=message):
+        find_layer(called_twice(nested), point)
+
+
+class Splits(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs, -inputs
+
+
+def test_refuses_a_layer_of_two_outputs():
+    inputs = keras.Input((8, 8, 1))
+    x, _ = Splits(name="splits")(inputs)
+    x = keras.layers.Dense(3)(keras.layers.Flatten()(x))
+    with pytest.raises(ValueError, match="has one output. Received: 'splits'"):
+        FeatureExtractor(keras.Model(inputs, x), ["splits"])
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = keras.layers.Dense(3, name="hidden")
+
+    def call(self, inputs):
+        return self.hidden(inputs)
+
+
+def test_refuses_a_subclassed_model(x):
+    model = Subclassed()
+    model(x)
+    with pytest.raises(TypeError, match="Subclassed.* Give it a keras.Input"):
+        FeatureExtractor(model, ["hidden"])
+    with pytest.raises(TypeError, match="built functional or sequential"):
+        stage_ends(model)
+
+
+def test_a_nested_subclassed_model_is_one_layer(x):
+    inner = Subclassed(name="inner")
+    model = wrapped(inner)
+    found = FeatureExtractor(model, ["inner", "average"])(x)
+    np.testing.assert_allclose(found.maps[0], inner(x), atol=1e-6)
+    with pytest.raises(ValueError, match="'inner/hidden' of 'net', where 'hid"):
+        find_layer(model, "inner/hidden")
+
+
+def test_refuses_two_outputs():
+    inputs = keras.Input((4,))
+    two = keras.Model(
+        inputs, [keras.layers.Dense(2)(inputs) for _ in range(2)], name="two"
+    )
+    with pytest.raises(ValueError, match="one output.*'two' with 2 outputs"):
+        FeatureExtractor(two, ["dense"])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_require_finite(small_net, x, value, compiled):
+    model = small_net("net")
+    kernel = model.layers[4].kernel
+    kernel.assign(tf.fill(kernel.shape, value))
+
+    def run(require_finite):
+        extractor = FeatureExtractor(
+            model, ["stage1", "stage2"], require_finite
+        )
+        return (tf.function(extractor) if compiled else extractor)(x)
+
+    assert not np.isfinite(run(False).maps[1]).all()
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match="features of 'net' must be finite.* at layer 'stage2'",
+    ):
+        run(True)

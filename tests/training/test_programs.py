@@ -1,0 +1,330 @@
+"""The programs as a user runs them: in processes of their own."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+TEACHER = ["--model=vgg_small", "--epochs=2"]
+STUDENT = ["--student=resnet_small", "--epochs=4", "--set=num_heads=2"]
+PREPARATION = "--set=preparation_epochs=2"
+
+
+def command(program, *arguments):
+    return [sys.executable, "-m", f"training.{program}", *map(str, arguments)]
+
+
+def run(program, *arguments, fails=False):
+    """Runs a program; returns what it printed."""
+    done = subprocess.run(
+        command(program, *arguments), capture_output=True, text=True
+    )
+    output = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    """Flags of a small data set: three classes of bars, 16 x 16."""
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        y = np.arange(count) % 3
+        x = rng.integers(0, 90, size=(count, 16, 16, 1))
+        for image, label in zip(x, y, strict=True):
+            image[5 * label + 2] += 150
+        return x.astype("uint8"), y
+
+    x_train, y_train = draw(60)
+    x_test, y_test = draw(30)
+    path = folder / "bars.npz"
+    np.savez(
+        path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test
+    )
+    return [f"--dataset={path}", "--batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def teacher(folder, data):
+    run("train", *data, *TEACHER, f"--run={folder}/teacher")
+    return folder / "teacher"
+
+
+@pytest.fixture(scope="module")
+def distill(data, teacher):
+    """Arguments of `distill` but its run folder."""
+    return [*data, *STUDENT, f"--teacher={teacher}", PREPARATION]
+
+
+@pytest.fixture(scope="module")
+def student(folder, distill):
+    """An uninterrupted run."""
+    run("distill", *distill, f"--run={folder}/student")
+    return folder / "student"
+
+
+def weights(path):
+    return keras.saving.load_model(path / "last.keras").get_weights()
+
+
+def assert_same_run(found, expected):
+    for a, b in zip(weights(found), weights(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = [read_rows(path) for path in (found, expected)]
+    assert rows[0] == rows[1]
+
+
+def read_rows(path):
+    with open(path / "metrics.csv") as file:
+        return [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_a_run_leaves_its_files(student):
+    names = {path.name for path in student.iterdir()}
+    assert names == {
+        "best.keras",
+        "checkpoints",
+        "config.json",
+        "last.keras",
+        "logs",
+        "metrics.csv",
+        "mhan.keras",
+        "report.html",
+        "result.json",
+    }
+    result = json.loads((student / "result.json").read_text())
+    rows = read_rows(student)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert result["accuracy"] == float(rows[-1]["val_accuracy"])
+    assert result["best_accuracy"] == max(
+        float(row["val_accuracy"]) for row in rows
+    )
+    assert result["epochs"] == 4
+    assert (
+        result["parameters"]
+        == keras.saving.load_model(student / "last.keras").count_params()
+    )
+    assert result["configuration"]["student"] == "resnet_small"
+    assert {"loss", "task_loss", "mhgd", "learning_rate"} <= rows[0].keys()
+    report = (student / "report.html").read_text()
+    assert "<svg" in report
+    assert "src=" not in report.replace('src="data:', "")
+
+
+def test_a_finished_run_says_so(student, distill):
+    before = (student / "last.keras").stat().st_mtime_ns
+    output = run("distill", *distill, f"--run={student}")
+    assert "is finished: accuracy" in output
+    assert (student / "last.keras").stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused(student, distill):
+    output = run(
+        "distill", *distill, f"--run={student}", "--seed=7", fails=True
+    )
+    assert "holds a run of another configuration (seed: 0 there, 7" in output
+
+
+@pytest.mark.parametrize("moment", ["preparation", 1, 2, 3])
+def test_killed_and_rerun_ends_like_uninterrupted(
+    folder, distill, student, moment
+):
+    """Kills with SIGKILL: in MHAN's training, and after each epoch."""
+    path = folder / f"killed_{moment}"
+    arguments = [*distill, f"--run={path}"]
+    process = subprocess.Popen(
+        command("distill", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    log = []
+    for line in process.stdout:
+        log.append(line)
+        begun = "Preparing" in line
+        rows = path / "metrics.csv"
+        if moment == "preparation":
+            due = begun
+        else:
+            due = rows.exists() and len(read_rows(path)) >= moment
+        if due:
+            break
+    else:
+        pytest.fail("".join(log))
+    time.sleep(0.05 if moment == 2 else 0)  # another place in the epoch
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (path / "result.json").exists()
+    output = run("distill", *arguments)
+    if moment != "preparation":
+        assert "Resuming" in output
+        assert "Preparing" not in output
+    assert_same_run(path, student)
+
+
+def test_a_plain_training_resumes_too(folder, data, teacher):
+    """A checkpoint of epoch 1 alone, as a kill leaves it."""
+    path = folder / "again"
+    arguments = [*data, *TEACHER, f"--run={path}"]
+    path.mkdir()
+    (path / "checkpoints").mkdir()
+    for name in ("config.json", "checkpoints/epoch_00001.npz"):
+        (path / name).write_bytes((teacher / name).read_bytes())
+    rows = (teacher / "metrics.csv").read_text().splitlines(keepends=True)
+    (path / "metrics.csv").write_text("".join(rows[:2]))
+    assert "Resuming" in run("train", *arguments)
+    assert_same_run(path, teacher)
+
+
+def test_the_seed_changes_the_run(folder, data, teacher):
+    path = folder / "other_seed"
+    run("train", *data, *TEACHER, "--seed=1", f"--run={path}")
+    assert any(
+        not np.array_equal(a, b)
+        for a, b in zip(weights(path), weights(teacher), strict=True)
+    )
+
+
+def test_exports_and_evaluates_every_format(folder, data, student):
+    out = folder / "exported"
+    output = run("export", *data, f"--model={student}", f"--out={out}")
+    assert output.count("agrees with the Keras model on 100.00%") == 2
+    accuracy = json.loads((student / "result.json").read_text())["accuracy"]
+    for model in (
+        student,
+        student / "last.keras",
+        out / "saved_model",
+        out / "model.tflite",
+    ):
+        output = run("evaluate", *data, f"--model={model}")
+        assert f"accuracy {accuracy:.4f} on 30 test images" in output
+
+
+def test_mixed_precision_and_export(folder, data, teacher):
+    path = folder / "half"
+    run(
+        "distill",
+        *data,
+        f"--teacher={teacher}",
+        "--student=resnet_small",
+        "--epochs=1",
+        PREPARATION,
+        "--precision=mixed_bfloat16",
+        f"--run={path}",
+    )
+    output = run("export", *data, f"--model={path}", f"--out={path}/exported")
+    assert output.count("agrees with the Keras model") == 2
+
+
+def test_arguments_of_the_method_and_sensing_points(folder, data, teacher):
+    path = folder / "arguments"
+    run(
+        "distill",
+        *data,
+        f"--teacher={teacher}",
+        "--student=resnet_small",
+        "--epochs=1",
+        "--set=preparation_epochs=1",
+        "--set=logit_activation=linear",
+        "--set=clipping=null",
+        "--set=reduction=mean",
+        "--sensing_points=stage2:stage2_pool,stage3",
+        f"--run={path}",
+    )
+    mhan = keras.saving.load_model(path / "mhan.keras")
+    assert mhan.sizes == [32, 64]
+
+
+WRONG = {
+    "model": (
+        "train",
+        ["--model=resnet_smal"],
+        "must be one of vgg16.*Did you mean 'resnet_small'",
+    ),
+    "method": (
+        "distill",
+        ["--teacher=TEACHER", "--student=resnet_small", "--method=mhdg"],
+        "`method` must be one of .*mhgd",
+    ),
+    "argument of the method": (
+        "distill",
+        ["--teacher=TEACHER", "--student=resnet_small", "--set=heads=2"],
+        "--set must name an argument of mhgd: .*num_heads.*Received: heads",
+    ),
+    "teacher": (
+        "distill",
+        ["--teacher=nowhere.keras", "--student=resnet_small"],
+        "There is no nowhere.keras",
+    ),
+    "corrupt teacher": (
+        "distill",
+        ["--teacher=CORRUPT", "--student=resnet_small"],
+        "must be a Keras model in the .keras format",
+    ),
+    "sensing point": (
+        "distill",
+        [
+            "--teacher=TEACHER",
+            "--student=resnet_small",
+            "--sensing_points=stage1,stage33",
+        ],
+        "must be a layer of 'resnet_small'.*Received: 'stage33'.*'stage3'",
+    ),
+    "epochs": ("train", ["--model=resnet_small", "--epochs=0"], "1 or more"),
+    "batch": ("train", ["--model=resnet_small", "--batch_size=-1"], "1 or m"),
+    "rate": (
+        "train",
+        ["--model=resnet_small", "--learning_rate=0"],
+        "--learning_rate must be positive",
+    ),
+    "folder": (
+        "train",
+        ["--model=resnet_small", "--run=/proc/nowhere/run"],
+        "folder must be writable",
+    ),
+    "data set": (
+        "train",
+        ["--model=resnet_small", "--dataset=glyps!"],
+        "Did you mean 'glyphs'",
+    ),
+    "missing data set": (
+        "train",
+        ["--model=resnet_small", "--dataset=cifar100", "--data_dir=EMPTY"],
+        "must be prepared before it is read.*--download",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_input_is_told(folder, data, teacher, what):
+    program, arguments, message = WRONG[what]
+    corrupt = folder / "corrupt.keras"
+    corrupt.write_bytes(b"PK not a zip")
+    places = {"TEACHER": teacher, "CORRUPT": corrupt, "EMPTY": folder / "empty"}
+    for name, path in places.items():
+        arguments = [a.replace(f"={name}", f"={path}") for a in arguments]
+    output = run(
+        program, *data, f"--run={folder}/wrong_{what}", *arguments, fails=True
+    )
+    assert re.search(message, output, re.DOTALL), output
