@@ -10,7 +10,7 @@ demo: $(READY)  ## train alone, distill, compare, export (6 minutes)
 	$(VENV)/bin/python -m training.demo
 
 test: lint  ## lint and all tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 """Sensing points: from layer names to features in one forward pass."""
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -135,8 +136,8 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
         model: A built functional or sequential model of images.
 
     Returns:
-        Layer paths by the factor by which they reduce the input's height,
-        front end first.
+        Layer paths by the factor by which they reduce the input's height (to
+        the nearest power of two), front end first.
 
     Example:
         >>> teacher = keras_mhgd.models.get("vgg_small", (28, 28, 1), 10)
@@ -150,11 +151,15 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
         shape = getattr(_output(parent, layer), "shape", ())
         if height is None or len(shape) != 4 or not shape[1]:
             continue
-        factor = round(height / shape[1])
-        ends[factor] = path
+        ends[shape[1]] = path
         if layer.weights:
-            weighted.add(factor)
-    return {factor: ends[factor] for factor in ends if factor in weighted}
+            weighted.add(shape[1])
+    # The nearest power of two: odd heights are rounded on the way down.
+    return {
+        2 ** round(math.log2(height / each)): path
+        for each, path in ends.items()
+        if each in weighted
+    }
 
 
 def find_layer(model: keras.Model, path: str) -> keras.Layer:

@@ -249,10 +249,18 @@ def test_no_retracing_after_the_first_step(distiller, images):
     x, y = images
     model = distiller()
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    traces = []
+    step = model.train_step
+
+    def traced(data):
+        traces.append(1)  # runs while a step is traced, not when it is run
+        return step(data)
+
+    model.train_step = traced
     model.fit(data, epochs=1, shuffle=False, verbose=0)
-    count = model.train_function.experimental_get_tracing_count()
+    count = len(traces)
     model.fit(data, epochs=3, shuffle=False, verbose=0)
-    assert model.train_function.experimental_get_tracing_count() == count
+    assert 1 <= len(traces) == count <= 2
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

@@ -224,8 +224,8 @@ def test_keras_applications_nested():
     assert list(ends) == [2, 4, 8, 16, 32]
     assert all(path.startswith(f"{inner.name}/") for path in ends.values())
     extractor = FeatureExtractor(model, ends.values())
-    # Keras pads before it strides: 8 x 8 becomes 9 x 9, and so on.
-    assert [shape[1] for shape in extractor.shapes.maps] == [17, 9, 4, 2, 1]
+    # Keras pads before it strides; a padding layer ends no stage.
+    assert [shape[1] for shape in extractor.shapes.maps] == [16, 8, 4, 2, 1]
     x = np.random.default_rng(0).uniform(size=(2, *SHAPE)).astype("float32")
     found = extractor(x)
     np.testing.assert_allclose(found.outputs, model(x), atol=1e-5)
@@ -412,3 +412,18 @@ def test_require_finite(small_net, x, value, compiled):
         match="features of 'net' must be finite.* at layer 'stage2'",
     ):
         run(True)
+
+
+def test_stages_of_odd_sizes_pair():
+    """28 pixels become 14, 7, and 3 (VGG) or 4 (MobileNet)."""
+    student = models.get("mobilenet", (28, 28, 1), 10)
+    teacher = models.get("vgg7", (28, 28, 1), 10)
+    stages = [f"stage{i}" for i in (1, 2, 3, 4)]
+    assert pair(student, teacher) == list(zip(stages, stages, strict=True))
+
+
+@pytest.mark.parametrize("name", ["vgg7", "wrn_10_4"])
+def test_a_pool_before_the_first_stage_makes_no_stage(name):
+    model = models.get(name, (64, 64, 3), 10)
+    ends = stage_ends(model)
+    assert list(ends.values()) == [f"stage{i + 1}" for i in range(len(ends))]

@@ -14,6 +14,7 @@ from keras_mhgd.graph import MHAN, MHANTrainer, student_vector, teacher_vector
 from keras_mhgd.methods.method import Method
 
 _ACTIVATIONS = {"tanh": tf.tanh, "linear": tf.identity}
+_REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
 
 
 def graph_divergence(
@@ -36,9 +37,13 @@ def graph_divergence(
 
     Returns:
         Scalar >= 0, of the logits' dtype; 0 where the graphs are equal.
+
+    Raises:
+        ValueError: If `activation` or `reduction` is unknown.
     """
-    reduce = tf.reduce_sum if reduction == "sum" else tf.reduce_mean
-    bound = _ACTIVATIONS[activation]
+    _require_known("activation", activation, _ACTIVATIONS)
+    _require_known("reduction", reduction, _REDUCTIONS)
+    bound, reduce = _ACTIVATIONS[activation], _REDUCTIONS[reduction]
     losses = []
     for student, teacher in zip(student_logits, teacher_logits, strict=True):
         # Logarithms come from log_softmax: no log of a vanishing graph.
@@ -130,10 +135,8 @@ class MHGD(Method):
                 "`preparation_learning_rate` must be positive. "
                 f"Received: {preparation_learning_rate}."
             )
-        if logit_activation not in _ACTIVATIONS:
-            raise unknown("logit_activation", logit_activation, _ACTIVATIONS)
-        if reduction not in ("sum", "mean"):
-            raise unknown("reduction", reduction, ["sum", "mean"])
+        _require_known("logit_activation", logit_activation, _ACTIVATIONS)
+        _require_known("reduction", reduction, _REDUCTIONS)
         if mhan is not None and not isinstance(mhan, MHAN):
             raise TypeError(
                 "`mhan` must be a keras_mhgd.graph.MHAN. "
@@ -221,7 +224,8 @@ class MHGD(Method):
         return {"mhgd": self.weight * loss}
 
     def get_config(self):
-        mhan = self.mhan if self._mhan_given else None
+        # No MHAN: `build` makes one like it, and its weights are saved and
+        # loaded as all weights are.
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
@@ -232,10 +236,9 @@ class MHGD(Method):
             "reduction": self.reduction,
             "clipping": self.clipping,
             "clip_bound": self.clip_bound,
-            "mhan": keras.saving.serialize_keras_object(mhan),
         }
 
-    @classmethod
-    def from_config(cls, config):
-        mhan = keras.saving.deserialize_keras_object(config.get("mhan"))
-        return cls(**{**config, "mhan": mhan})
+
+def _require_known(name: str, value: str, valid: dict) -> None:
+    if value not in valid:
+        raise unknown(name, value, valid)

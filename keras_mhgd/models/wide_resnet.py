@@ -30,7 +30,7 @@ def wide_resnet(
         num_classes: Number of logits.
         depth: `6 n + 4` with n >= 1 blocks a stage.
         width: Multiplier of the stages' widths, >= 1.
-        stem_pooling: Whether a 2x2 max-pool comes before the first stage.
+        stem_pooling: Whether a 2x2 max-pool comes before the stem.
         weight_decay: See `keras_mhgd.models.get`.
         name: Name of the model.
 
@@ -52,10 +52,10 @@ def wide_resnet(
         )
     num_blocks = (depth - 4) // 6
     build = Builder(weight_decay)
-    inputs = keras.Input(input_shape, name="image")
-    x = build.conv(16, name="stem")(inputs)
+    inputs = x = keras.Input(input_shape, name="image")
     if stem_pooling:
         x = layers.MaxPooling2D(name="stem_pool")(x)
+    x = build.conv(16, name="stem")(x)
     for stage in (1, 2, 3):
         filters = 16 * width * 2 ** (stage - 1)
         for block in range(1, num_blocks + 1):

@@ -208,12 +208,13 @@ def test_config_round_trip_of_every_argument():
     assert isinstance(found.gradient_rule, gradients.PublishedFormula)
 
 
-def test_a_configuration_can_be_used_twice():
-    mhan = MHAN([4, 5], num_heads=3, scale_logits=True, seed=1)
+def test_a_configuration_makes_an_mhan_alike_but_untrained():
+    mhan = MHAN([4, 5], num_heads=3, scale_logits=True)
     config = keras.saving.serialize_keras_object(MHGD(mhan=mhan))
-    for _ in range(2):
-        found = methods.get(config)
+    for _ in range(2):  # using a configuration leaves it as it is
+        found = built(methods.get(config), [(4,), (5,)])
         assert found.mhan.get_config() == mhan.get_config()
+        assert not found.prepared
 
 
 @pytest.mark.parametrize(
@@ -250,6 +251,13 @@ def features(seed=0, batch=BATCH, shapes=SHAPES, dtype="float32", value=None):
     ]
     outputs = tf.zeros((batch, 3))
     return Features(outputs, [tf.cast(each, dtype) for each in maps])
+
+
+@pytest.mark.parametrize("name", ["activation", "reduction"])
+def test_divergence_refuses_unknown_names(name):
+    graph = [tf.zeros((1, 2, 2))]
+    with pytest.raises(ValueError, match=f"`{name}` must be one of .*='max'"):
+        graph_divergence(graph, graph, **{name: "max"})
 
 
 def built(method=None, shapes=SHAPES, seed=1):
