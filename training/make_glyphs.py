@@ -58,7 +58,8 @@ def find_families(folder: Path = _FONTS) -> dict[str, list[Path]]:
 
 def _is_usable(path: Path) -> bool:
     try:
-        covered = TTFont(path, lazy=True, fontNumber=0).getBestCmap() or {}
+        with path.open("rb") as file:
+            covered = TTFont(file, lazy=True, fontNumber=0).getBestCmap() or {}
         if any(ord(character) not in covered for character in CHARACTERS):
             return False
         font = ImageFont.truetype(str(path), 40)

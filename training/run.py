@@ -47,8 +47,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """The content of `result.json`, or `None` before the run's end."""
-        path = self.directory / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_result(self.directory)
 
     def fit(
         self,
@@ -165,6 +164,12 @@ class Recorder(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.directory / "metrics.csv", text.getvalue())
+
+
+def read_result(directory: str | os.PathLike) -> dict[str, Any] | None:
+    """Reads the `result.json` of a run; `None` before the run's end."""
+    path = pathlib.Path(directory, "result.json")
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:

@@ -328,3 +328,21 @@ def test_wrong_input_is_told(folder, data, teacher, what):
         program, *data, f"--run={folder}/wrong_{what}", *arguments, fails=True
     )
     assert re.search(message, output, re.DOTALL), output
+
+
+def test_demo(folder):
+    """The demo, with less of everything."""
+    arguments = [
+        "--subset=200",
+        "--epochs=1",
+        "--preparation_epochs=1",
+        f"--run={folder}/demo",
+        f"--out={folder}/demo_export",
+    ]
+    output = run("demo", *arguments)
+    assert "| MHGD, gain |" in output
+    assert "Teacher: 84.84" in output
+    assert output.count("of 5000 test images") == 2
+    assert (folder / "demo" / "result.png").stat().st_size > 10_000
+    assert (folder / "demo_export" / "model.tflite").exists()
+    assert "| MHGD, gain |" in (folder / "demo" / "table.md").read_text()
