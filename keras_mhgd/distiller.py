@@ -292,17 +292,22 @@ def _require_same_task(student: keras.Model, teacher: keras.Model) -> None:
 
 def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     """Checks class numbers in the graph: on GPU they would become NaN."""
-    num_classes = outputs.shape[-1]
-    if not y.dtype.is_integer or y.shape.rank == 2 and y.shape[1] != 1:
+    if not tf.is_tensor(y) or not y.dtype.is_integer:
         return y
-    valid = tf.reduce_all((y >= 0) & (y < num_classes))
-    message = (
-        f"Labels must be class numbers from 0 to {num_classes - 1}. "
-        "Received labels in the range:"
-    )
+    if y.shape.rank == 2 and y.shape[1] != 1:  # one-hot
+        return y
+    num_classes = outputs.shape[-1]
+    labels = tf.cast(y, tf.int64)
     check = tf.debugging.Assert(
-        valid, [message, tf.reduce_min(y), tf.reduce_max(y)]
+        tf.reduce_all((labels >= 0) & (labels < num_classes)),
+        [
+            f"Labels must be class numbers from 0 to {num_classes - 1}. "
+            "Received labels in the range:",
+            tf.reduce_min(labels),
+            tf.reduce_max(labels),
+        ],
     )
+    # Run eagerly, the check has raised already and gives no operation.
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(y)
 

@@ -440,12 +440,15 @@ def test_refuses_networks_without_a_graph(small_net):
         keras_mhgd.Distiller("resnet", small_net())
 
 
-@pytest.mark.parametrize("label", [-1, 3])
-def test_labels_out_of_range(distiller, images, label):
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize(
+    ("label", "dtype"), [(-1, "int64"), (3, "int32"), (255, "uint8")]
+)
+def test_labels_out_of_range(distiller, images, label, dtype, eagerly):
     x, y = images
-    y = y.copy()
+    y = y.astype(dtype)
     y[5] = label
-    model = distiller()
+    model = distiller(Plain(), run_eagerly=eagerly)
     with pytest.raises(
         tf.errors.InvalidArgumentError, match="class numbers from 0 to 2"
     ):
