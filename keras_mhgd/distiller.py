@@ -62,6 +62,12 @@ class Distiller(keras.Model):
     ):
         super().__init__(name=name, **kwargs)
         method = methods.get(method)
+        if method.built:
+            raise ValueError(
+                "`method` must not belong to another distiller. Received: "
+                f"{method!r}, which does. Make a new one; what it learnt from "
+                "the teacher can be passed on, as in MHGD(mhan=method.mhan)."
+            )
         points = pair(student, teacher, sensing_points)
         _require_same_task(student, teacher)
         self.student = student
@@ -74,10 +80,9 @@ class Distiller(keras.Model):
         self._teacher_features = FeatureExtractor(
             teacher, [point for _, point in points], require_finite=True
         )
-        if not method.built:
-            method.build(
-                self._student_features.shapes, self._teacher_features.shapes
-            )
+        method.build(
+            self._student_features.shapes, self._teacher_features.shapes
+        )
         self.supports_jit = method.supports_jit
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [keras.metrics.Mean(name=term) for term in method.terms]

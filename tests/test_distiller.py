@@ -430,6 +430,12 @@ def test_refuses_an_mhan_of_other_sensing_points(small_net):
         )
 
 
+def test_refuses_the_method_of_another_distiller(small_net, distiller):
+    model = distiller()
+    with pytest.raises(ValueError, match="must not belong to another distille"):
+        keras_mhgd.Distiller(model.student, model.teacher, model.method)
+
+
 def test_refuses_networks_without_a_graph(small_net):
     class Subclassed(keras.Model):
         pass
