@@ -25,7 +25,6 @@ options.define_positive("trials", 1, "Seeds, from 0.")
 options.define_positive("epochs", 40, "Passes over the training images.")
 options.define_positive("preparation_epochs", 30, "Epochs of MHAN.")
 options.define_positive("subset", 2000, "Training images, of 20 000.")
-flags.DEFINE_float("weight_decay", 1e-4, "Of the students, both ways.")
 flags.DEFINE_boolean(
     "published", False, "Also MHGD with the published settings throughout."
 )
@@ -95,7 +94,7 @@ def _folder(way: str, seed: int) -> pathlib.Path:
 def _train(way: str, arguments: tuple[str, ...], seed: int) -> None:
     program, *own = arguments
     if program == "distill":
-        own.append(f"--set=preparation_epochs={FLAGS.preparation_epochs}")
+        own.insert(0, f"--set=preparation_epochs={FLAGS.preparation_epochs}")
     command = [
         "-m",
         f"training.{program}",
@@ -105,7 +104,6 @@ def _train(way: str, arguments: tuple[str, ...], seed: int) -> None:
         "--batch_size=64",
         f"--epochs={FLAGS.epochs}",
         "--schedule=cosine",
-        f"--weight_decay={FLAGS.weight_decay}",
         f"--seed={seed}",
         f"--run={_folder(way, seed)}",
     ]

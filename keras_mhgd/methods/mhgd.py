@@ -73,7 +73,8 @@ class MHGD(Method):
         logit_activation: `"tanh"` before the softmax (the published code) or
             `"linear"` (the published formula).
         scale_logits: Whether logits are divided by the square root of a
-            head's width, in MHAN's training and in the transfer.
+            head's width, in MHAN's training and in the transfer. The paper's
+            are not; the demo's are.
         reduction: `"sum"` over heads and rows (published) or `"mean"`.
         clipping: How the gradient joins the task's: `"per_variable"`
             (published code), `"formula"` (published formula) or `None`. See
