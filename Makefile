@@ -21,7 +21,7 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 
 table: $(READY)  ## the table of README.md: five seeds (half an hour)
-	$(VENV)/bin/python -m training.demo --trials=5 --published --run=runs/table
+	$(VENV)/bin/python -m training.demo --trials=5 --run=runs/table
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,7 +1,7 @@
 """The whole way on embedded data: train, distill, compare, export, reload.
 
 python -m training.demo
-python -m training.demo --trials=5 --published --run=runs/table
+python -m training.demo --trials=5 --run=runs/table
 
 A trained `vgg_small` teaches a `resnet_small` 2 000 glyphs; the same student
 learns alone, with the same budget and seed. MHGD differs from the published
