@@ -68,7 +68,7 @@ def test_readme(tmp_path, monkeypatch):
         "epochs=40": "epochs=1",
         'method="mhgd"': "method=keras_mhgd.methods.MHGD(preparation_epochs=1)",
         '"saved_models/teachers': f'"{ROOT}/saved_models/teachers',
-        'export("saved_models/student")': 'export("student", verbose=False)',
+        '"saved_models/student"': '"student", verbose=False',
     }.items():
         assert old in code
         code = code.replace(old, new)
