@@ -6,7 +6,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo test lint format table clean
 
-demo: $(READY)  ## train alone, distill, compare, export (6 minutes)
+demo: $(READY)  ## train alone, distill, compare, export (7 minutes)
 	$(VENV)/bin/python -m training.demo
 
 test: lint  ## lint and all tests
