@@ -55,20 +55,11 @@ def main(argv) -> None:
     teacher = load_network(FLAGS.teacher)
     options.start()
     dataset = options.load_data()
-    student = keras_mhgd.models.get(
-        FLAGS.student,
-        dataset.input_shape,
-        dataset.num_classes,
-        weight_decay=FLAGS.weight_decay,
-    )
+    student = options.network(FLAGS.student, dataset)
     distiller = keras_mhgd.Distiller(
         student, teacher, method, sensing_points=_sensing_points()
     )
-    distiller.compile(
-        options.optimizer(dataset.steps_per_epoch(FLAGS.batch_size)),
-        options.loss(),
-        metrics=["accuracy"],
-    )
+    options.compile_model(distiller, dataset)
     run.fit(distiller, student, dataset, distiller.resumable_variables)
     report(run)
 

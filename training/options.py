@@ -113,9 +113,22 @@ def start() -> None:
     keras.config.set_dtype_policy(FLAGS.precision)
 
 
-def optimizer(steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Makes the published optimizer: SGD with Nesterov momentum 0.9."""
-    steps = FLAGS.epochs * steps_per_epoch
+def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
+    """Builds one of the library's networks for a data set."""
+    return keras_mhgd.models.get(
+        name,
+        dataset.input_shape,
+        dataset.num_classes,
+        weight_decay=FLAGS.weight_decay,
+    )
+
+
+def compile_model(model: keras.Model, dataset: keras_mhgd.data.Dataset) -> None:
+    """Compiles a model for cross-entropy with the published optimizer.
+
+    That is SGD with Nesterov momentum 0.9, at the rate of the flags' schedule.
+    """
+    steps = FLAGS.epochs * dataset.steps_per_epoch(FLAGS.batch_size)
     rate = FLAGS.learning_rate
     if FLAGS.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
@@ -124,12 +137,11 @@ def optimizer(steps_per_epoch: int) -> keras.optimizers.Optimizer:
             [round(steps * part) for part in (0.3, 0.6, 0.8)],
             [rate * factor for factor in (1.0, 0.1, 0.01, 0.001)],
         )
-    return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
-
-
-def loss() -> keras.losses.Loss:
-    """Makes the task's loss: cross-entropy of logits and class numbers."""
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(
+        keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
 
 
 def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:

@@ -28,20 +28,11 @@ def main(argv) -> None:
         return
     options.start()
     dataset = options.load_data()
-    network = keras_mhgd.models.get(
-        FLAGS.model,
-        dataset.input_shape,
-        dataset.num_classes,
-        weight_decay=FLAGS.weight_decay,
-    )
+    network = options.network(FLAGS.model, dataset)
     # A shell around the network is compiled, so that the files of the network
     # hold no optimizer.
     model = keras.Model(network.inputs, network.outputs)
-    model.compile(
-        options.optimizer(dataset.steps_per_epoch(FLAGS.batch_size)),
-        options.loss(),
-        metrics=["accuracy"],
-    )
+    options.compile_model(model, dataset)
     run.fit(model, network, dataset, network.variables)
     report(run)
 
