@@ -106,6 +106,7 @@ def _train(way: str, arguments: tuple[str, ...], seed: int) -> None:
         "--batch_size=64",
         f"--epochs={FLAGS.epochs}",
         "--schedule=cosine",
+        "--validation_freq=5",
         f"--seed={seed}",
         f"--run={_folder(way, seed)}",
     ]

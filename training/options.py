@@ -58,6 +58,11 @@ def define_training() -> None:
         "--weight_decay must be 0 or more.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
+    define_positive(
+        "validation_freq",
+        1,
+        "Epochs from one test to the next; the last epoch is always tested.",
+    )
     flags.DEFINE_enum(
         "precision",
         "float32",
@@ -90,7 +95,7 @@ def configuration(*names: str, **extra: Any) -> dict[str, Any]:
     """
     shared = (
         "dataset data_dir subset batch_size epochs learning_rate schedule "
-        "weight_decay seed precision"
+        "weight_decay seed validation_freq precision"
     )
     values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
     return json.loads(json.dumps(values | extra))

@@ -5,6 +5,7 @@ import os
 import statistics
 
 from keras_mhgd.files import write_atomically
+from training.run import validated
 
 _COLOURS = ("#7a7a7a", "#1f6fb2", "#c4552d", "#3a8f5b")
 
@@ -31,14 +32,15 @@ def comparison(
     bars = {"teacher": ([100 * teacher], "#222222")}
     for (name, runs), colour in zip(curves.items(), _COLOURS, strict=False):
         for index, rows in enumerate(runs):
+            epochs, accuracies = zip(*validated(rows), strict=True)
             over_epochs.plot(
-                [row["epoch"] for row in rows],
-                [100 * row["val_accuracy"] for row in rows],
+                epochs,
+                [100 * accuracy for accuracy in accuracies],
                 color=colour,
                 linewidth=1.4,
                 label=name if index == 0 else None,
             )
-        finals = [100 * rows[-1]["val_accuracy"] for rows in runs]
+        finals = [100 * validated(rows)[-1][1] for rows in runs]
         bars[name] = (finals, colour)
     over_epochs.axhline(
         100 * teacher, color="#222222", linestyle="--", label="teacher"

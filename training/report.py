@@ -71,13 +71,14 @@ def _curves(rows: list[dict[str, float]]) -> str:
 
     figure = matplotlib.figure.Figure(figsize=(8, 6), layout="constrained")
     losses, accuracies = figure.subplots(2, 1, sharex=True)
-    for name in rows[0]:
+    for name in rows[-1]:
         if name in ("epoch", "learning_rate", "seconds"):
             continue
         axes = accuracies if "accuracy" in name else losses
+        measured = [row for row in rows if name in row]
         axes.plot(
-            [row["epoch"] for row in rows],
-            [row[name] for row in rows],
+            [row["epoch"] for row in measured],
+            [row[name] for row in measured],
             label=name,
         )
     losses.set(ylabel="loss", yscale="log")

@@ -72,7 +72,8 @@ class Run:
             [*variables, *model.optimizer.variables],
         )
         initial_epoch = checkpoint.restore()
-        batch_size = self.config["batch_size"]
+        batch_size, epochs = self.config["batch_size"], self.config["epochs"]
+        every = self.config["validation_freq"]
         data = {
             "x": dataset.train(batch_size, self.config["seed"], initial_epoch),
             "steps_per_epoch": dataset.steps_per_epoch(batch_size),
@@ -92,7 +93,8 @@ class Run:
         model.fit(
             **data,
             validation_data=dataset.test(batch_size=500),
-            epochs=self.config["epochs"],
+            validation_freq=[*range(every, epochs, every), epochs],
+            epochs=epochs,
             initial_epoch=initial_epoch,
             callbacks=[
                 recorder,
@@ -106,7 +108,7 @@ class Run:
         self._finish(student, recorder.rows)
 
     def _finish(self, student, rows) -> None:
-        accuracies = [row["val_accuracy"] for row in rows]
+        accuracies = [accuracy for _, accuracy in validated(rows)]
         result = {
             "accuracy": accuracies[-1],
             "best_accuracy": max(accuracies),
@@ -149,8 +151,8 @@ class Recorder(keras.callbacks.Callback):
         self._begin = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
-        best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
-        if logs["val_accuracy"] > best:
+        best = max((value for _, value in validated(self.rows)), default=-1.0)
+        if logs.get("val_accuracy", -1.0) > best:
             save_network(self.student, self.directory / "best.keras")
         rate = float(self.model.optimizer.learning_rate)
         seconds = round(time.monotonic() - self._begin, 3)
@@ -160,7 +162,8 @@ class Recorder(keras.callbacks.Callback):
             | {"learning_rate": rate, "seconds": seconds}
         )
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.rows[0], lineterminator="\n")
+        names = {name: None for row in self.rows for name in row}
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.directory / "metrics.csv", text.getvalue())
@@ -173,13 +176,22 @@ def read_result(directory: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """Reads a `metrics.csv`: one dict an epoch."""
+    """Reads a `metrics.csv`: one dict an epoch, without what is empty."""
     with open(path, newline="") as file:
         return [
-            {name: float(value) for name, value in row.items()}
+            {name: float(value) for name, value in row.items() if value}
             | {"epoch": int(row["epoch"])}
             for row in csv.DictReader(file)
         ]
+
+
+def validated(rows: list[dict[str, float]]) -> list[tuple[int, float]]:
+    """Lists (epoch, test accuracy) of the epochs after which it was tested."""
+    return [
+        (row["epoch"], row["val_accuracy"])
+        for row in rows
+        if "val_accuracy" in row
+    ]
 
 
 def save_network(network: keras.Model, path: pathlib.Path) -> None:

@@ -197,6 +197,17 @@ def test_a_plain_training_resumes_too(folder, data, teacher):
     assert_same_run(path, teacher)
 
 
+def test_tests_after_some_epochs_only(folder, data):
+    path = folder / "seldom"
+    flags = ["--model=resnet_small", "--epochs=3", "--validation_freq=2"]
+    run("train", *data, *flags, f"--run={path}")
+    accuracies = [row["val_accuracy"] for row in read_rows(path)]
+    assert accuracies[0] == ""
+    result = json.loads((path / "result.json").read_text())
+    assert result["accuracy"] == float(accuracies[2])
+    assert result["best_accuracy"] == max(map(float, accuracies[1:]))
+
+
 def test_the_seed_changes_the_run(folder, data, teacher):
     path = folder / "other_seed"
     run("train", *data, *TEACHER, "--seed=1", f"--run={path}")

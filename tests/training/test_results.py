@@ -6,8 +6,10 @@ from training import pictures, report, results
 
 
 def rows(*accuracies):
+    """Rows of epochs; `None` where the network wasn't tested."""
     return [
-        {"epoch": i, "loss": 2.0 / i, "val_accuracy": accuracy}
+        {"epoch": i, "loss": 2.0 / i}
+        | ({} if accuracy is None else {"val_accuracy": accuracy})
         for i, accuracy in enumerate(accuracies, start=1)
     ]
 
@@ -40,7 +42,10 @@ def test_measure():
 
 def test_comparison_is_a_picture(tmp_path):
     path = tmp_path / "result.png"
-    curves = {"alone": [rows(0.1, 0.5)] * 2, "MHGD": [rows(0.2, 0.6)] * 2}
+    curves = {
+        "alone": [rows(0.1, 0.5)] * 2,
+        "MHGD": [rows(None, 0.2, 0.6)] * 2,
+    }
     pictures.comparison(path, curves, 0.8, "title")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [path]
@@ -55,7 +60,7 @@ def test_report_is_one_page_and_escapes():
         "seconds": 90.0,
         "configuration": {"dataset": "<script>"},
     }
-    page = report.page("a & b", result, rows(0.25, 0.5))
+    page = report.page("a & b", result, rows(0.25, None, 0.5))
     for part in ("a &amp; b", "50.00 %", "62.50 %", "12,345", "<svg"):
         assert part in page
     assert "&lt;script&gt;" in page
