@@ -5,10 +5,10 @@ python -m training.demo --trials=5 --run=runs/table
 
 A trained `vgg_small` teaches a `resnet_small` 2 000 glyphs; the same student
 learns alone, with the same budget and seed. MHGD differs from the published
-settings in two: attention logits are divided by the square root of a head's
-width, and there are 32 heads. On so few images the heads hardly train; eight
-of them leave it open how the student's features are turned, and some seeds
-then gain little.
+settings in three: the networks' logits are a fourth sensing point, attention
+logits are divided by the square root of a head's width, and there are 32
+heads. On so few images the heads hardly train; eight of them leave it open
+how the student's features are turned, and some seeds then gain little.
 """
 
 import pathlib
@@ -44,7 +44,12 @@ DISTILL = (
 # For each way of training: the program and its own arguments.
 WAYS = {
     "alone": ("train", "--model=resnet_small"),
-    "MHGD": (*DISTILL, "--set=scale_logits=true", "--set=num_heads=32"),
+    "MHGD": (
+        *DISTILL,
+        "--sensing_points=stage1,stage2,stage3,logits",
+        "--set=scale_logits=true",
+        "--set=num_heads=32",
+    ),
 }
 PUBLISHED = {"MHGD as published": DISTILL}
 
