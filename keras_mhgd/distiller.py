@@ -1,5 +1,7 @@
 """The model that trains a student from a frozen teacher."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -25,10 +27,12 @@ class Distiller(keras.Model):
             scores.
         teacher: Trained network with the same input and classes. It runs in
             inference mode; its `trainable` flag is left as it is.
-        method: A name of `keras_mhgd.methods.names()` or a `Method`.
+        method: A name of `keras_mhgd.methods.names()`, a `Method`, or
+            several: a list, or names joined by `+`.
         sensing_points: Where features are read: `None` finds and pairs the
             stage ends; or layer names, or (student layer, teacher layer)
-            pairs, front end first. See `keras_mhgd.features.pair`.
+            pairs, front end first. See `keras_mhgd.features.pair`. A method
+            that reads no maps leaves them unused.
         name: Name of the model.
 
     Raises:
@@ -55,7 +59,7 @@ class Distiller(keras.Model):
         self,
         student: keras.Model,
         teacher: keras.Model,
-        method: str | methods.Method = "mhgd",
+        method: str | methods.Method | Sequence[str | methods.Method] = "mhgd",
         sensing_points: SensingPoints = None,
         name: str = "distiller",
         **kwargs,
@@ -68,17 +72,22 @@ class Distiller(keras.Model):
                 f"{method!r}, which does. Make a new one; what it learnt from "
                 "the teacher can be passed on, as in MHGD(mhan=method.mhan)."
             )
-        points = pair(student, teacher, sensing_points)
         _require_same_task(student, teacher)
+        points = []
+        if "maps" in method.needs:
+            points = pair(student, teacher, sensing_points, method.min_points)
         self.student = student
         self.teacher = teacher
         self.method = method
         self.sensing_points = tuple(points)
         self._student_features = FeatureExtractor(
-            student, [point for point, _ in points]
+            student, [point for point, _ in points], method.needs
         )
         self._teacher_features = FeatureExtractor(
-            teacher, [point for _, point in points], require_finite=True
+            teacher,
+            [point for _, point in points],
+            method.needs,
+            require_finite=True,
         )
         method.build(
             self._student_features.shapes, self._teacher_features.shapes
@@ -228,10 +237,15 @@ class Distiller(keras.Model):
             student = self._student_features(x, training=True)
             y = _require_valid_labels(y, student.outputs)
             terms = self.method(student, teacher, y)
+            task_loss = self._compile_loss(y, student.outputs, sample_weight)
+            limited = self.method.limited_terms
             losses = Losses(
-                task=self._compile_loss(y, student.outputs, sample_weight),
+                task=_total(
+                    [task_loss]
+                    + [terms[name] for name in terms if name not in limited]
+                ),
                 regularization=_total(self.losses),
-                transfer=_total(terms.values()),
+                transfer=_total([terms[name] for name in limited]),
             )
             scaled = Losses(*map(self.optimizer.scale_loss, losses))
         gradients = rule(tape, scaled, self.trainable_variables, self._epoch)
@@ -239,7 +253,7 @@ class Distiller(keras.Model):
 
         batch_size = tf.shape(student.outputs)[0]
         self._loss_tracker.update_state(sum(losses), batch_size)
-        self._task_loss.update_state(losses.task, batch_size)
+        self._task_loss.update_state(task_loss, batch_size)
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
         return self.compute_metrics(x, y, student.outputs, sample_weight)

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import keras
@@ -19,10 +19,16 @@ class Features(NamedTuple):
         maps: The output of each sensing point, front end first: feature maps
             `(batch, height, width, D)`, sequences `(batch, length, D)` or
             vectors `(batch, D)`.
+        logits: What the final softmax or sigmoid gets, or the predictions of
+            a network without one; `None` unless asked for.
+        embedding: What the classifier, the last layer with weights, gets:
+            `(batch, D)`; `None` unless asked for.
     """
 
     outputs: tf.Tensor
     maps: list[tf.Tensor]
+    logits: tf.Tensor | None = None
+    embedding: tf.Tensor | None = None
 
 
 class FeatureExtractor:
@@ -35,19 +41,22 @@ class FeatureExtractor:
         model: A built functional or sequential `keras.Model` with one output.
         points: Layers by name, or by path inside nested models, such as
             `"backbone/block3_out"`.
+        needs: Any of `"logits"` and `"embedding"`: see `Features`.
         require_finite: Whether a feature that is NaN or infinite raises
             `tf.errors.InvalidArgumentError`, naming its layer. Meant for
             frozen networks, whose features nothing in training can mend.
 
     Raises:
         TypeError: If `model` is neither functional nor sequential.
-        ValueError: If it has several outputs, or there is no such layer.
+        ValueError: If it has several outputs, if there is no such layer, or
+            if its logits or embedding are needed and can't be told.
     """
 
     def __init__(
         self,
         model: keras.Model,
         points: Sequence[str],
+        needs: Collection[str] = (),
         require_finite: bool = False,
     ):
         require_graph(model)
@@ -55,9 +64,12 @@ class FeatureExtractor:
         self.require_finite = require_finite
         self._name = model.name
         self._model = _with_features(model, self.points)
+        if "logits" in needs or "embedding" in needs:
+            self._model = _with_head(self._model, needs, model.name)
         self.shapes = Features(
-            model.output_shape,
-            [tuple(tensor.shape) for tensor in self._model.output["maps"]],
+            **keras.tree.map_structure(
+                lambda tensor: tuple(tensor.shape), self._model.output
+            )
         )
 
     def __call__(self, inputs, training: bool = False) -> Features:
@@ -73,13 +85,14 @@ class FeatureExtractor:
                 )
                 for point, tensor in zip(self.points, maps, strict=True)
             ]
-        return Features(found["outputs"], maps)
+        return Features(**{**found, "maps": maps})
 
 
 def pair(
     student: keras.Model,
     teacher: keras.Model,
     sensing_points: SensingPoints = None,
+    at_least: int = 2,
 ) -> list[tuple[str, str]]:
     """Pairs the sensing points of a student with those of its teacher.
 
@@ -90,12 +103,13 @@ def pair(
             that reduce their input by the same factor; or a list, front end
             first, of layer names that both networks have or of (student
             layer, teacher layer) pairs.
+        at_least: Number of pairs that are needed.
 
     Returns:
-        (student layer, teacher layer) pairs, two or more.
+        (student layer, teacher layer) pairs.
 
     Raises:
-        ValueError: If there are fewer than two, or a layer is not found.
+        ValueError: If there are too few, or a layer is not found.
     """
     if sensing_points is None:
         by_factor = stage_ends(teacher)
@@ -111,10 +125,10 @@ def pair(
             (point, point) if isinstance(point, str) else tuple(point)
             for point in sensing_points
         ]
-    if len(pairs) < 2 or any(len(point) != 2 for point in pairs):
+    if len(pairs) < at_least or any(len(point) != 2 for point in pairs):
         raise ValueError(
-            "`sensing_points` must give two or more layers, front end first: "
-            "an edge of the graph joins two of them. "
+            f"`sensing_points` must give {at_least} or more layers, front end "
+            "first. "
             f"Received: sensing_points={sensing_points!r}, which gives "
             f"{pairs}. Pass layer names or (student layer, teacher layer) "
             f"pairs. Layers of the student: {_names(student)}. Layers of the "
@@ -245,6 +259,73 @@ def _with_features(model: keras.Model, paths: Sequence[str]) -> keras.Model:
         _inputs(again),
         {"outputs": again.outputs[0], "maps": [found[path] for path in paths]},
     )
+
+
+def _with_head(
+    extractor: keras.Model, needs: Collection[str], name: str
+) -> keras.Model:
+    """Adds logits and embedding to what an extractor gives."""
+    found = dict(extractor.output)
+    layer, inputs = _last_call(found["outputs"])
+    if "logits" in needs:
+        found["logits"] = _before_activation(layer, inputs, found["outputs"])
+    if "embedding" in needs:
+        while inputs is not None and not layer.weights:
+            layer, inputs = _last_call(inputs)
+        if inputs is None or len(inputs.shape) != 2:
+            raise ValueError(
+                "A method that reads the embedding must get networks whose "
+                "classifier is a layer of vectors (batch, D) in the outermost "
+                f"graph. Received: {name!r}, where it is not. Choose another "
+                "method, or end the network in a Dense layer."
+            )
+        found["embedding"] = inputs
+    return keras.Model(_inputs(extractor), found)
+
+
+def _before_activation(
+    layer: keras.Layer,
+    inputs: keras.KerasTensor,
+    outputs: keras.KerasTensor,
+) -> keras.KerasTensor:
+    """What the last layer's softmax or sigmoid gets; else its output."""
+    squashing = (keras.activations.softmax, keras.activations.sigmoid)
+    if isinstance(layer, keras.layers.Softmax):
+        return inputs
+    if getattr(layer, "activation", None) not in squashing:
+        return outputs
+    if isinstance(layer, keras.layers.Activation):
+        return inputs
+    if isinstance(layer, keras.layers.Dense):
+        return _Linear(layer)(inputs)
+    raise ValueError(
+        "A method that reads logits must get networks that end in logits, a "
+        "Dense layer, or a softmax or sigmoid of its own. Received: a last "
+        f"layer {layer.name!r} of type {type(layer).__name__} with the "
+        f"activation {layer.activation.__name__!r}. Move the activation to a "
+        "layer of its own."
+    )
+
+
+class _Linear(keras.Layer):
+    """A dense layer without its activation, by the same weights."""
+
+    def __init__(self, dense: keras.layers.Dense):
+        super().__init__(name=f"{dense.name}_linear", dtype=dense.dtype_policy)
+        self._dense = dense
+
+    def call(self, inputs):
+        x = keras.ops.matmul(inputs, self._dense.kernel)
+        return x if self._dense.bias is None else x + self._dense.bias
+
+
+def _last_call(
+    tensor: keras.KerasTensor,
+) -> tuple[keras.Layer, keras.KerasTensor | None]:
+    """The layer that gives a tensor, and its input if it has just one."""
+    layer, node_index, _ = tensor._keras_history
+    inputs = layer._inbound_nodes[node_index].input_tensors
+    return layer, inputs[0] if len(inputs) == 1 else None
 
 
 def _walk(

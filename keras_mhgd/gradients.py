@@ -18,9 +18,10 @@ class Losses(NamedTuple):
     """The three parts of a student's loss, scalars.
 
     Attributes:
-        task: The compiled loss, such as cross-entropy.
+        task: The compiled loss, such as cross-entropy, and the method's terms
+            that the rule doesn't limit.
         regularization: The sum of the student's own `losses`.
-        transfer: The sum of the method's terms.
+        transfer: The sum of the method's terms that the rule limits.
     """
 
     task: tf.Tensor

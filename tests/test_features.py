@@ -140,7 +140,7 @@ def test_one_forward_with_the_models_own_weights(name, x):
     norm.moving_mean.assign(tf.zeros(4))
     inner = layer_of(model, prefix + "conv1")(x)
     with tf.GradientTape() as tape:
-        outputs, maps = extractor(x, training=True)
+        outputs, maps, *_ = extractor(x, training=True)
         loss = tf.reduce_sum(outputs) + sum(map(tf.reduce_sum, maps))
     mean = tf.reduce_mean(inner, (0, 1, 2))
     # Moved once: twice would give 1.99 / 100 of the batch's mean.
@@ -287,8 +287,8 @@ def test_names_and_pairs(small_net, points, expected):
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ([], r"two or more layers.* which gives \[\]"),
-        (["stage1"], "front end first: an edge of the graph joins two of them"),
+        ([], r"2 or more layers.* which gives \[\]"),
+        (["stage1"], "2 or more layers, front end first"),
         (
             "stage1",
             r"Received: sensing_points=\['stage1'\].*'stage2'.*Layers of",
@@ -402,7 +402,7 @@ def test_require_finite(small_net, x, value, compiled):
 
     def run(require_finite):
         extractor = FeatureExtractor(
-            model, ["stage1", "stage2"], require_finite
+            model, ["stage1", "stage2"], require_finite=require_finite
         )
         return (tf.function(extractor) if compiled else extractor)(x)
 
@@ -427,3 +427,80 @@ def test_a_pool_before_the_first_stage_makes_no_stage(name):
     model = models.get(name, (64, 64, 3), 10)
     ends = stage_ends(model)
     assert list(ends.values()) == [f"stage{i + 1}" for i in range(len(ends))]
+
+
+# --- logits and embedding
+
+
+def ending(*layers):
+    """Maps, their average, and the given layers."""
+    inputs = keras.Input((8, 8, 1))
+    outputs = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    outputs = keras.layers.GlobalAveragePooling2D(name="average")(outputs)
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name="net")
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [keras.layers.Dense(3)],
+        lambda: [keras.layers.Dense(3, activation="softmax")],
+        lambda: [keras.layers.Dense(3, activation="softmax", use_bias=False)],
+        lambda: [keras.layers.Dense(3), keras.layers.Softmax()],
+        lambda: [keras.layers.Dense(3), keras.layers.Activation("softmax")],
+        lambda: [keras.layers.Dropout(0.5), keras.layers.Dense(3)],
+    ],
+    ids=["linear", "dense", "no_bias", "layer", "activation", "dropout"],
+)
+def test_logits_and_embedding(layers, x):
+    model = ending(*layers())
+    extractor = FeatureExtractor(model, ["conv"], ["logits", "embedding"])
+    found = extractor(x)
+    np.testing.assert_array_equal(found.outputs, model(x))
+    outputs = found.outputs.numpy()
+    if outputs.sum(-1) == pytest.approx(1.0, rel=1e-5):
+        outputs = np.log(outputs)  # the logits, but for a shift
+        logits = found.logits - np.log(np.exp(found.logits).sum(-1))[:, None]
+        np.testing.assert_allclose(logits, outputs, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(found.logits, outputs)
+    average = found.maps[0].numpy().mean((1, 2))
+    np.testing.assert_allclose(found.embedding, average, rtol=1e-5)
+    assert extractor.shapes.logits == (None, 3)
+    assert extractor.shapes.embedding == (None, 4)
+
+
+def test_logits_share_the_weights_of_a_softmax_layer(x):
+    model = ending(keras.layers.Dense(3, activation="softmax", name="last"))
+    extractor = FeatureExtractor(model, [], ["logits"])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(extractor(x).logits ** 2)
+    kernel = model.get_layer("last").kernel
+    assert np.abs(tape.gradient(loss, kernel.value)).max() > 0
+    before = extractor(x).logits
+    kernel.assign(2 * kernel)
+    np.testing.assert_allclose(extractor(x).logits, 2 * before, rtol=1e-5)
+
+
+def test_logits_and_embedding_around_a_nested_model(x):
+    model = wrapped(backbone())
+    points = ["backbone/front", "backbone/back"]
+    found = FeatureExtractor(model, points, ["logits", "embedding"])(x)
+    np.testing.assert_allclose(
+        found.embedding, found.maps[1].numpy().mean((1, 2)), rtol=1e-5
+    )
+    np.testing.assert_array_equal(found.logits, model(x))
+
+
+def test_refuses_an_embedding_or_logits_that_cannot_be_told():
+    inputs = keras.Input((8, 8, 1))
+    maps = keras.layers.Conv2D(3, 8)(inputs)
+    model = keras.Model(inputs, keras.layers.Flatten()(maps), name="net")
+    with pytest.raises(ValueError, match=r"classifier is a layer .*'net'"):
+        FeatureExtractor(model, [], ["embedding"])
+    maps = keras.layers.EinsumDense("bijc,cd->bd", 3, activation="softmax")
+    model = keras.Model(inputs, maps(inputs), name="net")
+    with pytest.raises(ValueError, match="of type EinsumDense .*'softmax'"):
+        FeatureExtractor(model, [], ["logits"])

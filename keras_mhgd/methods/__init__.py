@@ -1,14 +1,18 @@
 """The methods of distillation, by name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_mhgd.choices import unknown
+from keras_mhgd.methods.combined import Combined
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.mhgd import MHGD, graph_divergence
 
-__all__ = ["MHGD", "Method", "get", "graph_divergence", "names"]
+__all__ = ["Combined", "MHGD", "Method", "get", "graph_divergence", "names"]
+
+Identifier = str | Method | dict[str, Any]
 
 _METHODS = {"mhgd": MHGD}
 
@@ -18,11 +22,13 @@ def names() -> list[str]:
     return list(_METHODS)
 
 
-def get(identifier: str | Method | dict[str, Any]) -> Method:
+def get(identifier: Identifier | Sequence[Identifier]) -> Method:
     """Makes a method from its name or configuration.
 
     Args:
-        identifier: One of `names()`, a `Method`, or a serialized one.
+        identifier: One of `names()`, a `Method`, or a serialized one; or
+            several, as a list or as names joined by `+`, such as
+            `"mhgd+soft_logits"`: a `Combined`.
 
     Returns:
         The method; with the defaults of its class if a name was given.
@@ -35,12 +41,17 @@ def get(identifier: str | Method | dict[str, Any]) -> Method:
         return identifier
     if isinstance(identifier, dict):
         return get(keras.saving.deserialize_keras_object(identifier))
+    if isinstance(identifier, (list, tuple)):
+        return Combined([get(each) for each in identifier])
     if not isinstance(identifier, str):
         raise TypeError(
-            "`method` must be a name, a keras_mhgd.methods.Method or its "
-            f"configuration. Received: {identifier!r} of type "
-            f"{type(identifier).__name__}. Names: {', '.join(names())}."
+            "`method` must be a name, a keras_mhgd.methods.Method, its "
+            "configuration, or a list of these. "
+            f"Received: {identifier!r} of type {type(identifier).__name__}. "
+            f"Names: {', '.join(names())}."
         )
+    if "+" in identifier:
+        return Combined([get(each) for each in identifier.split("+")])
     if identifier not in _METHODS:
         raise unknown("method", identifier, names())
     return _METHODS[identifier]()

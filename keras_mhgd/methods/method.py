@@ -32,6 +32,12 @@ class Method(keras.Layer):
     terms: tuple[str, ...] = ()
     """Names of the loss terms, in the history and the progress bar."""
 
+    needs: tuple[str, ...] = ("maps",)
+    """Which features it reads: `"maps"`, `"logits"`, `"embedding"`."""
+
+    min_points: int = 1
+    """Sensing points that it needs, if it reads maps."""
+
     def __init__(self, weight: float = 1.0, **kwargs):
         if weight < 0:
             raise ValueError(
@@ -40,6 +46,11 @@ class Method(keras.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.weight = weight
         self.gradient_rule = gradients.Sum()
+
+    @property
+    def limited_terms(self) -> tuple[str, ...]:
+        """Terms whose gradient `gradient_rule` weighs against all others."""
+        return self.terms
 
     @property
     def prepared(self) -> bool:

@@ -108,6 +108,7 @@ class MHGD(Method):
     """
 
     terms = ("mhgd",)
+    min_points = 2  # an edge of the graph joins two
 
     def __init__(
         self,

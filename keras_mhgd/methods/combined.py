@@ -1,0 +1,113 @@
+"""Several methods at once."""
+
+from collections.abc import Sequence
+
+import keras
+
+from keras_mhgd import gradients
+from keras_mhgd.methods.method import Method
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class Combined(Method):
+    """Trains the student by several methods together.
+
+    The terms of all are added. If one of them limits its gradient, as MHGD
+    does by clipping, it is limited against the gradient of the task and of
+    all the other methods: it can't drown them.
+
+    Args:
+        methods: Two or more.
+
+    Call arguments:
+        student: `Features` of the student.
+        teacher: `Features` of the teacher.
+        labels: The batch's labels.
+
+    Returns:
+        The terms of all methods.
+
+    Raises:
+        ValueError: If there are fewer than two, if two have a term in common,
+            or if two limit their gradient.
+
+    Example:
+        >>> distiller = keras_mhgd.Distiller(
+        ...     student,
+        ...     teacher,
+        ...     method=[keras_mhgd.methods.MHGD(num_heads=4), "soft_logits"],
+        ... )
+    """
+
+    def __init__(self, methods: Sequence[Method], **kwargs):
+        super().__init__(**kwargs)
+        self.methods = list(methods)
+        self.terms = tuple(
+            term for method in self.methods for term in method.terms
+        )
+        if len(self.methods) < 2 or len(set(self.terms)) < len(self.terms):
+            raise ValueError(
+                "`methods` must be two or more different methods. Received: "
+                f"{[type(method).__name__ for method in self.methods]}."
+            )
+        limiting = [
+            method
+            for method in self.methods
+            if not isinstance(method.gradient_rule, gradients.Sum)
+        ]
+        if len(limiting) > 1:
+            raise ValueError(
+                "`methods` must have at most one that limits its gradient. "
+                f"Received: {[type(method).__name__ for method in limiting]}. "
+                "Pass clipping=None to the others."
+            )
+        if limiting:
+            self.gradient_rule = limiting[0].gradient_rule
+        self._limited = limiting[0].limited_terms if limiting else ()
+        self.needs = tuple(
+            {need: None for method in self.methods for need in method.needs}
+        )
+        self.min_points = max(method.min_points for method in self.methods)
+        self.supports_jit = all(method.supports_jit for method in self.methods)
+
+    @property
+    def limited_terms(self):
+        return self._limited
+
+    @property
+    def prepared(self):
+        return all(method.prepared for method in self.methods)
+
+    def prepare(self, teacher, student, **fit_arguments):
+        for method in self.methods:
+            if not method.prepared:
+                method.prepare(teacher, student, **fit_arguments)
+
+    def artifacts(self):
+        return {
+            name: network
+            for method in self.methods
+            for name, network in method.artifacts().items()
+        }
+
+    def build(self, student, teacher):
+        for method in self.methods:
+            method.build(student, teacher)
+        super().build(student, teacher)
+
+    def call(self, student, teacher, labels):
+        terms = {}
+        for method in self.methods:
+            terms |= method(student, teacher, labels)
+        return terms
+
+    def get_config(self):
+        config = super().get_config()
+        del config["weight"]  # each method has its own
+        methods = map(keras.saving.serialize_keras_object, self.methods)
+        return {**config, "methods": list(methods)}
+
+    @classmethod
+    def from_config(cls, config):
+        methods = map(keras.saving.deserialize_keras_object, config["methods"])
+        return cls(**{**config, "methods": list(methods)})
