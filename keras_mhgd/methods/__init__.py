@@ -6,15 +6,62 @@ from typing import Any
 import keras
 
 from keras_mhgd.choices import unknown
+from keras_mhgd.methods.attention_transfer import AttentionTransfer
 from keras_mhgd.methods.combined import Combined
+from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
+from keras_mhgd.methods.dist import DIST
+from keras_mhgd.methods.dkd import DKD
+from keras_mhgd.methods.fitnet import FitNet
+from keras_mhgd.methods.fsp import FSP
+from keras_mhgd.methods.kd_svd import KDSVD, KDSVDF
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.mhgd import MHGD, graph_divergence
+from keras_mhgd.methods.nst import NST
+from keras_mhgd.methods.pkt import PKT
+from keras_mhgd.methods.rkd import RKD
+from keras_mhgd.methods.similarity_preserving import SimilarityPreserving
+from keras_mhgd.methods.soft_logits import SoftLogits
 
-__all__ = ["Combined", "MHGD", "Method", "get", "graph_divergence", "names"]
+__all__ = [
+    "AttentionTransfer",
+    "Combined",
+    "CorrelationCongruence",
+    "DIST",
+    "DKD",
+    "FSP",
+    "FitNet",
+    "KDSVD",
+    "KDSVDF",
+    "MHGD",
+    "Method",
+    "NST",
+    "PKT",
+    "RKD",
+    "SimilarityPreserving",
+    "SoftLogits",
+    "get",
+    "graph_divergence",
+    "names",
+]
 
 Identifier = str | Method | dict[str, Any]
 
-_METHODS = {"mhgd": MHGD}
+_METHODS = {
+    "mhgd": MHGD,
+    "soft_logits": SoftLogits,
+    "dkd": DKD,
+    "dist": DIST,
+    "fitnet": FitNet,
+    "attention_transfer": AttentionTransfer,
+    "nst": NST,
+    "similarity_preserving": SimilarityPreserving,
+    "fsp": FSP,
+    "kd_svd": KDSVD,
+    "kd_svdf": KDSVDF,
+    "rkd": RKD,
+    "pkt": PKT,
+    "correlation_congruence": CorrelationCongruence,
+}
 
 
 def names() -> list[str]:

@@ -1,0 +1,120 @@
+"""Attention transfer.
+
+S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention: Improving
+the Performance of Convolutional Neural Networks via Attention Transfer",
+ICLR 2017, arXiv:1612.03928.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.methods.maps import (
+    flatten_positions,
+    require_positions,
+    to_one_size,
+    unit,
+)
+from keras_mhgd.methods.method import Method
+
+
+def attention_transfer_loss(
+    student_maps: Sequence[tf.Tensor],
+    teacher_maps: Sequence[tf.Tensor],
+    power: int = 2,
+) -> tf.Tensor:
+    """Computes how far spatial attention maps differ.
+
+    loss = sum over points of mean over samples and positions of
+    (Q^S - Q^T)^2, where Q is the unit vector, over positions, of
+    sum over channels of |F|^power.
+
+    Args:
+        student_maps: One for each point: `(batch, height, width, D)` or
+            `(batch, length, D)`, any float dtype.
+        teacher_maps: The same; channels may differ, and the larger of two
+            sizes is average-pooled to the smaller. No gradient flows into
+            them.
+        power: Exponent of the activations, >= 1.
+
+    Returns:
+        Scalar >= 0, float32 or float64.
+    """
+    losses = []
+    for student, teacher in zip(student_maps, teacher_maps, strict=True):
+        student, teacher = to_one_size(student, tf.stop_gradient(teacher))
+        difference = _attention(student, power) - _attention(teacher, power)
+        losses.append(tf.reduce_mean(tf.square(difference)))
+    return tf.add_n(losses)
+
+
+def _attention(feature: tf.Tensor, power: int) -> tf.Tensor:
+    feature = flatten_positions(feature)
+    # A product of integers has a finite gradient at zero; tf.pow has none.
+    size = feature if power % 2 == 0 else tf.abs(feature)
+    powers = size
+    for _ in range(power - 1):
+        powers = powers * size
+    return unit(tf.reduce_mean(powers, axis=-1))
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class AttentionTransfer(Method):
+    """Matches where in space the channels of a map are active.
+
+    loss = weight sum over points of mean (Q^S - Q^T)^2, Q the unit vector,
+    over positions, of the sum over channels of |F|^power. See
+    `attention_transfer_loss`.
+
+    Args:
+        power: Exponent of the activations, an integer >= 1. The paper's is 2.
+        weight: Multiplier of the loss, >= 0. The paper's is beta / 2 with
+            beta = 1000, divided by batch and positions: hence the mean.
+
+    Call arguments:
+        student: `Features`; all its maps are read: `(batch, height, width,
+            D)` or `(batch, length, D)`.
+        teacher: The same; size and channels may differ.
+        labels: Not used.
+
+    Returns:
+        `{"attention_transfer": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range, or if a point has one
+            position only: its attention would always be 1.
+
+    Example:
+        >>> method = keras_mhgd.methods.AttentionTransfer()
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention:
+        Improving the Performance of Convolutional Neural Networks via
+        Attention Transfer", ICLR 2017, arXiv:1612.03928.
+    """
+
+    terms = ("attention_transfer",)
+    needs = ("maps",)
+    min_points = 1
+
+    def __init__(self, power: int = 2, weight: float = 500.0, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+        if power != int(power) or power < 1:
+            raise ValueError(
+                "`power` must be an integer, 1 or more. "
+                f"Received: power={power}. The paper's is 2."
+            )
+        self.power = int(power)
+
+    def build(self, student, teacher):
+        require_positions(student.maps, teacher.maps, type(self).__name__)
+        super().build(student, teacher)
+
+    def call(self, student, teacher, labels):
+        loss = attention_transfer_loss(student.maps, teacher.maps, self.power)
+        return {"attention_transfer": self.weight * loss}
+
+    def get_config(self):
+        return {**super().get_config(), "power": self.power}

@@ -1,0 +1,144 @@
+"""Knowledge distillation from a stronger teacher.
+
+T. Huang, S. You, F. Wang, C. Qian, C. Xu, NeurIPS 2022, arXiv:2205.10536.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.methods.divergence import require_equal_classes, standardized
+from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.ranges import require_not_negative, require_positive
+from keras_mhgd.methods.targets import student_and_target
+
+
+def correlation_losses(
+    student_logits: tf.Tensor,
+    teacher_logits: tf.Tensor,
+    temperature: float = 1.0,
+    standardize: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes how little the predictions correlate with the teacher's.
+
+    With T the temperature, Y = softmax(logits / T), rho Pearson's correlation,
+    B samples and C classes,
+
+    inter = T^2 (1 - 1/B sum_b rho(Y^S[b, :], Y^T[b, :])),
+    intra = T^2 (1 - 1/C sum_c rho(Y^S[:, c], Y^T[:, c])).
+
+    Where a row or column of either is constant, rho and its gradient are 0:
+    so `intra` is T^2 for a single sample.
+
+    Args:
+        student_logits: `(batch, classes)`.
+        teacher_logits: The same; no gradient flows into them.
+        temperature: T, > 0.
+        standardize: Whether each sample's logits are brought to mean 0 and
+            standard deviation 1 first, in both networks.
+
+    Returns:
+        Two scalars from 0 to 2 T^2: `inter` and `intra`. Both are 0 where the
+        predictions are equal and nowhere constant.
+    """
+    student, teacher = student_and_target(student_logits, teacher_logits)
+    if standardize:
+        student, teacher = standardized(student), standardized(teacher)
+    student = tf.nn.softmax(student / temperature)
+    teacher = tf.nn.softmax(teacher / temperature)
+    inter, intra = (
+        temperature**2
+        * (
+            1
+            # Over both axes: the mean of products is rho, then its mean.
+            - tf.reduce_mean(
+                standardized(student, axis) * standardized(teacher, axis)
+            )
+        )
+        for axis in (1, 0)
+    )
+    return inter, intra
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class DIST(Method):
+    """Correlates predictions with the teacher's, by sample and by class.
+
+    loss = beta inter + gamma intra: Pearson's distance of the predictions of
+    each sample over the classes, and of each class over the batch. See
+    `correlation_losses`.
+
+    Args:
+        beta: Multiplier of the distance between classes of a sample, >= 0.
+        gamma: Multiplier of that between samples of a class, >= 0.
+        temperature: Divides the logits, > 0; its square multiplies the loss,
+            as in the published code (the paper's formula shows none; at the
+            default the two are the same). 4 is common for CIFAR-100.
+        standardize: Whether logits are standardized for each sample first
+            (S. Sun et al., CVPR 2024, arXiv:2403.01427).
+        weight: Multiplier of both terms, >= 0.
+
+    Call arguments:
+        student: `Features` of the student; `logits` are `(batch, classes)`.
+        teacher: `Features` of the teacher, of the same classes.
+        labels: Not used.
+
+    Returns:
+        `{"dist_inter": loss, "dist_intra": loss}`, two scalars.
+
+    Raises:
+        ValueError: If an argument is out of range, or the classes differ.
+
+    Example:
+        >>> method = keras_mhgd.methods.DIST(beta=2.0, gamma=2.0)
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        T. Huang, S. You, F. Wang, C. Qian, C. Xu, "Knowledge Distillation
+        from A Stronger Teacher", NeurIPS 2022, arXiv:2205.10536.
+    """
+
+    terms = ("dist_inter", "dist_intra")
+    needs = ("logits",)
+    min_points = 0
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        temperature: float = 1.0,
+        standardize: bool = False,
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
+        require_not_negative(beta=beta, gamma=gamma)
+        require_positive(temperature=temperature)
+        self.beta = beta
+        self.gamma = gamma
+        self.temperature = temperature
+        self.standardize = standardize
+
+    def build(self, student, teacher):
+        require_equal_classes(student, teacher)
+        super().build(student, teacher)
+
+    def call(self, student, teacher, labels):
+        inter, intra = correlation_losses(
+            student.logits,
+            teacher.logits,
+            temperature=self.temperature,
+            standardize=self.standardize,
+        )
+        return {
+            "dist_inter": self.weight * self.beta * inter,
+            "dist_intra": self.weight * self.gamma * intra,
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "beta": self.beta,
+            "gamma": self.gamma,
+            "temperature": self.temperature,
+            "standardize": self.standardize,
+        }

@@ -1,0 +1,79 @@
+"""Divergence of softened class distributions, and logits standardized."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def standardized(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
+    """Shifts and scales to mean 0 and standard deviation 1 along an axis.
+
+    z = (x - mean) / sigma, with sigma^2 = mean (x - mean)^2: divided by the
+    count, not by the count less one. Where the values are equal up to
+    round-off there is no scale to divide by, and z and its gradient are 0.
+
+    Of logits this is the Z-score of S. Sun et al., "Logit Standardization in
+    Knowledge Distillation", CVPR 2024, arXiv:2403.01427 (algorithm 1 there,
+    before the division by the temperature).
+
+    Args:
+        x: A floating-point tensor.
+        axis: What the mean is taken over.
+
+    Returns:
+        A tensor like `x`.
+    """
+    centred = x - tf.reduce_mean(x, axis, keepdims=True)
+    # The result is the same for every scale of x, so that the largest entry,
+    # a constant for the gradient, can keep the squares in range.
+    size = _largest(centred, axis)
+    round_off = 8 * np.finfo(x.dtype.as_numpy_dtype).eps
+    varies = size > round_off * _largest(x, axis)
+    centred = tf.where(varies, centred / tf.where(varies, size, 1), 0)
+    variance = tf.reduce_mean(centred**2, axis, keepdims=True)
+    return centred * tf.math.rsqrt(tf.where(varies, variance, 1))
+
+
+def softened_divergence(
+    student_logits: tf.Tensor,
+    teacher_logits: tf.Tensor,
+    temperature: float = 1.0,
+) -> tf.Tensor:
+    """Computes the mean divergence of the student's classes from the teacher's.
+
+    mean_b KL(p_T || p_S) = mean_b sum_c p_T (log p_T - log p_S), with
+    p = softmax(logits / temperature).
+
+    Args:
+        student_logits: `(batch, classes)`, floating point.
+        teacher_logits: The same, of the same dtype.
+        temperature: > 0; above 1 it softens the distributions.
+
+    Returns:
+        Scalar >= 0, of the logits' dtype; 0 where the softmax are equal.
+    """
+    log_student = tf.nn.log_softmax(student_logits / temperature)
+    log_teacher = tf.nn.log_softmax(teacher_logits / temperature)
+    difference = tf.exp(log_teacher) * (log_teacher - log_student)
+    return tf.reduce_mean(tf.reduce_sum(difference, axis=-1))
+
+
+def require_equal_classes(student: Any, teacher: Any) -> None:
+    """Raises unless both networks have the same classes, two or more.
+
+    Args:
+        student: Features of shapes: `logits` is `(batch, classes)`.
+        teacher: The same.
+    """
+    counts = [each.logits[-1] for each in (student, teacher)]
+    if counts[0] != counts[1] or counts[0] < 2:
+        raise ValueError(
+            "`logits` must be of the same two or more classes in student and "
+            f"teacher. Received: {counts[0]} and {counts[1]} classes. Give "
+            "both networks one logit for each class."
+        )
+
+
+def _largest(x: tf.Tensor, axis: int) -> tf.Tensor:
+    return tf.stop_gradient(tf.reduce_max(tf.abs(x), axis, keepdims=True))

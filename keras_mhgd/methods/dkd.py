@@ -1,0 +1,180 @@
+"""Decoupled knowledge distillation.
+
+B. Zhao, Q. Cui, R. Song, Y. Qiu, J. Liang, CVPR 2022, arXiv:2203.08679.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.methods.divergence import (
+    require_equal_classes,
+    softened_divergence,
+    standardized,
+)
+from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.ranges import require_not_negative, require_positive
+from keras_mhgd.methods.targets import student_and_target
+
+
+def decoupled_losses(
+    student_logits: tf.Tensor,
+    teacher_logits: tf.Tensor,
+    labels: tf.Tensor,
+    temperature: float = 4.0,
+    standardize: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes the divergences of the target class and of the other classes.
+
+    With T the temperature, p = softmax(logits / T) and y the label,
+
+    target = T^2 mean_b KL(b_T || b_S), b = (p_y, 1 - p_y),
+    non_target = T^2 mean_b KL(q_T || q_S), q = softmax of logits / T over the
+    classes other than y.
+
+    Args:
+        student_logits: `(batch, classes)`, two classes or more.
+        teacher_logits: The same; no gradient flows into them.
+        labels: Class numbers `(batch,)` or `(batch, 1)`, or one-hot
+            `(batch, classes)`, of which the largest entry counts.
+        temperature: T, > 0.
+        standardize: Whether each sample's logits are brought to mean 0 and
+            standard deviation 1 first, in both networks.
+
+    Returns:
+        Two scalars >= 0: `target` and `non_target`. Both are 0 where the
+        softened predictions are equal.
+
+    Raises:
+        ValueError: If the labels have another shape.
+    """
+    student, teacher = student_and_target(student_logits, teacher_logits)
+    if standardize:
+        student, teacher = standardized(student), standardized(teacher)
+    is_target = _is_target(labels, student.shape[-1])
+    student_parts = _decoupled(student / temperature, is_target)
+    teacher_parts = _decoupled(teacher / temperature, is_target)
+    target, non_target = (
+        temperature**2 * softened_divergence(ours, theirs)
+        for ours, theirs in zip(student_parts, teacher_parts, strict=True)
+    )
+    return target, non_target
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class DKD(Method):
+    """Matches target and other classes of the soft predictions apart.
+
+    loss = alpha TCKD + beta NCKD: the divergence of "target or not", and that
+    among the other classes, which plain soft logits weight by how unsure the
+    teacher is. See `decoupled_losses`.
+
+    Args:
+        alpha: Multiplier of the target class's term, >= 0.
+        beta: Multiplier of the other classes' term, >= 0. Published
+            settings go from 0.5 (ImageNet) to 8 (CIFAR-100); the surer the
+            teacher, the larger.
+        temperature: Divides the logits, > 0; its square multiplies the loss.
+        standardize: Whether logits are standardized for each sample first
+            (S. Sun et al., CVPR 2024, arXiv:2403.01427).
+        weight: Multiplier of both terms, >= 0. The published code raises it
+            from 0 to 1 over the first 20 epochs.
+
+    Call arguments:
+        student: `Features` of the student; `logits` are `(batch, classes)`.
+        teacher: `Features` of the teacher, of the same classes.
+        labels: Class numbers `(batch,)` or `(batch, 1)`, or one-hot
+            `(batch, classes)`.
+
+    Returns:
+        `{"dkd_target": loss, "dkd_non_target": loss}`, two scalars.
+
+    Raises:
+        ValueError: If an argument is out of range, the classes differ, or
+            the labels have another shape.
+
+    Example:
+        >>> method = keras_mhgd.methods.DKD(alpha=1.0, beta=8.0)
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        B. Zhao, Q. Cui, R. Song, Y. Qiu, J. Liang, "Decoupled Knowledge
+        Distillation", CVPR 2022, arXiv:2203.08679.
+    """
+
+    terms = ("dkd_target", "dkd_non_target")
+    needs = ("logits",)
+    min_points = 0
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        temperature: float = 4.0,
+        standardize: bool = False,
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
+        require_not_negative(alpha=alpha, beta=beta)
+        require_positive(temperature=temperature)
+        self.alpha = alpha
+        self.beta = beta
+        self.temperature = temperature
+        self.standardize = standardize
+
+    def build(self, student, teacher):
+        require_equal_classes(student, teacher)
+        super().build(student, teacher)
+
+    def call(self, student, teacher, labels):
+        target, non_target = decoupled_losses(
+            student.logits,
+            teacher.logits,
+            labels,
+            temperature=self.temperature,
+            standardize=self.standardize,
+        )
+        return {
+            "dkd_target": self.weight * self.alpha * target,
+            "dkd_non_target": self.weight * self.beta * non_target,
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "temperature": self.temperature,
+            "standardize": self.standardize,
+        }
+
+
+def _is_target(labels: tf.Tensor, classes: int) -> tf.Tensor:
+    """Marks the target class: boolean `(batch, classes)`."""
+    labels = tf.convert_to_tensor(labels)
+    shape = labels.shape
+    if shape.rank == 2 and shape[-1] == classes:
+        labels = tf.argmax(labels, axis=-1)
+    elif shape.rank == 1 or (shape.rank == 2 and shape[-1] == 1):
+        labels = tf.reshape(labels, [-1])
+    else:
+        raise ValueError(
+            "`labels` must be class numbers (batch,) or (batch, 1), or "
+            f"one-hot (batch, {classes}). Received: labels of shape {shape}. "
+            "Change what the data gives, or the networks' number of classes."
+        )
+    return tf.one_hot(
+        tf.cast(labels, tf.int32), classes, on_value=True, off_value=False
+    )
+
+
+def _decoupled(
+    logits: tf.Tensor, is_target: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Splits logits: of "target or another", and of the other classes."""
+    # Half of the lowest number: its softmax is exactly 0, and the difference
+    # of two log-softmax is finite.
+    others = tf.where(is_target, logits.dtype.min / 2, logits)
+    target = tf.reduce_sum(tf.where(is_target, logits, 0), axis=-1)
+    either = tf.stack([target, tf.reduce_logsumexp(others, axis=-1)], axis=-1)
+    return either, others

@@ -1,0 +1,131 @@
+"""FitNets: hints for thin deep nets.
+
+A. Romero, N. Ballas, S. E. Kahou, A. Chassang, C. Gatta, Y. Bengio, ICLR
+2015, arXiv:1412.6550.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.choices import unknown
+from keras_mhgd.methods.maps import common_size, to_one_size
+from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.projection import Projection
+
+_SIDES = ("student", "teacher")
+
+
+def hint_loss(
+    student_maps: Sequence[tf.Tensor], teacher_maps: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """Computes the mean squared difference of maps.
+
+    loss = sum over points of mean (s - t)^2, over samples, positions and
+    channels.
+
+    A trained projection may stand on either side, so the gradient flows into
+    both: pass the teacher's maps through `tf.stop_gradient` before.
+
+    Args:
+        student_maps: One for each point: maps, sequences or vectors, any
+            float dtype.
+        teacher_maps: The same, with the student's channels; the larger of two
+            sizes is average-pooled to the smaller.
+
+    Returns:
+        Scalar >= 0, float32 or float64.
+    """
+    losses = []
+    for student, teacher in zip(student_maps, teacher_maps, strict=True):
+        student, teacher = to_one_size(student, teacher)
+        losses.append(
+            tf.reduce_mean(tf.math.squared_difference(student, teacher))
+        )
+    return tf.add_n(losses)
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class FitNet(Method):
+    """Matches maps directly, through a trained projection if widths differ.
+
+    loss = weight sum over points of mean (r(s) - t)^2, with r a `Projection`
+    to the teacher's channels, trained with the student, or the identity where
+    the channels are equal. See `hint_loss`.
+
+    The paper trains one hint first and the task after; here they train
+    together, at all sensing points.
+
+    Args:
+        project: Whose maps the projection changes: the `"student"`'s (paper)
+            or the `"teacher"`'s, which lets it shrink the target.
+        weight: Multiplier of the loss, >= 0. The paper's hint stands alone
+            and has none.
+
+    Call arguments:
+        student: `Features`; all its maps are read: `(batch, height, width,
+            D)`, `(batch, length, D)` or `(batch, D)`.
+        teacher: The same; size and channels may differ.
+        labels: Not used.
+
+    Returns:
+        `{"fitnet": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range, or if two maps cannot be
+            brought to one size.
+
+    Example:
+        >>> method = keras_mhgd.methods.FitNet()
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        A. Romero, N. Ballas, S. E. Kahou, A. Chassang, C. Gatta, Y. Bengio,
+        "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550.
+    """
+
+    terms = ("fitnet",)
+    needs = ("maps",)
+    min_points = 1
+
+    def __init__(self, project: str = "student", weight: float = 1.0, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+        if project not in _SIDES:
+            raise unknown("project", project, _SIDES)
+        self.project = project
+
+    def build(self, student, teacher):
+        sources, targets = student.maps, teacher.maps
+        if self.project == "teacher":
+            sources, targets = targets, sources
+        self.projections = []
+        for index, (source, target) in enumerate(
+            zip(sources, targets, strict=True)
+        ):
+            common_size(source, target)
+            projection = Projection(
+                target[-1], name=f"projection{index}", dtype=self.dtype_policy
+            )
+            projection.build(source)
+            self.projections.append(projection)
+        super().build(student, teacher)
+
+    def call(self, student, teacher, labels):
+        student_maps = student.maps
+        teacher_maps = [tf.stop_gradient(each) for each in teacher.maps]
+        if self.project == "student":
+            student_maps = self._projected(student_maps)
+        else:
+            teacher_maps = self._projected(teacher_maps)
+        loss = hint_loss(student_maps, teacher_maps)
+        return {"fitnet": self.weight * loss}
+
+    def _projected(self, maps):
+        return [
+            projection(each)
+            for projection, each in zip(self.projections, maps, strict=True)
+        ]
+
+    def get_config(self):
+        return {**super().get_config(), "project": self.project}

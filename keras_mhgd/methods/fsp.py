@@ -1,0 +1,179 @@
+"""A gift from knowledge distillation: flow of the solution procedure.
+
+J. Yim, D. Joo, J. Bae, J. Kim, CVPR 2017.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.choices import unknown
+from keras_mhgd.methods.maps import (
+    common_size,
+    flatten_positions,
+    require_equal_channels,
+    to_one_size,
+)
+from keras_mhgd.methods.method import Method
+
+_POOLINGS = ("max", "average")
+_REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
+
+
+def fsp_matrix(
+    front: tf.Tensor, back: tf.Tensor, pooling: str = "max"
+) -> tf.Tensor:
+    """Computes the flow between two sensing points of one network.
+
+    G_ij = mean over positions of front_i back_j.
+
+    Args:
+        front: Maps `(batch, height, width, D1)`, sequences or vectors.
+        back: Maps `(batch, height, width, D2)` or the same kind; the larger
+            of two sizes is pooled to the smaller.
+        pooling: `"max"` or `"average"`.
+
+    Returns:
+        Matrices `(batch, D1, D2)`, float32 or float64.
+    """
+    front, back = to_one_size(front, back, pooling)
+    front, back = flatten_positions(front), flatten_positions(back)
+    positions = tf.cast(tf.shape(front)[1], front.dtype)
+    return tf.matmul(front, back, transpose_a=True) / positions
+
+
+def fsp_loss(
+    student_maps: Sequence[tf.Tensor],
+    teacher_maps: Sequence[tf.Tensor],
+    pooling: str = "max",
+    reduction: str = "sum",
+) -> tf.Tensor:
+    """Computes how far the flows between neighbouring points differ.
+
+    loss = sum over neighbours of mean over samples of ||G^S - G^T||_F^2,
+    G = `fsp_matrix`.
+
+    Args:
+        student_maps: Two or more, front end first: maps, sequences or
+            vectors, any float dtype.
+        teacher_maps: The same, with the student's channels; sizes may
+            differ. No gradient flows into them.
+        pooling: How the larger map of two neighbours becomes as small as the
+            other: `"max"` (paper) or `"average"`.
+        reduction: `"sum"` over the entries of a matrix (paper) or their
+            `"mean"`.
+
+    Returns:
+        Scalar >= 0, float32 or float64.
+
+    Raises:
+        ValueError: If `pooling` or `reduction` is unknown.
+    """
+    _require_known(pooling, reduction)
+    losses = []
+    for student, teacher in zip(
+        itertools.pairwise(student_maps),
+        itertools.pairwise(teacher_maps),
+        strict=True,
+    ):
+        difference = fsp_matrix(*student, pooling) - fsp_matrix(
+            *map(tf.stop_gradient, teacher), pooling
+        )
+        entries = _REDUCTIONS[reduction](tf.square(difference), axis=(1, 2))
+        losses.append(tf.reduce_mean(entries))
+    return tf.add_n(losses)
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class FSP(Method):
+    """Matches how channels of neighbouring sensing points occur together.
+
+    loss = weight sum over neighbours of mean over samples of
+    ||G^S - G^T||_F^2, G_ij the mean over positions of channel i of the one
+    times channel j of the next. See `fsp_loss`.
+
+    Args:
+        pooling: How the larger map of two neighbours becomes as small as the
+            other: `"max"` (paper) or `"average"`.
+        reduction: `"sum"` over the entries of a matrix (paper) or their
+            `"mean"`.
+        weight: Multiplier of the loss, >= 0. The paper trains this loss
+            alone first, all pairs at weight 1; beside a task, 5e-4 is in
+            use with `"sum"`, 50 with `"mean"`.
+
+    Call arguments:
+        student: `Features` with two maps or more: `(batch, height, width,
+            D)`, `(batch, length, D)` or `(batch, D)`.
+        teacher: The same, with the student's channels; sizes may differ.
+        labels: Not used.
+
+    Returns:
+        `{"fsp": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range, channels differ, or there
+            is one point only.
+
+    Example:
+        >>> method = keras_mhgd.methods.FSP()
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        J. Yim, D. Joo, J. Bae, J. Kim, "A Gift from Knowledge Distillation:
+        Fast Optimization, Network Minimization and Transfer Learning", CVPR
+        2017.
+    """
+
+    terms = ("fsp",)
+    needs = ("maps",)
+    min_points = 2
+
+    def __init__(
+        self,
+        pooling: str = "max",
+        reduction: str = "sum",
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
+        _require_known(pooling, reduction)
+        self.pooling = pooling
+        self.reduction = reduction
+
+    def build(self, student, teacher):
+        name = type(self).__name__
+        require_equal_channels(student.maps, teacher.maps, name)
+        if len(student.maps) < 2:
+            raise ValueError(
+                "FSP must get `two sensing points` or more. Received: "
+                f"{len(student.maps)}. Add one to `sensing_points`."
+            )
+        for maps in (student.maps, teacher.maps):
+            for front, back in itertools.pairwise(maps):
+                common_size(front, back)
+        super().build(student, teacher)
+
+    def call(self, student, teacher, labels):
+        loss = fsp_loss(
+            student.maps,
+            teacher.maps,
+            pooling=self.pooling,
+            reduction=self.reduction,
+        )
+        return {"fsp": self.weight * loss}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "pooling": self.pooling,
+            "reduction": self.reduction,
+        }
+
+
+def _require_known(pooling: str, reduction: str) -> None:
+    if pooling not in _POOLINGS:
+        raise unknown("pooling", pooling, _POOLINGS)
+    if reduction not in _REDUCTIONS:
+        raise unknown("reduction", reduction, _REDUCTIONS)

@@ -1,0 +1,285 @@
+"""Self-supervised knowledge distillation by singular value decomposition.
+
+S. H. Lee, D. H. Kim, B. C. Song, ECCV 2018, arXiv:1807.06819. `KDSVD` is the
+method, `KDSVDF` the simpler one that it is compared with.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd import gradients
+from keras_mhgd.choices import unknown
+from keras_mhgd.graph.compression import student_vector, teacher_vector
+from keras_mhgd.methods.maps import require_equal_channels
+from keras_mhgd.methods.method import Method
+
+_REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
+
+
+def singular_relation_loss(
+    student_vectors: Sequence[tf.Tensor],
+    teacher_vectors: Sequence[tf.Tensor],
+    bandwidth: float = 8.0,
+    reduction: str = "sum",
+) -> tf.Tensor:
+    """Computes how far the relations of neighbouring points' vectors differ.
+
+    loss = sum over neighbours, samples b and components i and j of
+    (R^S - R^T)^2, R_bij = exp(-(v_bi - u_bj)^2 / bandwidth), with v the
+    vector of a point and u the vector of the point before.
+
+    Args:
+        student_vectors: Two or more, front end first: aligned unit vectors
+            `(batch, D)`.
+        teacher_vectors: The same; no gradient flows into them.
+        bandwidth: Twice the squared width of the radial basis function, > 0.
+        reduction: `"sum"` over samples (authors' code) or their `"mean"`.
+
+    Returns:
+        Scalar >= 0, of the vectors' dtype.
+
+    Raises:
+        ValueError: If `reduction` is unknown.
+    """
+    _require_known(reduction)
+    losses = []
+    for student, teacher in zip(
+        itertools.pairwise(student_vectors),
+        itertools.pairwise(teacher_vectors),
+        strict=True,
+    ):
+        difference = _relation(*student, bandwidth) - _relation(
+            *map(tf.stop_gradient, teacher), bandwidth
+        )
+        samples = tf.reduce_sum(tf.square(difference), axis=(1, 2))
+        losses.append(_REDUCTIONS[reduction](samples))
+    return tf.add_n(losses)
+
+
+def singular_vector_loss(
+    student_vectors: Sequence[tf.Tensor],
+    teacher_vectors: Sequence[tf.Tensor],
+    reduction: str = "sum",
+) -> tf.Tensor:
+    """Computes how far the vectors themselves differ.
+
+    loss = sum over points and samples of ||v^S - v^T||^2.
+
+    Args:
+        student_vectors: One for each point: aligned unit vectors `(batch,
+            D)`.
+        teacher_vectors: The same; no gradient flows into them.
+        reduction: `"sum"` over samples or their `"mean"`.
+
+    Returns:
+        Scalar >= 0, of the vectors' dtype.
+
+    Raises:
+        ValueError: If `reduction` is unknown.
+    """
+    _require_known(reduction)
+    losses = []
+    for student, teacher in zip(student_vectors, teacher_vectors, strict=True):
+        difference = student - tf.stop_gradient(teacher)
+        samples = tf.reduce_sum(tf.square(difference), axis=1)
+        losses.append(_REDUCTIONS[reduction](samples))
+    return tf.add_n(losses)
+
+
+def _relation(front: tf.Tensor, back: tf.Tensor, bandwidth: float):
+    difference = back[:, :, tf.newaxis] - front[:, tf.newaxis, :]
+    return tf.exp(-tf.square(difference) / bandwidth)
+
+
+class _SingularVectors(Method):
+    """Compresses maps to singular vectors; a subclass compares them."""
+
+    needs = ("maps",)
+
+    def __init__(self, reduction, clipping, clip_bound, weight, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+        _require_known(reduction)
+        self.reduction = reduction
+        self.clipping = clipping
+        self.clip_bound = clip_bound
+        self.gradient_rule = gradients.get(clipping, clip_bound)
+        # The eigensolver doesn't finish under XLA on CPU.
+        self.supports_jit = False
+
+    def build(self, student, teacher):
+        name = type(self).__name__
+        require_equal_channels(student.maps, teacher.maps, name)
+        if len(student.maps) < self.min_points:
+            raise ValueError(
+                f"{name} must get `{self.min_points} sensing points` or more. "
+                f"Received: {len(student.maps)}. Add to `sensing_points`."
+            )
+        super().build(student, teacher)
+
+    def compare(self, student_vectors, teacher_vectors):
+        raise NotImplementedError
+
+    def call(self, student, teacher, labels):
+        teacher_vectors = [teacher_vector(feature) for feature in teacher.maps]
+        student_vectors = [
+            student_vector(feature, vector)
+            for feature, vector in zip(
+                student.maps, teacher_vectors, strict=True
+            )
+        ]
+        loss = self.compare(student_vectors, teacher_vectors)
+        return {self.terms[0]: self.weight * loss}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "reduction": self.reduction,
+            "clipping": self.clipping,
+            "clip_bound": self.clip_bound,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class KDSVD(_SingularVectors):
+    """Matches relations between singular vectors of neighbouring points.
+
+    Each map is compressed to one vector a sample: the teacher's to its first
+    right singular vector, whose components' sum is made >= 0; the student's
+    to that one of its first four that is nearest to the teacher's, with its
+    sign. Then, with v the vector of a point and u that of the point before,
+
+        loss = weight sum over neighbours, samples and components i and j of
+        (R^S - R^T)^2,  R_ij = exp(-(v_i - u_j)^2 / bandwidth),
+
+    and the gradient is clipped by `clipping`. See `singular_relation_loss`.
+
+    Args:
+        bandwidth: Twice the squared width of the radial basis function, > 0.
+            The authors' code has 8.
+        reduction: `"sum"` over samples (authors' code) or their `"mean"`.
+        clipping: How the gradient joins the task's: `"per_variable"`
+            (authors' code), `"formula"` or `None`. See
+            `keras_mhgd.gradients`.
+        clip_bound: Multiplier of the norm that `"per_variable"` allows, > 0.
+        weight: Multiplier of the loss, >= 0. Clipping can undo it.
+
+    Call arguments:
+        student: `Features` with two maps or more: `(batch, height, width,
+            D)`, `(batch, length, D)` or `(batch, D)`, which are made unit
+            vectors.
+        teacher: The same, with the student's channels; sizes may differ.
+        labels: Not used.
+
+    Returns:
+        `{"kd_svd": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range, channels differ, or there
+            is one point only.
+
+    Example:
+        >>> method = keras_mhgd.methods.KDSVD()
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        S. H. Lee, D. H. Kim, B. C. Song, "Self-supervised Knowledge
+        Distillation Using Singular Value Decomposition", ECCV 2018,
+        arXiv:1807.06819.
+    """
+
+    terms = ("kd_svd",)
+    min_points = 2
+
+    def __init__(
+        self,
+        bandwidth: float = 8.0,
+        reduction: str = "sum",
+        clipping: str | None = "per_variable",
+        clip_bound: float = 1.0,
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(reduction, clipping, clip_bound, weight, **kwargs)
+        if not bandwidth > 0:
+            raise ValueError(
+                "`bandwidth` must be positive. "
+                f"Received: bandwidth={bandwidth}. The authors' is 8."
+            )
+        self.bandwidth = bandwidth
+
+    def compare(self, student_vectors, teacher_vectors):
+        return singular_relation_loss(
+            student_vectors,
+            teacher_vectors,
+            bandwidth=self.bandwidth,
+            reduction=self.reduction,
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "bandwidth": self.bandwidth}
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class KDSVDF(_SingularVectors):
+    """Matches singular vectors of maps as they are.
+
+    Maps become vectors as in `KDSVD`, then
+
+        loss = weight sum over points and samples of ||v^S - v^T||^2,
+
+    which is 2 (1 - cosine) for each. See `singular_vector_loss`.
+
+    Args:
+        reduction: `"sum"` over samples, as in `KDSVD`, or their `"mean"`.
+        clipping: As in `KDSVD`.
+        clip_bound: As in `KDSVD`.
+        weight: Multiplier of the loss, >= 0. Clipping can undo it.
+
+    Call arguments:
+        student: `Features`; all its maps are read: `(batch, height, width,
+            D)`, `(batch, length, D)` or `(batch, D)`.
+        teacher: The same, with the student's channels; sizes may differ.
+        labels: Not used.
+
+    Returns:
+        `{"kd_svdf": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range, or channels differ.
+
+    Example:
+        >>> method = keras_mhgd.methods.KDSVDF()
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        S. H. Lee, D. H. Kim, B. C. Song, "Self-supervised Knowledge
+        Distillation Using Singular Value Decomposition", ECCV 2018,
+        arXiv:1807.06819; results in S. Lee, B. C. Song, BMVC 2019,
+        arXiv:1907.02226.
+    """
+
+    terms = ("kd_svdf",)
+    min_points = 1
+
+    def __init__(
+        self,
+        reduction: str = "sum",
+        clipping: str | None = "per_variable",
+        clip_bound: float = 1.0,
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(reduction, clipping, clip_bound, weight, **kwargs)
+
+    def compare(self, student_vectors, teacher_vectors):
+        return singular_vector_loss(
+            student_vectors, teacher_vectors, reduction=self.reduction
+        )
+
+
+def _require_known(reduction: str) -> None:
+    if reduction not in _REDUCTIONS:
+        raise unknown("reduction", reduction, _REDUCTIONS)

@@ -1,0 +1,107 @@
+"""Neuron selectivity transfer.
+
+Z. Huang, N. Wang, "Like What You Like: Knowledge Distill via Neuron
+Selectivity Transfer", 2017, arXiv:1707.01219.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.methods.maps import (
+    flatten_positions,
+    require_positions,
+    to_one_size,
+    unit,
+)
+from keras_mhgd.methods.method import Method
+
+
+def neuron_selectivity_loss(
+    student_maps: Sequence[tf.Tensor], teacher_maps: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """Computes how far the distributions of channels' patterns differ.
+
+    The squared maximum mean discrepancy with the kernel k(a, b) = (a . b)^2:
+    loss = sum over points of mean over samples of
+    mean_tt' k(t, t') + mean_ss' k(s, s') - 2 mean_st k(s, t),
+    where s and t run over the channels of student and teacher; each is the
+    unit vector of a channel's values over positions.
+
+    Args:
+        student_maps: One for each point: `(batch, height, width, D)` or
+            `(batch, length, D)`, any float dtype.
+        teacher_maps: The same; channels may differ, and the larger of two
+            sizes is average-pooled to the smaller. No gradient flows into
+            them.
+
+    Returns:
+        Scalar, float32 or float64: >= 0 but for round-off.
+    """
+    losses = []
+    for student, teacher in zip(student_maps, teacher_maps, strict=True):
+        student, teacher = to_one_size(student, tf.stop_gradient(teacher))
+        student = unit(flatten_positions(student), axis=1)
+        teacher = unit(flatten_positions(teacher), axis=1)
+        losses.append(
+            _mean_kernel(teacher, teacher)
+            + _mean_kernel(student, student)
+            - 2 * _mean_kernel(student, teacher)
+        )
+    return tf.add_n(losses)
+
+
+def _mean_kernel(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.square(tf.matmul(a, b, transpose_a=True)))
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class NST(Method):
+    """Matches the distribution of what the channels of a map select.
+
+    loss = weight MMD^2, at the last sensing point, with the polynomial kernel
+    (a . b)^2 between the channels' unit vectors over positions. See
+    `neuron_selectivity_loss`.
+
+    Args:
+        weight: Multiplier of the loss, >= 0. 50 is in wide use for this kernel.
+
+    Call arguments:
+        student: `Features`; the last of its maps is read:
+            `(batch, height, width, D)` or `(batch, length, D)`.
+        teacher: The same; size and channels may differ.
+        labels: Not used.
+
+    Returns:
+        `{"nst": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range, or if the point has one
+            position only: its kernel would always be 1.
+
+    Example:
+        >>> method = keras_mhgd.methods.NST()
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        Z. Huang, N. Wang, "Like What You Like: Knowledge Distill via Neuron
+        Selectivity Transfer", 2017, arXiv:1707.01219.
+    """
+
+    terms = ("nst",)
+    needs = ("maps",)
+    min_points = 1
+
+    def __init__(self, weight: float = 50.0, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+
+    def build(self, student, teacher):
+        require_positions(
+            student.maps[-1:], teacher.maps[-1:], type(self).__name__
+        )
+        super().build(student, teacher)
+
+    def call(self, student, teacher, labels):
+        loss = neuron_selectivity_loss(student.maps[-1:], teacher.maps[-1:])
+        return {"nst": self.weight * loss}

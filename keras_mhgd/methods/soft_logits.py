@@ -1,0 +1,129 @@
+"""Distilling the knowledge in a neural network.
+
+G. Hinton, O. Vinyals, J. Dean, NIPS workshop 2014, arXiv:1503.02531.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.methods.divergence import (
+    require_equal_classes,
+    softened_divergence,
+    standardized,
+)
+from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.ranges import require_positive
+from keras_mhgd.methods.targets import student_and_target
+
+
+def soft_logits_loss(
+    student_logits: tf.Tensor,
+    teacher_logits: tf.Tensor,
+    temperature: float = 4.0,
+    scale_by_temperature: bool = True,
+    standardize: bool = False,
+) -> tf.Tensor:
+    """Computes how far the student's soft predictions are from the teacher's.
+
+    loss = T^2 mean_b KL(p_T || p_S), with p = softmax(logits / T) and T the
+    temperature.
+
+    Args:
+        student_logits: `(batch, classes)`.
+        teacher_logits: The same; no gradient flows into them.
+        temperature: T, > 0.
+        scale_by_temperature: Whether the factor T^2 is there, which keeps the
+            gradient's size as T changes (the paper); without it the loss is
+            that of the authors' code of MHGD.
+        standardize: Whether each sample's logits are brought to mean 0 and
+            standard deviation 1 first, in both networks.
+
+    Returns:
+        Scalar >= 0; 0 where the soft predictions are equal.
+    """
+    student, teacher = student_and_target(student_logits, teacher_logits)
+    if standardize:
+        student, teacher = standardized(student), standardized(teacher)
+    loss = softened_divergence(student, teacher, temperature)
+    return temperature**2 * loss if scale_by_temperature else loss
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class SoftLogits(Method):
+    """Matches the teacher's predictions, softened by a temperature.
+
+    loss = T^2 mean_b KL(p_T || p_S), with p = softmax(logits / T).
+
+    Args:
+        temperature: T, > 0. The paper tries 1 to 20; 4 is the published
+            codes' value.
+        scale_by_temperature: Whether the factor T^2 is there (the paper).
+            The code of MHGD's authors trains without it.
+        standardize: Whether logits are standardized for each sample first
+            (Sun et al.): the student then learns how the teacher's logits
+            relate, not how large they are. That paper's temperature is 2,
+            its weight 9 beside a task weight of 1.
+        weight: Multiplier of the loss, >= 0. The default is that of common
+            published code, beside a task weight of 0.1; the paper gives none.
+
+    Call arguments:
+        student: `Features` of the student; `logits` are `(batch, classes)`.
+        teacher: `Features` of the teacher, of the same classes.
+        labels: Not used.
+
+    Returns:
+        `{"soft_logits": loss}`, a scalar.
+
+    Raises:
+        ValueError: If an argument is out of range, or the classes differ.
+
+    Example:
+        >>> method = keras_mhgd.methods.SoftLogits(temperature=4.0)
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural
+        Network", NIPS workshop 2014, arXiv:1503.02531.
+        S. Sun, W. Ren, J. Li, R. Wang, X. Cao, "Logit Standardization in
+        Knowledge Distillation", CVPR 2024, arXiv:2403.01427.
+    """
+
+    terms = ("soft_logits",)
+    needs = ("logits",)
+    min_points = 0
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        scale_by_temperature: bool = True,
+        standardize: bool = False,
+        weight: float = 0.9,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
+        require_positive(temperature=temperature)
+        self.temperature = temperature
+        self.scale_by_temperature = scale_by_temperature
+        self.standardize = standardize
+
+    def build(self, student, teacher):
+        require_equal_classes(student, teacher)
+        super().build(student, teacher)
+
+    def call(self, student, teacher, labels):
+        loss = soft_logits_loss(
+            student.logits,
+            teacher.logits,
+            temperature=self.temperature,
+            scale_by_temperature=self.scale_by_temperature,
+            standardize=self.standardize,
+        )
+        return {"soft_logits": self.weight * loss}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "scale_by_temperature": self.scale_by_temperature,
+            "standardize": self.standardize,
+        }

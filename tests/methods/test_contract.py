@@ -1,0 +1,181 @@
+"""What holds for every method, whatever its formula."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_mhgd
+from keras_mhgd import methods
+from keras_mhgd.features import Features
+
+BATCH, CLASSES = 6, 4
+SIZES = (5, 4, 3)  # of the sensing points, height and width
+WIDTHS = (5, 6, 7)
+
+
+def features(seed, dtype="float32", batch=BATCH, value=None):
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        numbers = np.maximum(rng.normal(size=(batch, *shape)), 0)
+        return tf.cast(numbers if value is None else 0 * numbers + value, dtype)
+
+    maps = [draw(s, s, width) for s, width in zip(SIZES, WIDTHS, strict=True)]
+    logits = 2 * tf.cast(rng.normal(size=(batch, CLASSES)), dtype)
+    return Features(logits, maps, logits, draw(8))
+
+
+def made(method):
+    """A built method; its random weights are the same every time."""
+    keras.utils.set_random_seed(1)
+    method = methods.get(method)
+    shapes = Features(
+        (None, CLASSES),
+        [(None, s, s, w) for s, w in zip(SIZES, WIDTHS, strict=True)],
+        (None, CLASSES),
+        (None, 8),
+    )
+    method.build(shapes, shapes)
+    return method
+
+
+def call(method, student, teacher):
+    labels = tf.constant(np.arange(student.outputs.shape[0]) % CLASSES)
+    return method(student, teacher, labels)
+
+
+def total(terms):
+    return tf.add_n(list(terms.values()))
+
+
+def used(method, found):
+    """The tensors of `Features` that a method reads."""
+    tensors = list(found.maps) if "maps" in method.needs else []
+    tensors += [found.logits] if "logits" in method.needs else []
+    return tensors + ([found.embedding] if "embedding" in method.needs else [])
+
+
+@pytest.fixture(params=methods.names())
+def name(request):
+    return request.param
+
+
+def test_name_class_and_configuration_give_one_number(name):
+    method = made(name)
+    config = keras.saving.serialize_keras_object(methods.get(name))
+    found = [
+        call(made(each), features(0), features(1))
+        for each in (name, type(method)(), config)
+    ]
+    assert tuple(found[0]) == method.terms
+    for term, value in found[0].items():
+        assert value.shape == ()
+        assert value.dtype == tf.float32
+        assert float(value) == float(found[1][term]) == float(found[2][term])
+    assert type(method).from_config(method.get_config()).get_config() == (
+        method.get_config()
+    )
+
+
+def test_declares_what_it_reads(name):
+    """What it doesn't name may be missing; what it names it can't miss."""
+    method = made(name)
+    assert method.needs
+
+    def only(found, needs):
+        return Features(
+            found.outputs,
+            found.maps if "maps" in needs else [],
+            found.logits if "logits" in needs else None,
+            found.embedding if "embedding" in needs else None,
+        )
+
+    student, teacher = (only(features(i), method.needs) for i in (0, 1))
+    assert np.isfinite(total(call(method, student, teacher)))
+
+
+def test_equality_is_a_minimum(name):
+    method, teacher = made(name), features(1)
+    least = float(total(call(method, teacher, teacher)))
+    for seed in range(5):
+        near = tf.nest.map_structure(
+            lambda a, b: a + 0.05 * b, teacher, features(seed + 2)
+        )
+        assert float(total(call(method, near, teacher))) >= least - 1e-6
+    with tf.GradientTape() as tape:
+        tensors = used(method, teacher)
+        tape.watch(tensors)
+        copy = tf.nest.map_structure(tf.identity, teacher)
+        loss = total(call(method, teacher, copy))
+    for gradient in tape.gradient(loss, tensors):
+        if gradient is not None:
+            np.testing.assert_allclose(gradient, 0, atol=2e-3)
+
+
+def test_the_order_of_samples_does_not_matter(name):
+    method = made(name)
+    order = np.random.default_rng(3).permutation(BATCH)
+    labels = tf.constant(np.arange(BATCH) % CLASSES)
+    found = features(0), features(1)
+    permuted = tf.nest.map_structure(lambda a: tf.gather(a, order), found)
+    np.testing.assert_allclose(
+        total(method(*found, labels)),
+        total(method(*permuted, tf.gather(labels, order))),
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "degenerate", [{}, {"value": 0.0}, {"value": 1.0}, {"batch": 1}], ids=str
+)
+def test_loss_and_gradient_stay_finite(name, dtype, degenerate):
+    method = made(name)
+    student = features(0, dtype, **degenerate)
+    teacher = features(1, dtype, batch=degenerate.get("batch", BATCH))
+    tensors = used(method, student)
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        loss = total(call(method, student, teacher))
+    assert np.isfinite(loss)
+    assert loss.dtype == tf.float32
+    gradients = [g for g in tape.gradient(loss, tensors) if g is not None]
+    assert gradients
+    for gradient in gradients:
+        assert np.isfinite(tf.cast(gradient, tf.float32)).all()
+
+
+def test_no_gradient_flows_into_the_teacher(name):
+    method, teacher = made(name), features(1)
+    tensors = used(method, teacher)
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        loss = total(call(method, features(0), teacher))
+    assert tape.gradient(loss, tensors) == [None] * len(tensors)
+
+
+def test_eager_and_graph_agree(name):
+    method = made(name)
+    arguments = method, features(0), features(1)
+    found = tf.function(lambda: call(*arguments))()
+    for term, value in call(*arguments).items():
+        np.testing.assert_allclose(found[term], value, rtol=1e-4)
+
+
+def test_trains_saves_and_loads(name, small_net, task, images, tmp_path):
+    x, y = images
+    method = methods.get(name)
+    if name == "mhgd":
+        method = methods.MHGD(num_heads=2, preparation_epochs=1)
+    model = keras_mhgd.Distiller(
+        small_net("student"), small_net("teacher"), method
+    )
+    model.compile(**task())
+    history = model.fit(x, y, verbose=0).history
+    assert set(method.terms) <= history.keys()
+    assert all(np.isfinite(values).all() for values in history.values())
+    model.save(tmp_path / "run.keras")
+    loaded = keras.saving.load_model(tmp_path / "run.keras")
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

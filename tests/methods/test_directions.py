@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mhgd.methods.directions import cosines, direction_and_length
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1.0, 1e30])
+def test_hand_value_at_every_scale(scale):
+    """(3, 4): direction (3/5, 4/5), length 5."""
+    direction, length = direction_and_length(tf.constant([[3.0, 4.0]]) * scale)
+    np.testing.assert_allclose(direction, [[0.6, 0.8]], rtol=1e-6)
+    np.testing.assert_allclose(length, [5 * scale], rtol=1e-6)
+
+
+def test_gradient_is_exact():
+    """Of a . x / |x| + |x| at (3, 4), a = (1, 0).
+
+    (a - u (a . u)) / 5 + u with u = (3/5, 4/5): first entry
+    (1 - 9/25) / 5 + 3/5, second -12/125 + 4/5.
+    """
+    x = tf.constant([[3.0, 4.0]], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        direction, length = direction_and_length(x)
+        value = direction[0, 0] + length[0]
+    expected = [[16 / 125 + 3 / 5, 4 / 5 - 12 / 125]]
+    np.testing.assert_allclose(tape.gradient(value, x), expected, rtol=1e-12)
+
+
+def test_zero_vectors_have_no_direction():
+    x = tf.constant([[0.0, 0.0], [1.0, 1.0]])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        direction, length = direction_and_length(x)
+        near = cosines(x)
+    np.testing.assert_array_equal(direction[0], 0)
+    assert float(length[0]) == 0
+    np.testing.assert_allclose(near, [[0, 0], [0, 1]], atol=1e-6)
+    for value in (direction, length, near):
+        found = tape.gradient(value, x)
+        np.testing.assert_array_equal(found[0], 0)
+        assert np.isfinite(found).all()
