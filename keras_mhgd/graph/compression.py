@@ -1,5 +1,7 @@
 """Feature maps to one unit vector a sample."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from keras_mhgd import linalg
@@ -47,6 +49,26 @@ def student_vector(feature: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     matrices = _matrices(feature)
     vectors = linalg.right_singular_vectors(matrices, _STUDENT_VECTORS)
     return linalg.align(vectors, teacher)
+
+
+def matched_vectors(
+    student_maps: Sequence[tf.Tensor], teacher_maps: Sequence[tf.Tensor]
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Compresses all maps of both networks: see the functions above.
+
+    Args:
+        student_maps: Features as in `teacher_vector`, one for each point.
+        teacher_maps: The same, with the student's channels.
+
+    Returns:
+        Unit vectors `(batch, D)` of each point: the student's, the teacher's.
+    """
+    teacher_vectors = [teacher_vector(feature) for feature in teacher_maps]
+    student_vectors = [
+        student_vector(feature, vector)
+        for feature, vector in zip(student_maps, teacher_vectors, strict=True)
+    ]
+    return student_vectors, teacher_vectors
 
 
 def _matrices(feature: tf.Tensor) -> tf.Tensor:

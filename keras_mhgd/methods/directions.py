@@ -1,7 +1,23 @@
 """Lengths and directions of vectors, safe where a vector is zero."""
 
-import numpy as np
+from collections.abc import Sequence
+
 import tensorflow as tf
+
+
+def unit(x: tf.Tensor, axis: int | Sequence[int] = -1) -> tf.Tensor:
+    """Divides vectors by their Euclidean length.
+
+    A zero vector, without an entry above 1e-30, gives zero and no gradient.
+
+    Args:
+        x: Any shape, floating point.
+        axis: Axes of a vector.
+
+    Returns:
+        Unit vectors, of the shape of `x`.
+    """
+    return _split(x, axis)[0]
 
 
 def direction_and_length(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -15,15 +31,8 @@ def direction_and_length(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Returns:
         Directions, of the shape of `x`, and lengths, without its last axis.
     """
-    # Dividing by the largest entry keeps the squares in range. It is a
-    # constant for the gradient: neither result depends on it.
-    size = tf.stop_gradient(tf.reduce_max(tf.abs(x), axis=-1, keepdims=True))
-    nonzero = size >= np.finfo(x.dtype.as_numpy_dtype).tiny
-    scaled = tf.where(nonzero, x / tf.where(nonzero, size, 1), 0)
-    squares = tf.reduce_sum(scaled**2, axis=-1, keepdims=True)
-    norm = tf.sqrt(tf.where(nonzero, squares, 1))
-    length = tf.where(nonzero, size * norm, 0)
-    return scaled / norm, tf.squeeze(length, axis=-1)
+    directions, lengths = _split(x, -1)
+    return directions, tf.squeeze(lengths, axis=-1)
 
 
 def cosines(x: tf.Tensor) -> tf.Tensor:
@@ -35,5 +44,17 @@ def cosines(x: tf.Tensor) -> tf.Tensor:
     Returns:
         `(batch, batch)`; 0 in the row and column of a zero vector.
     """
-    directions, _ = direction_and_length(x)
+    directions = unit(x)
     return tf.matmul(directions, directions, transpose_b=True)
+
+
+def _split(x, axis):
+    # Dividing by the largest entry keeps the squares in range. It is a
+    # constant for the gradient: neither result depends on it.
+    size = tf.stop_gradient(tf.reduce_max(tf.abs(x), axis, keepdims=True))
+    # Below, the gradient, which grows as 1 / size, would overflow.
+    nonzero = size > 1e-30
+    scaled = tf.where(nonzero, x / tf.where(nonzero, size, 1), 0)
+    squares = tf.reduce_sum(scaled**2, axis, keepdims=True)
+    norm = tf.sqrt(tf.where(nonzero, squares, 1))
+    return scaled / norm, tf.where(nonzero, size * norm, 0)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_mhgd import gradients
 from keras_mhgd.choices import unknown
-from keras_mhgd.graph.compression import student_vector, teacher_vector
+from keras_mhgd.graph import matched_vectors
 from keras_mhgd.methods.maps import require_equal_channels
 from keras_mhgd.methods.method import Method
 
@@ -123,14 +123,7 @@ class _SingularVectors(Method):
         raise NotImplementedError
 
     def call(self, student, teacher, labels):
-        teacher_vectors = [teacher_vector(feature) for feature in teacher.maps]
-        student_vectors = [
-            student_vector(feature, vector)
-            for feature, vector in zip(
-                student.maps, teacher_vectors, strict=True
-            )
-        ]
-        loss = self.compare(student_vectors, teacher_vectors)
+        loss = self.compare(*matched_vectors(student.maps, teacher.maps))
         return {self.terms[0]: self.weight * loss}
 
     def get_config(self):

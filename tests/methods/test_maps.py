@@ -157,26 +157,6 @@ def test_requirements():
             maps.require_positions(same, [one], "X")
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-38, 1e-25, 1e-12, 1.0, 1e25])
-@pytest.mark.parametrize("axis", [0, 1, (0, 1)])
-def test_unit(scale, axis):
-    x = tf.constant(scale * random(3, 4), tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        found = maps.unit(x, axis)
-        loss = tf.reduce_sum(found * random(3, 4, seed=1).astype("float32"))
-    zero = scale < 1e-30
-    np.testing.assert_allclose(
-        tf.norm(found, axis=axis), 0.0 if zero else 1.0, rtol=1e-6
-    )
-    gradient = tape.gradient(loss, x)
-    assert np.isfinite(gradient).all()
-    assert zero != bool(tf.reduce_any(gradient != 0))
-    # Growing leaves a unit vector as it is.
-    along = tf.reduce_sum(gradient * x, axis)
-    np.testing.assert_allclose(along, 0.0, atol=1e-5)
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_as_float(dtype):
     found = maps.as_float(tf.zeros(2, dtype)).dtype
