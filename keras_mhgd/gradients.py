@@ -4,7 +4,7 @@ A rule is called once a step as `rule(tape, losses, variables, epoch)` and
 returns what the optimizer applies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -53,17 +53,37 @@ class _Separate:
         task, regularization, transfer = (
             tape.gradient(loss, variables) for loss in losses
         )
+        joined = self.join(task, transfer, epoch)
         return [
-            _add(self.join(main, moved, epoch), decay)
-            for main, moved, decay in zip(
-                task, transfer, regularization, strict=True
-            )
+            _add(gradient, decay)
+            for gradient, decay in zip(joined, regularization, strict=True)
         ]
 
-    def join(self, task, transfer, epoch):
-        if task is None or transfer is None:
-            return _add(task, transfer)
-        return task + self.limit(task, transfer, epoch)
+    def join(
+        self, task: Gradients, transfer: Gradients, epoch: tf.Tensor
+    ) -> Gradients:
+        """Adds the limited gradient of the transfer to the task's."""
+        limited = {
+            index: self.limit(main, moved, epoch)
+            for index, (main, moved) in enumerate(
+                zip(task, transfer, strict=True)
+            )
+            if main is not None and moved is not None
+        }
+        share = 1.0
+        if limited:
+            before = _norm_of_all([transfer[index] for index in limited])
+            share = tf.math.divide_no_nan(
+                _norm_of_all(limited.values()), before
+            )
+        return [
+            share * moved
+            if main is None and moved is not None
+            else _add(main, limited.get(index))
+            for index, (main, moved) in enumerate(
+                zip(task, transfer, strict=True)
+            )
+        ]
 
 
 class PerVariableClipping(_Separate):
@@ -75,7 +95,10 @@ class PerVariableClipping(_Separate):
 
         g + decay + t * n / max(||t||, n),  n = bound * sigmoid(e) * ||g||.
 
-    A variable that one of the two doesn't reach gets the other alone.
+    A variable that the transfer doesn't reach gets the task's alone. One that
+    the task doesn't reach, such as a projection of the method, gets the
+    transfer's times what is left of all others' on the whole: the quotient of
+    their norms after and before.
 
     Args:
         bound: Multiplier of the norm that is allowed, > 0.
@@ -138,6 +161,10 @@ def _norm(x: tf.Tensor) -> tf.Tensor:
     # loss scale could overflow.
     largest = tf.reduce_max(tf.abs(x))
     return largest * tf.norm(tf.math.divide_no_nan(x, largest))
+
+
+def _norm_of_all(gradients: Iterable[tf.Tensor]) -> tf.Tensor:
+    return _norm(tf.stack([_norm(gradient) for gradient in gradients]))
 
 
 def _add(a, b):

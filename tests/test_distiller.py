@@ -412,7 +412,6 @@ def test_refuses_a_missing_loss(distiller):
     [
         ({"size": 12}, r"same input shape. Received: \(8, 8, 1\) .*\(12, 12"),
         ({"classes": 5}, r"same number of classes. Received: \(3,\) .*\(5,\)"),
-        ({"widths": (6, 9)}, r"same channel counts .* \[6, 8\] and \[6, 9\]"),
     ],
 )
 def test_refuses_networks_that_do_not_fit(small_net, changes, message):
@@ -420,6 +419,31 @@ def test_refuses_networks_that_do_not_fit(small_net, changes, message):
         keras_mhgd.Distiller(
             small_net("student"), small_net("teacher", **changes)
         )
+
+
+@pytest.mark.parametrize("name", ["mhgd", "kd_svd", "fsp", "fitnet"])
+def test_different_channels_through_a_projection(
+    small_net, distiller, images, tmp_path, name
+):
+    """It trains with the student and is in none of its files."""
+    method = methods.get(name)
+    if name == "mhgd":
+        method = methods.MHGD(num_heads=2, preparation_epochs=1)
+    student = small_net("student", widths=(6, 5))
+    parameters = student.count_params()
+    model = distiller(method, student=student)
+    kernel = method.projections[1].kernel
+    assert kernel.shape == (5, 8)
+    assert method.projections[0].kernel is None
+    before = kernel.numpy()
+    history = model.fit(*images, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(kernel).all()
+    assert not np.array_equal(kernel, before)
+    model.save(tmp_path / "run.keras")
+    loaded = keras.saving.load_model(tmp_path / "run.keras")
+    np.testing.assert_array_equal(loaded.method.projections[1].kernel, kernel)
+    assert model.student.count_params() == parameters
 
 
 def test_refuses_an_mhan_of_other_sensing_points(small_net):

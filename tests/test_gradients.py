@@ -8,18 +8,25 @@ from keras_mhgd import gradients
 EPOCHS = [0, 20, 39, 40, 41, 42, 45, 50, 60, 100, 139]
 
 
+def reference_gradients(data):
+    """Of the task and of the transfer, which doesn't reach tensor 3."""
+    task = [tf.constant(data[f"in/main{i}"]) for i in range(5)]
+    transfer = [
+        None if i == 3 else tf.constant(data[f"in/dist{i}"]) for i in range(5)
+    ]
+    return task, transfer
+
+
 @pytest.mark.parametrize("epoch", EPOCHS)
 def test_clipping_agrees_with_the_reference(golden, close, epoch):
     """The reference counts epochs from 0; transfer begins at its 40th."""
     data = golden("tf_clip")
     rule = gradients.PerVariableClipping()
-    for i in range(5):
-        task, variable = data[f"in/main{i}"], data[f"in/var{i}"]
-        # Tensor 3 has no transfer gradient, tensor 4 no weight decay.
-        transfer = None if i == 3 else tf.constant(data[f"in/dist{i}"])
-        joined = rule.join(tf.constant(task), transfer, epoch - 40.0)
-        decay = 5e-4 * variable if i < 4 else 0.0
-        close(joined + decay, data[f"mhgd/epoch{epoch}/clipped{i}"], 1e-5)
+    joined = rule.join(*reference_gradients(data), epoch - 40.0)
+    for i, gradient in enumerate(joined):
+        # Tensor 4 has no weight decay.
+        decay = 5e-4 * data[f"in/var{i}"] if i < 4 else 0.0
+        close(gradient + decay, data[f"mhgd/epoch{epoch}/clipped{i}"], 1e-5)
 
 
 def test_two_optimizer_steps_agree_with_the_reference(golden, close):
@@ -29,13 +36,13 @@ def test_two_optimizer_steps_agree_with_the_reference(golden, close):
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)
     rule = gradients.PerVariableClipping()
     for step in (1, 2):
-        updates = []
-        for i, variable in enumerate(variables):
-            transfer = None if i == 3 else tf.constant(data[f"in/dist{i}"])
-            task = tf.constant(data[f"in/main{i}"])
-            update = rule.join(task, transfer, 1.0)
-            decay = 5e-4 * variable.value if i < 4 else 0.0
-            updates.append(update + decay)
+        joined = rule.join(*reference_gradients(data), 1.0)
+        updates = [
+            gradient + (5e-4 * variable.value if i < 4 else 0.0)
+            for i, (gradient, variable) in enumerate(
+                zip(joined, variables, strict=True)
+            )
+        ]
         optimizer.apply(updates, variables)
         for i, variable in enumerate(variables):
             close(
@@ -120,6 +127,22 @@ def test_variables_that_one_loss_does_not_reach():
         losses = gradients.Losses(2 * a, tf.constant(0.0), 3 * b)
     found = gradients.PerVariableClipping()(tape, losses, [a, b, c], 0.0)
     assert [g is None or float(g) for g in found] == [2.0, 3.0, True]
+
+
+def test_a_variable_of_the_method_shares_what_is_left_of_the_others():
+    """Transfers (6, 8) and 10 become (3, 4) and 5: half, on the whole.
+
+    Clipped to the task's 5 and 5 of norms 10 and 10; so the third, which the
+    task doesn't reach, halves too.
+    """
+    rule = gradients.PerVariableClipping()
+    task = [tf.constant([5.0, 0.0]), tf.constant([5.0]), None, None]
+    transfer = [tf.constant([6.0, 8.0]), tf.constant([10.0])]
+    found = rule.join(task, [*transfer, tf.constant([7.0]), None], 100.0)
+    expected = [[5 + 3.0, 4.0], [5 + 5.0], [3.5]]
+    for gradient, value in zip(found, expected, strict=False):
+        np.testing.assert_allclose(gradient, value, rtol=1e-6)
+    assert found[3] is None
 
 
 def test_names():

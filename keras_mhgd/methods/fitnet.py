@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_mhgd.choices import unknown
 from keras_mhgd.methods.maps import common_size, to_one_size
 from keras_mhgd.methods.method import Method
-from keras_mhgd.methods.projection import Projection
+from keras_mhgd.methods.projection import projected, projections
 
 _SIDES = ("student", "teacher")
 
@@ -99,33 +99,20 @@ class FitNet(Method):
         sources, targets = student.maps, teacher.maps
         if self.project == "teacher":
             sources, targets = targets, sources
-        self.projections = []
-        for index, (source, target) in enumerate(
-            zip(sources, targets, strict=True)
-        ):
+        for source, target in zip(sources, targets, strict=True):
             common_size(source, target)
-            projection = Projection(
-                target[-1], name=f"projection{index}", dtype=self.dtype_policy
-            )
-            projection.build(source)
-            self.projections.append(projection)
+        self.projections = projections(sources, targets)
         super().build(student, teacher)
 
     def call(self, student, teacher, labels):
         student_maps = student.maps
         teacher_maps = [tf.stop_gradient(each) for each in teacher.maps]
         if self.project == "student":
-            student_maps = self._projected(student_maps)
+            student_maps = projected(self.projections, student_maps)
         else:
-            teacher_maps = self._projected(teacher_maps)
+            teacher_maps = projected(self.projections, teacher_maps)
         loss = hint_loss(student_maps, teacher_maps)
         return {"fitnet": self.weight * loss}
-
-    def _projected(self, maps):
-        return [
-            projection(each)
-            for projection, each in zip(self.projections, maps, strict=True)
-        ]
 
     def get_config(self):
         return {**super().get_config(), "project": self.project}

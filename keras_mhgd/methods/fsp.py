@@ -13,10 +13,10 @@ from keras_mhgd.choices import unknown
 from keras_mhgd.methods.maps import (
     common_size,
     flatten_positions,
-    require_equal_channels,
     to_one_size,
 )
 from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.projection import projected, projections
 
 _POOLINGS = ("max", "average")
 _REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
@@ -106,15 +106,16 @@ class FSP(Method):
     Call arguments:
         student: `Features` with two maps or more: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: The same, with the student's channels; sizes may differ.
+        teacher: The same; sizes may differ. Where channels differ, a trained
+            `Projection` brings the student's to the teacher's.
         labels: Not used.
 
     Returns:
         `{"fsp": loss}`, a scalar, float32.
 
     Raises:
-        ValueError: If an argument is out of range, channels differ, or there
-            is one point only.
+        ValueError: If an argument is out of range, or there is one point
+            only.
 
     Example:
         >>> method = keras_mhgd.methods.FSP()
@@ -143,8 +144,6 @@ class FSP(Method):
         self.reduction = reduction
 
     def build(self, student, teacher):
-        name = type(self).__name__
-        require_equal_channels(student.maps, teacher.maps, name)
         if len(student.maps) < 2:
             raise ValueError(
                 "FSP must get `two sensing points` or more. Received: "
@@ -153,11 +152,12 @@ class FSP(Method):
         for maps in (student.maps, teacher.maps):
             for front, back in itertools.pairwise(maps):
                 common_size(front, back)
+        self.projections = projections(student.maps, teacher.maps)
         super().build(student, teacher)
 
     def call(self, student, teacher, labels):
         loss = fsp_loss(
-            student.maps,
+            projected(self.projections, student.maps),
             teacher.maps,
             pooling=self.pooling,
             reduction=self.reduction,

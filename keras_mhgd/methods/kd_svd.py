@@ -13,8 +13,8 @@ import tensorflow as tf
 from keras_mhgd import gradients
 from keras_mhgd.choices import unknown
 from keras_mhgd.graph import matched_vectors
-from keras_mhgd.methods.maps import require_equal_channels
 from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.projection import projected, projections
 
 _REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
 
@@ -110,20 +110,21 @@ class _SingularVectors(Method):
         self.supports_jit = False
 
     def build(self, student, teacher):
-        name = type(self).__name__
-        require_equal_channels(student.maps, teacher.maps, name)
         if len(student.maps) < self.min_points:
             raise ValueError(
-                f"{name} must get `{self.min_points} sensing points` or more. "
-                f"Received: {len(student.maps)}. Add to `sensing_points`."
+                f"{type(self).__name__} must get `{self.min_points} sensing "
+                f"points` or more. Received: {len(student.maps)}. Add to "
+                "`sensing_points`."
             )
+        self.projections = projections(student.maps, teacher.maps)
         super().build(student, teacher)
 
     def compare(self, student_vectors, teacher_vectors):
         raise NotImplementedError
 
     def call(self, student, teacher, labels):
-        loss = self.compare(*matched_vectors(student.maps, teacher.maps))
+        student_maps = projected(self.projections, student.maps)
+        loss = self.compare(*matched_vectors(student_maps, teacher.maps))
         return {self.terms[0]: self.weight * loss}
 
     def get_config(self):
@@ -163,15 +164,16 @@ class KDSVD(_SingularVectors):
         student: `Features` with two maps or more: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`, which are made unit
             vectors.
-        teacher: The same, with the student's channels; sizes may differ.
+        teacher: The same; sizes may differ. Where channels differ, a trained
+            `Projection` brings the student's to the teacher's.
         labels: Not used.
 
     Returns:
         `{"kd_svd": loss}`, a scalar, float32.
 
     Raises:
-        ValueError: If an argument is out of range, channels differ, or there
-            is one point only.
+        ValueError: If an argument is out of range, or there is one point
+            only.
 
     Example:
         >>> method = keras_mhgd.methods.KDSVD()
@@ -234,14 +236,15 @@ class KDSVDF(_SingularVectors):
     Call arguments:
         student: `Features`; all its maps are read: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: The same, with the student's channels; sizes may differ.
+        teacher: The same; sizes may differ. Where channels differ, a trained
+            `Projection` brings the student's to the teacher's.
         labels: Not used.
 
     Returns:
         `{"kd_svdf": loss}`, a scalar, float32.
 
     Raises:
-        ValueError: If an argument is out of range, or channels differ.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> method = keras_mhgd.methods.KDSVDF()

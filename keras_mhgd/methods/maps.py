@@ -106,30 +106,6 @@ def common_size(
     )
 
 
-def require_equal_channels(
-    student: Sequence[Sequence[int | None]],
-    teacher: Sequence[Sequence[int | None]],
-    method: str,
-) -> None:
-    """Raises if channel counts differ at any sensing point.
-
-    Args:
-        student: Shapes of the student's maps.
-        teacher: Shapes of the teacher's.
-        method: The method's name, for the message.
-
-    Raises:
-        ValueError: If they differ.
-    """
-    sizes = [[shape[-1] for shape in shapes] for shapes in (student, teacher)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"{method} must get the same `channel counts` from student and "
-            f"teacher at each sensing point. Received: {sizes[0]} and "
-            f"{sizes[1]}. Choose other `sensing_points`."
-        )
-
-
 def require_positions(
     student: Sequence[Sequence[int | None]],
     teacher: Sequence[Sequence[int | None]],

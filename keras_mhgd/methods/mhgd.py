@@ -12,6 +12,7 @@ from keras_mhgd import gradients
 from keras_mhgd.choices import unknown
 from keras_mhgd.graph import MHAN, MHANTrainer, matched_vectors
 from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.projection import projected, projections
 
 _ACTIVATIONS = {"tanh": tf.tanh, "linear": tf.identity}
 _REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
@@ -87,8 +88,10 @@ class MHGD(Method):
         weight: Multiplier of the loss, >= 0. Clipping can undo it.
 
     Call arguments:
-        student: `Features` of the student; its maps must have the teacher's
-            channels, heights and widths may differ.
+        student: `Features` of the student. Where its maps' channels differ
+            from the teacher's, a linear `Projection` that trains with the
+            student brings them to the teacher's: its vectors go through heads
+            learnt on those. Heights and widths may differ.
         teacher: `Features` of the teacher.
         labels: Not used.
 
@@ -96,7 +99,7 @@ class MHGD(Method):
         `{"mhgd": loss}`, a scalar, float32.
 
     Raises:
-        ValueError: If an argument is out of range, or channels differ.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> method = keras_mhgd.methods.MHGD(num_heads=8)
@@ -161,14 +164,7 @@ class MHGD(Method):
 
     def build(self, student, teacher):
         sizes = [shape[-1] for shape in teacher.maps]
-        student_sizes = [shape[-1] for shape in student.maps]
-        if student_sizes != sizes:
-            raise ValueError(
-                "MHGD must get the same channel counts from student and "
-                "teacher at each sensing point: the student's vectors go "
-                "through heads learnt on the teacher's. Received: "
-                f"{student_sizes} and {sizes}. Choose other `sensing_points`."
-            )
+        self.projections = projections(student.maps, teacher.maps)
         if self.mhan is None:
             self.mhan = MHAN(
                 sizes,
@@ -212,7 +208,7 @@ class MHGD(Method):
 
     def call(self, student, teacher, labels):
         student_vectors, teacher_vectors = matched_vectors(
-            student.maps, teacher.maps
+            projected(self.projections, student.maps), teacher.maps
         )
         loss = graph_divergence(
             self.mhan(student_vectors),

@@ -1,5 +1,7 @@
 """A trained linear map from one network's width to the other's."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -78,3 +80,35 @@ class Projection(keras.Layer):
                 self.kernel_initializer
             ),
         }
+
+
+def projections(
+    sources: Sequence[Sequence[int | None]],
+    targets: Sequence[Sequence[int | None]],
+) -> list[Projection]:
+    """Makes a projection for each sensing point: one without weight if it can.
+
+    Args:
+        sources: Shapes of the maps that will be projected.
+        targets: Shapes whose channels they will get.
+
+    Returns:
+        Built projections, float32.
+    """
+    made = []
+    for index, (source, target) in enumerate(
+        zip(sources, targets, strict=True)
+    ):
+        projection = Projection(
+            target[-1], name=f"projection{index}", dtype="float32"
+        )
+        projection.build(source)
+        made.append(projection)
+    return made
+
+
+def projected(
+    layers: Sequence[Projection], maps: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Applies the projection of each sensing point to its map."""
+    return [layer(each) for layer, each in zip(layers, maps, strict=True)]

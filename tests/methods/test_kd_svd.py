@@ -84,9 +84,11 @@ def test_scale_and_positions_of_a_map_do_nothing(cls):
     maps = [rng.normal(size=shape).astype("float32") for shape in shapes]
     changed = [-2 * each[:, ::-1] for each in maps]
     teacher = [rng.normal(size=each.shape).astype("float32") for each in maps]
+    method = cls()
+    method.build(*[SimpleNamespace(maps=shapes)] * 2)
     losses = [
         float(
-            cls().call(
+            method.call(
                 SimpleNamespace(maps=each), SimpleNamespace(maps=teacher), None
             )[cls.terms[0]]
         )

@@ -240,16 +240,6 @@ def test_compiled_by_xla_as_eager():
     )
 
 
-@pytest.mark.parametrize("name", ["fsp", "kd_svd", "kd_svdf"])
-def test_channels_must_be_equal(name):
-    other = ((6, 6, 4), *SHAPES[1:])
-    message = (
-        r"must get the same `channel counts` .*\[4, 6, 7\] and \[5, 6, 7\]"
-    )
-    with pytest.raises(ValueError, match=message):
-        built(METHODS[name][0](), other, SHAPES)
-
-
 @pytest.mark.parametrize("name", ["fsp", "kd_svd"])
 def test_two_points(name):
     message = "must get `(two|2) sensing points` or more. Received: 1. Add"

@@ -145,9 +145,6 @@ def test_sizes_that_do_not_go_together(a, b, message):
 
 def test_requirements():
     same = [(None, 4, 4, 3)]
-    maps.require_equal_channels(same, [(None, 2, 2, 3)], "X")
-    with pytest.raises(ValueError, match=r"X must .*: \[3\] and \[5\]. Choose"):
-        maps.require_equal_channels(same, [(None, 4, 4, 5)], "X")
     maps.require_positions(same, [(None, 1, 2, 5)], "X")
     maps.require_positions(
         [(None, None, None, 3)], [(None, None, None, 3)], "X"
