@@ -6,7 +6,12 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import methods
-from keras_mhgd.features import FeatureExtractor, SensingPoints, pair
+from keras_mhgd.features import (
+    FeatureExtractor,
+    SensingPoints,
+    pair,
+    require_graph,
+)
 from keras_mhgd.gradients import Losses
 
 
@@ -297,6 +302,8 @@ class _EpochCounter(keras.callbacks.Callback):
 
 
 def _require_same_task(student: keras.Model, teacher: keras.Model) -> None:
+    require_graph(student)
+    require_graph(teacher)
     for what, mine, its in (
         ("input shape", student.input_shape, teacher.input_shape),
         ("number of classes", student.output_shape, teacher.output_shape),
