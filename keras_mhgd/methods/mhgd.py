@@ -164,7 +164,6 @@ class MHGD(Method):
 
     def build(self, student, teacher):
         sizes = [shape[-1] for shape in teacher.maps]
-        self.projections = projections(student.maps, teacher.maps)
         if self.mhan is None:
             self.mhan = MHAN(
                 sizes,
@@ -178,6 +177,7 @@ class MHGD(Method):
                 f"{sizes} in the teacher."
             )
         self.mhan.trainable = False
+        self.projections = projections(student.maps, teacher.maps)
         self._prepared = self.add_weight(
             name="prepared",
             initializer="ones" if self._mhan_given else "zeros",
