@@ -6,7 +6,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo test lint format table clean
 
-demo: $(READY)  ## train alone, distill, compare, export (7 minutes)
+demo: $(READY)  ## train alone, distill, compare, export
 	$(VENV)/bin/python -m training.demo
 
 test: lint  ## lint and all tests
@@ -20,7 +20,7 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-table: $(READY)  ## the table of README.md: five seeds (half an hour)
+table: $(READY)  ## the table of README.md: five seeds
 	$(VENV)/bin/python -m training.demo --trials=5 --run=runs/table
 
 $(READY): requirements.lock pyproject.toml
