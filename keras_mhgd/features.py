@@ -73,19 +73,27 @@ class FeatureExtractor:
         )
 
     def __call__(self, inputs, training: bool = False) -> Features:
-        found = self._model(inputs, training=training)
-        maps = found["maps"]
-        if self.require_finite:
-            maps = [
-                tf.debugging.check_numerics(
-                    tensor,
-                    f"The features of {self._name!r} must be finite. "
-                    f"Received NaN or infinity at layer {point!r}. Check the "
-                    "network's weights and the input",
-                )
-                for point, tensor in zip(self.points, maps, strict=True)
-            ]
-        return Features(**{**found, "maps": maps})
+        found = Features(**self._model(inputs, training=training))
+        if not self.require_finite:
+            return found
+        maps = [
+            self._finite(tensor, f"layer {point!r}")
+            for point, tensor in zip(self.points, found.maps, strict=True)
+        ]
+        head = {
+            name: self._finite(getattr(found, name), f"its {name}")
+            for name in ("logits", "embedding")
+            if getattr(found, name) is not None
+        }
+        return found._replace(maps=maps, **head)
+
+    def _finite(self, tensor: tf.Tensor, where: str) -> tf.Tensor:
+        return tf.debugging.check_numerics(
+            tensor,
+            f"The features of {self._name!r} must be finite. "
+            f"Received NaN or infinity at {where}. Check the network's "
+            "weights and the input",
+        )
 
 
 def pair(

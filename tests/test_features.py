@@ -504,3 +504,17 @@ def test_refuses_an_embedding_or_logits_that_cannot_be_told():
     model = keras.Model(inputs, maps(inputs), name="net")
     with pytest.raises(ValueError, match="of type EinsumDense .*'softmax'"):
         FeatureExtractor(model, [], ["logits"])
+
+
+@pytest.mark.parametrize("need", ["logits", "embedding"])
+def test_require_finite_covers_logits_and_embedding(need, x):
+    model = ending(keras.layers.Dense(3, name="last"))
+    for layer in ("conv", "last"):
+        kernel = model.get_layer(layer).kernel
+        kernel.assign(tf.fill(kernel.shape, float("nan")))
+    extractor = FeatureExtractor(model, [], [need], require_finite=True)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=f"features of 'net' must be finite.* at its {need}",
+    ):
+        extractor(x)
