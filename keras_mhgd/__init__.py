@@ -2,6 +2,7 @@
 
 from keras_mhgd import (
     callbacks,
+    compression,
     data,
     export,
     features,
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Distiller",
     "callbacks",
+    "compression",
     "data",
     "export",
     "features",

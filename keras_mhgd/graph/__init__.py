@@ -1,11 +1,6 @@
 """Attention graphs: the network that learns them, and its training."""
 
 from keras_mhgd.graph.attention import AttentionHeads
-from keras_mhgd.graph.compression import (
-    matched_vectors,
-    student_vector,
-    teacher_vector,
-)
 from keras_mhgd.graph.estimator import Estimator
 from keras_mhgd.graph.mhan import MHAN, drop_heads
 from keras_mhgd.graph.trainer import MHANTrainer, estimation_loss
@@ -17,7 +12,4 @@ __all__ = [
     "MHANTrainer",
     "drop_heads",
     "estimation_loss",
-    "matched_vectors",
-    "student_vector",
-    "teacher_vector",
 ]

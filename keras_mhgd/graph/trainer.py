@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_mhgd.compression import teacher_vector
 from keras_mhgd.features import FeatureExtractor
-from keras_mhgd.graph.compression import teacher_vector
 from keras_mhgd.graph.mhan import MHAN
 
 

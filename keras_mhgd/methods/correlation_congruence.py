@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.choices import unknown
-from keras_mhgd.methods.directions import cosines
+from keras_mhgd.directions import cosines
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.targets import student_and_target

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from keras_mhgd import gradients
 from keras_mhgd.choices import unknown
-from keras_mhgd.graph import MHAN, MHANTrainer, matched_vectors
+from keras_mhgd.compression import matched_vectors
+from keras_mhgd.graph import MHAN, MHANTrainer
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.projection import projected, projections
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.directions import unit
+from keras_mhgd.directions import unit
 from keras_mhgd.methods.maps import (
     flatten_positions,
     require_positions,

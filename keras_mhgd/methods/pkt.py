@@ -6,7 +6,7 @@ N. Passalis, A. Tefas, ECCV 2018, arXiv:1803.10837.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.directions import cosines
+from keras_mhgd.directions import cosines
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.targets import student_and_target
 

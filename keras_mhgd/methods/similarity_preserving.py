@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.directions import unit
+from keras_mhgd.directions import unit
 from keras_mhgd.methods.maps import flatten_positions
 from keras_mhgd.methods.method import Method
 

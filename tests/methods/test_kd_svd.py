@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.graph import student_vector
+from keras_mhgd.compression import student_vector
 from keras_mhgd.methods.kd_svd import (
     KDSVD,
     KDSVDF,

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd import gradients, methods
+from keras_mhgd.compression import teacher_vector
 from keras_mhgd.features import FeatureExtractor, Features
-from keras_mhgd.graph import MHAN, teacher_vector
+from keras_mhgd.graph import MHAN
 from keras_mhgd.methods import MHGD, graph_divergence
 
 HEADS, BATCH = 2, 5

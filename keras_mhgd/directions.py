@@ -11,11 +11,11 @@ def unit(x: tf.Tensor, axis: int | Sequence[int] = -1) -> tf.Tensor:
     A zero vector, without an entry above 1e-30, gives zero and no gradient.
 
     Args:
-        x: Any shape, floating point.
+        x: Any shape, any float dtype.
         axis: Axes of a vector.
 
     Returns:
-        Unit vectors, of the shape of `x`.
+        Unit vectors, of the shape of `x`, float32 or float64.
     """
     return _split(x, axis)[0]
 
@@ -26,10 +26,11 @@ def direction_and_length(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     A zero vector has direction 0 and length 0, both with gradient 0.
 
     Args:
-        x: Vectors in the last axis, floating point.
+        x: Vectors in the last axis, any float dtype.
 
     Returns:
-        Directions, of the shape of `x`, and lengths, without its last axis.
+        Directions, of the shape of `x`, and lengths, without its last axis;
+        float32 or float64.
     """
     directions, lengths = _split(x, -1)
     return directions, tf.squeeze(lengths, axis=-1)
@@ -39,21 +40,25 @@ def cosines(x: tf.Tensor) -> tf.Tensor:
     """Computes the cosines between all rows.
 
     Args:
-        x: `(batch, D)`, floating point.
+        x: `(batch, D)`, any float dtype.
 
     Returns:
-        `(batch, batch)`; 0 in the row and column of a zero vector.
+        `(batch, batch)`, float32 or float64; 0 in the row and column of a
+        zero vector.
     """
     directions = unit(x)
     return tf.matmul(directions, directions, transpose_b=True)
 
 
 def _split(x, axis):
+    if x.dtype != tf.float64:
+        x = tf.cast(x, tf.float32)
     # Dividing by the largest entry keeps the squares in range. It is a
     # constant for the gradient: neither result depends on it.
     size = tf.stop_gradient(tf.reduce_max(tf.abs(x), axis, keepdims=True))
-    # Below, the gradient, which grows as 1 / size, would overflow.
-    nonzero = size > 1e-30
+    # Below, the gradient, which grows as 1 / size, would overflow. Not the
+    # same as size > 1e-30: NaN, which a maximum may skip, must stay NaN.
+    nonzero = ~tf.reduce_all(tf.abs(x) <= 1e-30, axis, keepdims=True)
     scaled = tf.where(nonzero, x / tf.where(nonzero, size, 1), 0)
     squares = tf.reduce_sum(scaled**2, axis, keepdims=True)
     norm = tf.sqrt(tf.where(nonzero, squares, 1))

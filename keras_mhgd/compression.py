@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from keras_mhgd import linalg
+from keras_mhgd.directions import unit
 
 _STUDENT_VECTORS = 4
 
@@ -24,7 +25,7 @@ def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
     """
     feature = tf.stop_gradient(feature)
     if feature.shape.rank == 2:
-        return _unit(feature)
+        return unit(feature)
     vector = linalg.right_singular_vectors(_matrices(feature), 1)[:, :, 0]
     negative = tf.reduce_sum(vector, axis=1, keepdims=True) < 0
     return tf.where(negative, -vector, vector)
@@ -45,7 +46,7 @@ def student_vector(feature: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     """
     feature = tf.convert_to_tensor(feature)
     if feature.shape.rank == 2:
-        return _unit(feature)
+        return unit(feature)
     matrices = _matrices(feature)
     vectors = linalg.right_singular_vectors(matrices, _STUDENT_VECTORS)
     return linalg.align(vectors, teacher)
@@ -77,9 +78,3 @@ def _matrices(feature: tf.Tensor) -> tf.Tensor:
     shape = feature.shape
     size = -1 if None in shape[1:3] else shape[1] * shape[2]
     return tf.reshape(feature, (-1, size, shape[3]))
-
-
-def _unit(feature: tf.Tensor) -> tf.Tensor:
-    if feature.dtype != tf.float64:
-        feature = tf.cast(feature, tf.float32)
-    return tf.math.l2_normalize(feature, axis=-1)

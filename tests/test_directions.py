@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.methods.directions import (
+from keras_mhgd.directions import (
     cosines,
     direction_and_length,
     unit,
@@ -66,3 +66,18 @@ def test_unit(scale, axis):
     # Growing leaves a unit vector as it is.
     along = tf.reduce_sum(gradient * x, axis)
     np.testing.assert_allclose(along, 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_half_precision_becomes_float32(dtype):
+    found = unit(tf.constant([[3.0, 4.0], [0.0, 0.0]], dtype))
+    assert found.dtype == (tf.float64 if dtype == "float64" else tf.float32)
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_nan_spoils_its_own_vector_only(jit_compile):
+    x = tf.constant([[np.nan, 1.0], [1.0, np.nan], [np.nan] * 2, [3.0, 4.0]])
+    found = tf.function(unit, jit_compile=jit_compile)(x).numpy()
+    assert np.isnan(found[:3]).any(axis=1).all()
+    np.testing.assert_allclose(found[3], [0.6, 0.8], rtol=1e-6)
