@@ -1,7 +1,7 @@
 """The one form of the error for a name that is none of the valid ones."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 def unknown(what: str, received: object, valid: Iterable[str]) -> ValueError:
@@ -22,3 +22,9 @@ def unknown(what: str, received: object, valid: Iterable[str]) -> ValueError:
         f"`{what}` must be one of {', '.join(valid)}. "
         f"Received: {what}={received!r}.{hint}"
     )
+
+
+def require_known(what: str, received: object, valid: Collection[str]) -> None:
+    """Raises the error of `unknown` unless a name is one of the valid ones."""
+    if received not in valid:
+        raise unknown(what, received, valid)

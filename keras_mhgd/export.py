@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.choices import unknown
+from keras_mhgd.choices import require_known
 from keras_mhgd.files import require_writable
 
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -94,8 +94,7 @@ def export_student(
     """
     formats = list(dict.fromkeys(formats))
     for name in formats or [""]:
-        if name not in _FORMATS:
-            raise unknown("formats", name, _FORMATS)
+        require_known("formats", name, _FORMATS)
     _check_model(model)
     images = _checked(images, model.inputs[0].shape[1:])
     directory = require_writable(directory)

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_mhgd.choices import unknown
+from keras_mhgd.choices import require_known
 from keras_mhgd.methods.attention_transfer import AttentionTransfer
 from keras_mhgd.methods.combined import Combined
 from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
@@ -99,6 +99,5 @@ def get(identifier: Identifier | Sequence[Identifier]) -> Method:
         )
     if "+" in identifier:
         return Combined([get(each) for each in identifier.split("+")])
-    if identifier not in _METHODS:
-        raise unknown("method", identifier, names())
+    require_known("method", identifier, _METHODS)
     return _METHODS[identifier]()

@@ -9,7 +9,7 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_mhgd.choices import unknown
+from keras_mhgd.choices import require_known
 from keras_mhgd.directions import cosines
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.ranges import require_positive
@@ -120,8 +120,7 @@ class CorrelationCongruence(Method):
         **kwargs,
     ):
         super().__init__(weight=weight, **kwargs)
-        if relation not in _RELATIONS:
-            raise unknown("relation", relation, _RELATIONS)
+        require_known("relation", relation, _RELATIONS)
         require_positive(gamma=gamma)
         if order < 1:
             raise ValueError(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.choices import unknown
+from keras_mhgd.choices import require_known
 from keras_mhgd.methods.maps import common_size, to_one_size
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.projection import projected, projections
@@ -91,8 +91,7 @@ class FitNet(Method):
 
     def __init__(self, project: str = "student", weight: float = 1.0, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        if project not in _SIDES:
-            raise unknown("project", project, _SIDES)
+        require_known("project", project, _SIDES)
         self.project = project
 
     def build(self, student, teacher):

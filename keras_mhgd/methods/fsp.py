@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.choices import unknown
+from keras_mhgd.choices import require_known
 from keras_mhgd.methods.maps import (
     common_size,
     flatten_positions,
@@ -17,9 +17,9 @@ from keras_mhgd.methods.maps import (
 )
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.projection import projected, projections
+from keras_mhgd.methods.reductions import REDUCTIONS
 
 _POOLINGS = ("max", "average")
-_REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
 
 
 def fsp_matrix(
@@ -71,7 +71,8 @@ def fsp_loss(
     Raises:
         ValueError: If `pooling` or `reduction` is unknown.
     """
-    _require_known(pooling, reduction)
+    require_known("pooling", pooling, _POOLINGS)
+    require_known("reduction", reduction, REDUCTIONS)
     losses = []
     for student, teacher in zip(
         itertools.pairwise(student_maps),
@@ -81,7 +82,7 @@ def fsp_loss(
         difference = fsp_matrix(*student, pooling) - fsp_matrix(
             *map(tf.stop_gradient, teacher), pooling
         )
-        entries = _REDUCTIONS[reduction](tf.square(difference), axis=(1, 2))
+        entries = REDUCTIONS[reduction](tf.square(difference), axis=(1, 2))
         losses.append(tf.reduce_mean(entries))
     return tf.add_n(losses)
 
@@ -139,7 +140,8 @@ class FSP(Method):
         **kwargs,
     ):
         super().__init__(weight=weight, **kwargs)
-        _require_known(pooling, reduction)
+        require_known("pooling", pooling, _POOLINGS)
+        require_known("reduction", reduction, REDUCTIONS)
         self.pooling = pooling
         self.reduction = reduction
 
@@ -170,10 +172,3 @@ class FSP(Method):
             "pooling": self.pooling,
             "reduction": self.reduction,
         }
-
-
-def _require_known(pooling: str, reduction: str) -> None:
-    if pooling not in _POOLINGS:
-        raise unknown("pooling", pooling, _POOLINGS)
-    if reduction not in _REDUCTIONS:
-        raise unknown("reduction", reduction, _REDUCTIONS)

@@ -11,12 +11,11 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import gradients
-from keras_mhgd.choices import unknown
+from keras_mhgd.choices import require_known
 from keras_mhgd.compression import matched_vectors
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.projection import projected, projections
-
-_REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
+from keras_mhgd.methods.reductions import REDUCTIONS
 
 
 def singular_relation_loss(
@@ -44,7 +43,7 @@ def singular_relation_loss(
     Raises:
         ValueError: If `reduction` is unknown.
     """
-    _require_known(reduction)
+    require_known("reduction", reduction, REDUCTIONS)
     losses = []
     for student, teacher in zip(
         itertools.pairwise(student_vectors),
@@ -55,7 +54,7 @@ def singular_relation_loss(
             *map(tf.stop_gradient, teacher), bandwidth
         )
         samples = tf.reduce_sum(tf.square(difference), axis=(1, 2))
-        losses.append(_REDUCTIONS[reduction](samples))
+        losses.append(REDUCTIONS[reduction](samples))
     return tf.add_n(losses)
 
 
@@ -80,12 +79,12 @@ def singular_vector_loss(
     Raises:
         ValueError: If `reduction` is unknown.
     """
-    _require_known(reduction)
+    require_known("reduction", reduction, REDUCTIONS)
     losses = []
     for student, teacher in zip(student_vectors, teacher_vectors, strict=True):
         difference = student - tf.stop_gradient(teacher)
         samples = tf.reduce_sum(tf.square(difference), axis=1)
-        losses.append(_REDUCTIONS[reduction](samples))
+        losses.append(REDUCTIONS[reduction](samples))
     return tf.add_n(losses)
 
 
@@ -101,7 +100,7 @@ class _SingularVectors(Method):
 
     def __init__(self, reduction, clipping, clip_bound, weight, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        _require_known(reduction)
+        require_known("reduction", reduction, REDUCTIONS)
         self.reduction = reduction
         self.clipping = clipping
         self.clip_bound = clip_bound
@@ -274,8 +273,3 @@ class KDSVDF(_SingularVectors):
         return singular_vector_loss(
             student_vectors, teacher_vectors, reduction=self.reduction
         )
-
-
-def _require_known(reduction: str) -> None:
-    if reduction not in _REDUCTIONS:
-        raise unknown("reduction", reduction, _REDUCTIONS)

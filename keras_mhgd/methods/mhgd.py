@@ -9,14 +9,14 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import gradients
-from keras_mhgd.choices import unknown
+from keras_mhgd.choices import require_known
 from keras_mhgd.compression import matched_vectors
 from keras_mhgd.graph import MHAN, MHANTrainer
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.projection import projected, projections
+from keras_mhgd.methods.reductions import REDUCTIONS
 
 _ACTIVATIONS = {"tanh": tf.tanh, "linear": tf.identity}
-_REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
 
 
 def graph_divergence(
@@ -43,9 +43,9 @@ def graph_divergence(
     Raises:
         ValueError: If `activation` or `reduction` is unknown.
     """
-    _require_known("activation", activation, _ACTIVATIONS)
-    _require_known("reduction", reduction, _REDUCTIONS)
-    bound, reduce = _ACTIVATIONS[activation], _REDUCTIONS[reduction]
+    require_known("activation", activation, _ACTIVATIONS)
+    require_known("reduction", reduction, REDUCTIONS)
+    bound, reduce = _ACTIVATIONS[activation], REDUCTIONS[reduction]
     losses = []
     for student, teacher in zip(student_logits, teacher_logits, strict=True):
         # Logarithms come from log_softmax: no log of a vanishing graph.
@@ -142,8 +142,8 @@ class MHGD(Method):
                 "`preparation_learning_rate` must be positive. "
                 f"Received: {preparation_learning_rate}."
             )
-        _require_known("logit_activation", logit_activation, _ACTIVATIONS)
-        _require_known("reduction", reduction, _REDUCTIONS)
+        require_known("logit_activation", logit_activation, _ACTIVATIONS)
+        require_known("reduction", reduction, REDUCTIONS)
         if mhan is not None and not isinstance(mhan, MHAN):
             raise TypeError(
                 "`mhan` must be a keras_mhgd.graph.MHAN. "
@@ -233,8 +233,3 @@ class MHGD(Method):
             "clipping": self.clipping,
             "clip_bound": self.clip_bound,
         }
-
-
-def _require_known(name: str, value: str, valid: dict) -> None:
-    if value not in valid:
-        raise unknown(name, value, valid)
