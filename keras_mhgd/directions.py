@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from keras_mhgd.precision import as_float
+
 
 def unit(x: tf.Tensor, axis: int | Sequence[int] = -1) -> tf.Tensor:
     """Divides vectors by their Euclidean length.
@@ -51,8 +53,7 @@ def cosines(x: tf.Tensor) -> tf.Tensor:
 
 
 def _split(x, axis):
-    if x.dtype != tf.float64:
-        x = tf.cast(x, tf.float32)
+    x = as_float(x)
     # Dividing by the largest entry keeps the squares in range. It is a
     # constant for the gradient: neither result depends on it.
     size = tf.stop_gradient(tf.reduce_max(tf.abs(x), axis, keepdims=True))

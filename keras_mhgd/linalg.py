@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_mhgd.precision import as_float
+
 # Relative to the largest squared singular value, per floating-point type:
 # below, a squared singular value is round-off of the Gram matrix.
 _ROUND_OFF = {tf.float32: 1e-6, tf.float64: 1e-13}
@@ -47,7 +49,7 @@ def right_singular_vectors(x: tf.Tensor, k: int) -> tf.Tensor:
         C. Ionescu, O. Vantzos, C. Sminchisescu, "Matrix Backpropagation for
         Deep Networks with Structured Layers", ICCV 2015.
     """
-    x = tf.convert_to_tensor(x)
+    x = as_float(x)
     if x.shape.rank != 3:
         raise ValueError(
             "`x` must be a batch of matrices (batch, HW, D). "
@@ -55,8 +57,6 @@ def right_singular_vectors(x: tf.Tensor, k: int) -> tf.Tensor:
         )
     if k < 1:
         raise ValueError(f"`k` must be 1 or more. Received: k={k}.")
-    if x.dtype != tf.float64:
-        x = tf.cast(x, tf.float32)
     # The eigensolver aborts the program's step on NaN: such matrices go
     # through as zeros and come out as NaN.
     finite = tf.reduce_all(tf.math.is_finite(x), axis=(1, 2), keepdims=True)

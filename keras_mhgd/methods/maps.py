@@ -10,13 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_mhgd.precision import as_float
+
 _AXES = "xyz"
-
-
-def as_float(x: tf.Tensor) -> tf.Tensor:
-    """Casts to float32, unless `x` is float64."""
-    x = tf.convert_to_tensor(x)
-    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
 def flatten_positions(x: tf.Tensor) -> tf.Tensor:
@@ -54,13 +50,13 @@ def to_one_size(
         pooling: `"average"` or `"max"`.
 
     Returns:
-        Both, of one rank and one size, float32 or float64.
+        Both, of one rank, one size and one dtype, float32 or float64.
 
     Raises:
         ValueError: If one is a map and the other a sequence, or if only one
             of two sizes is known.
     """
-    a, b = as_float(a), as_float(b)
+    a, b = as_float(a, b), as_float(b, a)
     sizes = common_size(a.shape, b.shape)
     return _pool(a, sizes, pooling), _pool(b, sizes, pooling)
 

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_mhgd.precision import as_float
+
 
 def student_and_target(
     student: tf.Tensor, teacher: tf.Tensor
@@ -16,8 +18,5 @@ def student_and_target(
         Both in float64 if one of them is, else in float32. No gradient flows
         into the second.
     """
-    student = tf.convert_to_tensor(student)
-    teacher = tf.convert_to_tensor(teacher)
-    is_double = tf.float64 in (student.dtype, teacher.dtype)
-    dtype = tf.float64 if is_double else tf.float32
-    return tf.cast(student, dtype), tf.stop_gradient(tf.cast(teacher, dtype))
+    target = tf.stop_gradient(as_float(teacher, student))
+    return as_float(student, teacher), target

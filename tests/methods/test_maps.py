@@ -86,6 +86,13 @@ def test_first_of_equal_maxima_has_the_gradient():
     np.testing.assert_array_equal(gradient, [[0.0, 1.0], [0.0, 0.0]])
 
 
+def test_both_have_the_wider_dtype():
+    a, b = tf.zeros((1, 2, 2, 1)), tf.zeros((1, 4, 4, 1), tf.float64)
+    for pair in ((a, b), (b, a)):
+        for found in maps.to_one_size(*pair):
+            assert found.dtype == tf.float64
+
+
 def test_a_maximum_does_not_hide_nan():
     for place in np.ndindex(2, 2):
         x = np.zeros((1, 2, 2, 1))
@@ -152,9 +159,3 @@ def test_requirements():
     for one in ((None, 5), (None, 1, 1, 5)):
         with pytest.raises(ValueError, match="`more than one position` .*nt 0"):
             maps.require_positions(same, [one], "X")
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_as_float(dtype):
-    found = maps.as_float(tf.zeros(2, dtype)).dtype
-    assert found == (tf.float64 if dtype == "float64" else tf.float32)
