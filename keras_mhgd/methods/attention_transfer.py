@@ -97,7 +97,6 @@ class AttentionTransfer(Method):
 
     terms = ("attention_transfer",)
     needs = ("maps",)
-    min_points = 1
 
     def __init__(self, power: int = 2, weight: float = 500.0, **kwargs):
         super().__init__(weight=weight, **kwargs)
@@ -109,8 +108,8 @@ class AttentionTransfer(Method):
         self.power = int(power)
 
     def build(self, student, teacher):
-        require_positions(student.maps, teacher.maps, type(self).__name__)
         super().build(student, teacher)
+        require_positions(student.maps, teacher.maps, type(self).__name__)
 
     def call(self, student, teacher, labels):
         loss = attention_transfer_loss(student.maps, teacher.maps, self.power)

@@ -91,9 +91,9 @@ class Combined(Method):
         }
 
     def build(self, student, teacher):
+        super().build(student, teacher)
         for method in self.methods:
             method.build(student, teacher)
-        super().build(student, teacher)
 
     def call(self, student, teacher, labels):
         terms = {}

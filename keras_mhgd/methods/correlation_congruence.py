@@ -109,7 +109,6 @@ class CorrelationCongruence(Method):
 
     terms = ("correlation_congruence",)
     needs = ("embedding",)
-    min_points = 0
 
     def __init__(
         self,
@@ -131,6 +130,7 @@ class CorrelationCongruence(Method):
         self.order = order
 
     def build(self, student, teacher):
+        super().build(student, teacher)
         widths = [each.embedding[-1] for each in (student, teacher)]
         if self.relation == "neighbours" and widths[0] != widths[1]:
             raise ValueError(
@@ -138,7 +138,6 @@ class CorrelationCongruence(Method):
                 f"for relation='neighbours'. Received: {widths[0]} and "
                 f"{widths[1]}. Choose relation='kernel', or another student."
             )
-        super().build(student, teacher)
 
     def call(self, student, teacher, labels):
         pair = student.embedding, teacher.embedding

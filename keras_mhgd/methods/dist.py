@@ -99,7 +99,6 @@ class DIST(Method):
 
     terms = ("dist_inter", "dist_intra")
     needs = ("logits",)
-    min_points = 0
 
     def __init__(
         self,
@@ -119,8 +118,8 @@ class DIST(Method):
         self.standardize = standardize
 
     def build(self, student, teacher):
-        require_equal_classes(student, teacher)
         super().build(student, teacher)
+        require_equal_classes(student, teacher)
 
     def call(self, student, teacher, labels):
         inter, intra = correlation_losses(

@@ -103,7 +103,6 @@ class DKD(Method):
 
     terms = ("dkd_target", "dkd_non_target")
     needs = ("logits",)
-    min_points = 0
 
     def __init__(
         self,
@@ -123,8 +122,8 @@ class DKD(Method):
         self.standardize = standardize
 
     def build(self, student, teacher):
-        require_equal_classes(student, teacher)
         super().build(student, teacher)
+        require_equal_classes(student, teacher)
 
     def call(self, student, teacher, labels):
         target, non_target = decoupled_losses(

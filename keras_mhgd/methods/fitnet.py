@@ -87,7 +87,6 @@ class FitNet(Method):
 
     terms = ("fitnet",)
     needs = ("maps",)
-    min_points = 1
 
     def __init__(self, project: str = "student", weight: float = 1.0, **kwargs):
         super().__init__(weight=weight, **kwargs)
@@ -95,13 +94,13 @@ class FitNet(Method):
         self.project = project
 
     def build(self, student, teacher):
+        super().build(student, teacher)
         sources, targets = student.maps, teacher.maps
         if self.project == "teacher":
             sources, targets = targets, sources
         for source, target in zip(sources, targets, strict=True):
             common_size(source, target)
         self.projections = projections(sources, targets)
-        super().build(student, teacher)
 
     def call(self, student, teacher, labels):
         student_maps = student.maps

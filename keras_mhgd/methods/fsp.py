@@ -146,16 +146,11 @@ class FSP(Method):
         self.reduction = reduction
 
     def build(self, student, teacher):
-        if len(student.maps) < 2:
-            raise ValueError(
-                "FSP must get `two sensing points` or more. Received: "
-                f"{len(student.maps)}. Add one to `sensing_points`."
-            )
+        super().build(student, teacher)
         for maps in (student.maps, teacher.maps):
             for front, back in itertools.pairwise(maps):
                 common_size(front, back)
         self.projections = projections(student.maps, teacher.maps)
-        super().build(student, teacher)
 
     def call(self, student, teacher, labels):
         loss = fsp_loss(

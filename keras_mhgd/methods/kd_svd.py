@@ -109,14 +109,8 @@ class _SingularVectors(Method):
         self.supports_jit = False
 
     def build(self, student, teacher):
-        if len(student.maps) < self.min_points:
-            raise ValueError(
-                f"{type(self).__name__} must get `{self.min_points} sensing "
-                f"points` or more. Received: {len(student.maps)}. Add to "
-                "`sensing_points`."
-            )
-        self.projections = projections(student.maps, teacher.maps)
         super().build(student, teacher)
+        self.projections = projections(student.maps, teacher.maps)
 
     def compare(self, student_vectors, teacher_vectors):
         raise NotImplementedError
@@ -257,7 +251,6 @@ class KDSVDF(_SingularVectors):
     """
 
     terms = ("kd_svdf",)
-    min_points = 1
 
     def __init__(
         self,

@@ -76,8 +76,19 @@ class Method(keras.Layer):
         return {}
 
     def build(self, student: Features, teacher: Features) -> None:
-        """Makes weights for features of the given shapes."""
-        self.built = True
+        """Makes weights for features of the given shapes.
+
+        A subclass calls this first.
+
+        Raises:
+            ValueError: If the method reads maps and there are too few.
+        """
+        if "maps" in self.needs and len(student.maps) < self.min_points:
+            raise ValueError(
+                f"`sensing_points` must give {type(self).__name__} "
+                f"{self.min_points} or more layers. Received: "
+                f"{len(student.maps)}. Add layers of both networks."
+            )
 
     def get_build_config(self):
         """Nothing: the distiller builds the method anew."""

@@ -164,6 +164,7 @@ class MHGD(Method):
         self.supports_jit = False
 
     def build(self, student, teacher):
+        super().build(student, teacher)
         sizes = [shape[-1] for shape in teacher.maps]
         if self.mhan is None:
             self.mhan = MHAN(
@@ -184,7 +185,6 @@ class MHGD(Method):
             initializer="ones" if self._mhan_given else "zeros",
             trainable=False,
         )
-        super().build(student, teacher)
 
     @property
     def prepared(self):

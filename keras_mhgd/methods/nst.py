@@ -91,16 +91,15 @@ class NST(Method):
 
     terms = ("nst",)
     needs = ("maps",)
-    min_points = 1
 
     def __init__(self, weight: float = 50.0, **kwargs):
         super().__init__(weight=weight, **kwargs)
 
     def build(self, student, teacher):
+        super().build(student, teacher)
         require_positions(
             student.maps[-1:], teacher.maps[-1:], type(self).__name__
         )
-        super().build(student, teacher)
 
     def call(self, student, teacher, labels):
         loss = neuron_selectivity_loss(student.maps[-1:], teacher.maps[-1:])

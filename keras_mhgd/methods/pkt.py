@@ -75,7 +75,6 @@ class PKT(Method):
 
     terms = ("pkt",)
     needs = ("embedding",)
-    min_points = 0
 
     def __init__(self, weight: float = 30_000.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -101,7 +101,6 @@ class RKD(Method):
 
     terms = ("rkd_distance", "rkd_angle")
     needs = ("embedding",)
-    min_points = 0
 
     def __init__(
         self,

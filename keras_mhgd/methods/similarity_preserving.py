@@ -80,7 +80,6 @@ class SimilarityPreserving(Method):
 
     terms = ("similarity_preserving",)
     needs = ("maps",)
-    min_points = 1
 
     def __init__(self, weight: float = 3000.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -90,7 +90,6 @@ class SoftLogits(Method):
 
     terms = ("soft_logits",)
     needs = ("logits",)
-    min_points = 0
 
     def __init__(
         self,
@@ -107,8 +106,8 @@ class SoftLogits(Method):
         self.standardize = standardize
 
     def build(self, student, teacher):
-        require_equal_classes(student, teacher)
         super().build(student, teacher)
+        require_equal_classes(student, teacher)
 
     def call(self, student, teacher, labels):
         loss = soft_logits_loss(

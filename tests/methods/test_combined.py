@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd import gradients, methods
+from keras_mhgd.features import Features
 from keras_mhgd.methods import MHGD, Combined, Method
 
 
@@ -93,6 +94,14 @@ def test_get_takes_lists_and_joined_names():
     assert method.needs == ("maps", "logits")
     with pytest.raises(ValueError, match="rk_d"):
         methods.get("mhgd+rk_d")
+
+
+def test_needs_the_sensing_points_of_all():
+    parts = [methods.FitNet(), methods.FSP(), Pull()]
+    shapes = Features((None, 3), [(None, 4, 4, 5)], (None, 3))
+    with pytest.raises(ValueError, match="give Combined 2 or .*Received: 1"):
+        Combined(parts).build(shapes, shapes)
+    assert not any(part.built for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from keras_mhgd.features import Features
 BATCH, CLASSES = 6, 4
 SIZES = (5, 4, 3)  # of the sensing points, height and width
 WIDTHS = (5, 6, 7)
+AT_LEAST = {"mhgd": 2, "fsp": 2, "kd_svd": 2}  # sensing points; others 1
 
 
 def features(seed, dtype="float32", batch=BATCH, value=None):
@@ -26,15 +27,13 @@ def features(seed, dtype="float32", batch=BATCH, value=None):
     return Features(logits, maps, logits, draw(8))
 
 
-def made(method):
+def made(method, points=3):
     """A built method; its random weights are the same every time."""
     keras.utils.set_random_seed(1)
     method = methods.get(method)
+    maps = [(None, s, s, w) for s, w in zip(SIZES, WIDTHS, strict=True)]
     shapes = Features(
-        (None, CLASSES),
-        [(None, s, s, w) for s, w in zip(SIZES, WIDTHS, strict=True)],
-        (None, CLASSES),
-        (None, 8),
+        (None, CLASSES), maps[:points], (None, CLASSES), (None, 8)
     )
     method.build(shapes, shapes)
     return method
@@ -93,6 +92,24 @@ def test_declares_what_it_reads(name):
 
     student, teacher = (only(features(i), method.needs) for i in (0, 1))
     assert np.isfinite(total(call(method, student, teacher)))
+
+
+def test_needs_so_many_sensing_points(name, small_net):
+    method, networks = methods.get(name), (small_net("s"), small_net("t"))
+    if "maps" not in method.needs:
+        assert made(name, points=0).built
+        assert keras_mhgd.Distiller(*networks, name, []).built
+        return
+    least = AT_LEAST.get(name, 1)
+    assert made(name, points=least).built
+    message = f"`sensing_points` must give {least} or more layers, .* student: "
+    with pytest.raises(ValueError, match=message):
+        keras_mhgd.Distiller(*networks, method, ["stage1"][: least - 1])
+    kind = type(method).__name__
+    message = f"`sensing_points` must give {kind} {least} or .*: {least - 1}. A"
+    with pytest.raises(ValueError, match=message):
+        made(method, points=least - 1)
+    assert not method.built
 
 
 def test_equality_is_a_minimum(name):

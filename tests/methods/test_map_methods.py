@@ -116,7 +116,6 @@ def test_what_it_is(name):
     method = cls()
     assert method.terms == (name,)
     assert method.needs == ("maps",)
-    assert method.min_points == (2 if name in ("fsp", "kd_svd") else 1)
     assert method.weight == weight
     assert method.supports_jit == (not name.startswith("kd_svd"))
     clips = isinstance(method.gradient_rule, gradients.PerVariableClipping)
@@ -238,13 +237,6 @@ def test_compiled_by_xla_as_eager():
     np.testing.assert_allclose(
         compiled(student, teacher), values(student, teacher), rtol=1e-4
     )
-
-
-@pytest.mark.parametrize("name", ["fsp", "kd_svd"])
-def test_two_points(name):
-    message = "must get `(two|2) sensing points` or more. Received: 1. Add"
-    with pytest.raises(ValueError, match=message):
-        built(METHODS[name][0](), SHAPES[:1], SHAPES[:1])
 
 
 @pytest.mark.parametrize("name", ["attention_transfer", "nst"])
