@@ -6,9 +6,9 @@ T. Huang, S. You, F. Wang, C. Qian, C. Xu, NeurIPS 2022, arXiv:2205.10536.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.divergence import require_equal_classes, standardized
-from keras_mhgd.methods.method import Method
-from keras_mhgd.methods.ranges import require_not_negative, require_positive
+from keras_mhgd.methods.divergence import standardized
+from keras_mhgd.methods.logit_method import LogitMethod
+from keras_mhgd.methods.ranges import require_not_negative
 from keras_mhgd.methods.targets import student_and_target
 
 
@@ -60,7 +60,7 @@ def correlation_losses(
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class DIST(Method):
+class DIST(LogitMethod):
     """Correlates predictions with the teacher's, by sample and by class.
 
     loss = beta inter + gamma intra: Pearson's distance of the predictions of
@@ -98,7 +98,6 @@ class DIST(Method):
     """
 
     terms = ("dist_inter", "dist_intra")
-    needs = ("logits",)
 
     def __init__(
         self,
@@ -109,17 +108,10 @@ class DIST(Method):
         weight: float = 1.0,
         **kwargs,
     ):
-        super().__init__(weight=weight, **kwargs)
+        super().__init__(temperature, standardize, weight, **kwargs)
         require_not_negative(beta=beta, gamma=gamma)
-        require_positive(temperature=temperature)
         self.beta = beta
         self.gamma = gamma
-        self.temperature = temperature
-        self.standardize = standardize
-
-    def build(self, student, teacher):
-        super().build(student, teacher)
-        require_equal_classes(student, teacher)
 
     def call(self, student, teacher, labels):
         inter, intra = correlation_losses(
@@ -138,6 +130,4 @@ class DIST(Method):
             **super().get_config(),
             "beta": self.beta,
             "gamma": self.gamma,
-            "temperature": self.temperature,
-            "standardize": self.standardize,
         }

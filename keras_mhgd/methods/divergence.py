@@ -1,7 +1,5 @@
 """Divergence of softened class distributions, and logits standardized."""
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
@@ -57,22 +55,6 @@ def softened_divergence(
     log_teacher = tf.nn.log_softmax(teacher_logits / temperature)
     difference = tf.exp(log_teacher) * (log_teacher - log_student)
     return tf.reduce_mean(tf.reduce_sum(difference, axis=-1))
-
-
-def require_equal_classes(student: Any, teacher: Any) -> None:
-    """Raises unless both networks have the same classes, two or more.
-
-    Args:
-        student: Features of shapes: `logits` is `(batch, classes)`.
-        teacher: The same.
-    """
-    counts = [each.logits[-1] for each in (student, teacher)]
-    if counts[0] != counts[1] or counts[0] < 2:
-        raise ValueError(
-            "`logits` must be of the same two or more classes in student and "
-            f"teacher. Received: {counts[0]} and {counts[1]} classes. Give "
-            "both networks one logit for each class."
-        )
 
 
 def _largest(x: tf.Tensor, axis: int) -> tf.Tensor:

@@ -6,13 +6,9 @@ B. Zhao, Q. Cui, R. Song, Y. Qiu, J. Liang, CVPR 2022, arXiv:2203.08679.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.divergence import (
-    require_equal_classes,
-    softened_divergence,
-    standardized,
-)
-from keras_mhgd.methods.method import Method
-from keras_mhgd.methods.ranges import require_not_negative, require_positive
+from keras_mhgd.methods.divergence import softened_divergence, standardized
+from keras_mhgd.methods.logit_method import LogitMethod
+from keras_mhgd.methods.ranges import require_not_negative
 from keras_mhgd.methods.targets import student_and_target
 
 
@@ -61,7 +57,7 @@ def decoupled_losses(
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class DKD(Method):
+class DKD(LogitMethod):
     """Matches target and other classes of the soft predictions apart.
 
     loss = alpha TCKD + beta NCKD: the divergence of "target or not", and that
@@ -102,7 +98,6 @@ class DKD(Method):
     """
 
     terms = ("dkd_target", "dkd_non_target")
-    needs = ("logits",)
 
     def __init__(
         self,
@@ -113,17 +108,10 @@ class DKD(Method):
         weight: float = 1.0,
         **kwargs,
     ):
-        super().__init__(weight=weight, **kwargs)
+        super().__init__(temperature, standardize, weight, **kwargs)
         require_not_negative(alpha=alpha, beta=beta)
-        require_positive(temperature=temperature)
         self.alpha = alpha
         self.beta = beta
-        self.temperature = temperature
-        self.standardize = standardize
-
-    def build(self, student, teacher):
-        super().build(student, teacher)
-        require_equal_classes(student, teacher)
 
     def call(self, student, teacher, labels):
         target, non_target = decoupled_losses(
@@ -143,8 +131,6 @@ class DKD(Method):
             **super().get_config(),
             "alpha": self.alpha,
             "beta": self.beta,
-            "temperature": self.temperature,
-            "standardize": self.standardize,
         }
 
 

@@ -6,13 +6,8 @@ G. Hinton, O. Vinyals, J. Dean, NIPS workshop 2014, arXiv:1503.02531.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.divergence import (
-    require_equal_classes,
-    softened_divergence,
-    standardized,
-)
-from keras_mhgd.methods.method import Method
-from keras_mhgd.methods.ranges import require_positive
+from keras_mhgd.methods.divergence import softened_divergence, standardized
+from keras_mhgd.methods.logit_method import LogitMethod
 from keras_mhgd.methods.targets import student_and_target
 
 
@@ -49,7 +44,7 @@ def soft_logits_loss(
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class SoftLogits(Method):
+class SoftLogits(LogitMethod):
     """Matches the teacher's predictions, softened by a temperature.
 
     loss = T^2 mean_b KL(p_T || p_S), with p = softmax(logits / T).
@@ -89,7 +84,6 @@ class SoftLogits(Method):
     """
 
     terms = ("soft_logits",)
-    needs = ("logits",)
 
     def __init__(
         self,
@@ -99,15 +93,8 @@ class SoftLogits(Method):
         weight: float = 0.9,
         **kwargs,
     ):
-        super().__init__(weight=weight, **kwargs)
-        require_positive(temperature=temperature)
-        self.temperature = temperature
+        super().__init__(temperature, standardize, weight, **kwargs)
         self.scale_by_temperature = scale_by_temperature
-        self.standardize = standardize
-
-    def build(self, student, teacher):
-        super().build(student, teacher)
-        require_equal_classes(student, teacher)
 
     def call(self, student, teacher, labels):
         loss = soft_logits_loss(
@@ -122,7 +109,5 @@ class SoftLogits(Method):
     def get_config(self):
         return {
             **super().get_config(),
-            "temperature": self.temperature,
             "scale_by_temperature": self.scale_by_temperature,
-            "standardize": self.standardize,
         }
