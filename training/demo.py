@@ -20,8 +20,14 @@ from absl import app, flags
 import keras_mhgd
 from keras_mhgd.files import write_atomically
 from training import options, pictures
-from training.results import describe, measure, summary
-from training.run import load_network, read_metrics, read_result
+from training.results import (
+    describe,
+    measure,
+    read_metrics,
+    read_result,
+    summary,
+)
+from training.run import load_network
 
 options.define_positive("trials", 1, "Seeds, from 0.")
 options.define_positive("epochs", 40, "Passes over the training images.")

@@ -5,7 +5,7 @@ import os
 import statistics
 
 from keras_mhgd.files import write_atomically
-from training.run import validated
+from training.results import validated
 
 _COLOURS = ("#7a7a7a", "#1f6fb2", "#c4552d", "#3a8f5b")
 

@@ -16,6 +16,7 @@ import keras
 import keras_mhgd
 from keras_mhgd.files import require_writable, write_atomically
 from training.report import page
+from training.results import read_metrics, read_result, validated
 
 
 class Run:
@@ -167,31 +168,6 @@ class Recorder(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.directory / "metrics.csv", text.getvalue())
-
-
-def read_result(directory: str | os.PathLike) -> dict[str, Any] | None:
-    """Reads the `result.json` of a run; `None` before the run's end."""
-    path = pathlib.Path(directory, "result.json")
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """Reads a `metrics.csv`: one dict an epoch, without what is empty."""
-    with open(path, newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items() if value}
-            | {"epoch": int(row["epoch"])}
-            for row in csv.DictReader(file)
-        ]
-
-
-def validated(rows: list[dict[str, float]]) -> list[tuple[int, float]]:
-    """Lists (epoch, test accuracy) of the epochs after which it was tested."""
-    return [
-        (row["epoch"], row["val_accuracy"])
-        for row in rows
-        if "val_accuracy" in row
-    ]
 
 
 def save_network(network: keras.Model, path: pathlib.Path) -> None:
