@@ -15,11 +15,11 @@ WIDTHS = (5, 6, 7)
 AT_LEAST = {"mhgd": 2, "fsp": 2, "kd_svd": 2}  # sensing points; others 1
 
 
-def features(seed, dtype="float32", batch=BATCH, value=None):
+def features(seed, dtype="float32", batch=BATCH, value=None, least=0.0):
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
-        numbers = np.maximum(rng.normal(size=(batch, *shape)), 0)
+        numbers = np.maximum(rng.normal(size=(batch, *shape)), least)
         return tf.cast(numbers if value is None else 0 * numbers + value, dtype)
 
     maps = [draw(s, s, width) for s, width in zip(SIZES, WIDTHS, strict=True)]
@@ -75,6 +75,17 @@ def test_name_class_and_configuration_give_one_number(name):
     assert type(method).from_config(method.get_config()).get_config() == (
         method.get_config()
     )
+
+
+def test_config_round_trip(name):
+    method = methods.get(name)
+    config = keras.saving.serialize_keras_object(method)
+    found = methods.get(config)
+    assert type(found) is type(method)
+    assert found is not method
+    assert found.get_config() == method.get_config()
+    assert keras.saving.serialize_keras_object(found) == config
+    assert type(found.gradient_rule) is type(method.gradient_rule)
 
 
 def test_declares_what_it_reads(name):
@@ -145,12 +156,21 @@ def test_the_order_of_samples_does_not_matter(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(
-    "degenerate", [{}, {"value": 0.0}, {"value": 1.0}, {"batch": 1}], ids=str
+    ("of_student", "of_teacher"),
+    [
+        ({}, {}),
+        ({"least": -9.0}, {"least": -9.0}),  # no ReLU
+        ({"value": 0.0}, {}),
+        ({"value": 0.0}, {"value": 0.0}),
+        ({"value": 1.0}, {}),
+        ({"batch": 1}, {"batch": 1}),
+    ],
+    ids=str,
 )
-def test_loss_and_gradient_stay_finite(name, dtype, degenerate):
+def test_loss_and_gradient_stay_finite(name, dtype, of_student, of_teacher):
     method = made(name)
-    student = features(0, dtype, **degenerate)
-    teacher = features(1, dtype, batch=degenerate.get("batch", BATCH))
+    student = features(0, dtype, **of_student)
+    teacher = features(1, dtype, **of_teacher)
     tensors = used(method, student)
     with tf.GradientTape() as tape:
         tape.watch(tensors)
@@ -160,6 +180,7 @@ def test_loss_and_gradient_stay_finite(name, dtype, degenerate):
     gradients = [g for g in tape.gradient(loss, tensors) if g is not None]
     assert gradients
     for gradient in gradients:
+        assert gradient.dtype == dtype
         assert np.isfinite(tf.cast(gradient, tf.float32)).all()
 
 

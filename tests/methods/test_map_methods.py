@@ -1,4 +1,4 @@
-"""What every method that compares feature maps must do."""
+"""What every method on feature maps does beside test_contract.py."""
 
 from types import SimpleNamespace
 
@@ -78,9 +78,9 @@ LOSSES = {
 }
 
 
-def features(seed=0, batch=BATCH, shapes=SHAPES, dtype="float32", scale=1.0):
+def features(seed=0, batch=BATCH, shapes=SHAPES, dtype="float32"):
     rng = np.random.default_rng(seed)
-    maps = [scale * rng.normal(size=(batch, *shape)) for shape in shapes]
+    maps = [rng.normal(size=(batch, *shape)) for shape in shapes]
     return SimpleNamespace(maps=[tf.cast(each, dtype) for each in maps])
 
 
@@ -123,18 +123,18 @@ def test_what_it_is(name):
 
 
 @each_method
-def test_config_round_trip(name):
+def test_config_round_trip_of_every_argument(name):
     cls, _, arguments = METHODS[name]
-    for given in ({}, {**arguments, "weight": 0.25, "name": "mine"}):
-        method = cls(**given)
-        found = cls.from_config(method.get_config())
-        assert found.get_config() == method.get_config()
-        assert {key: getattr(found, key) for key in given} == given
-        config = keras.saving.serialize_keras_object(method)
-        found = keras.saving.deserialize_keras_object(config)
-        assert type(found) is cls
-        assert keras.saving.serialize_keras_object(found) == config
-        assert type(found.gradient_rule) is type(method.gradient_rule)
+    given = {**arguments, "weight": 0.25, "name": "mine"}
+    method = cls(**given)
+    found = cls.from_config(method.get_config())
+    assert found.get_config() == method.get_config()
+    assert {key: getattr(found, key) for key in given} == given
+    config = keras.saving.serialize_keras_object(method)
+    found = keras.saving.deserialize_keras_object(config)
+    assert type(found) is cls
+    assert keras.saving.serialize_keras_object(found) == config
+    assert type(found.gradient_rule) is type(method.gradient_rule)
 
 
 @each_method
@@ -162,26 +162,6 @@ def test_order_of_the_batch_does_nothing(name):
         each.maps = [tf.gather(feature, order) for feature in each.maps]
     found, _ = run(method, student, teacher)
     assert found == pytest.approx(expected, rel=1e-5)
-
-
-@each_method
-@pytest.mark.parametrize(
-    "case", ["zero", "zeros", "one_sample", "equal_rows", "float16"]
-)
-def test_finite_at_degenerate_features(name, case):
-    method = built(METHODS[name][0]())
-    batch = 1 if case == "one_sample" else BATCH
-    dtype = "float16" if case == "float16" else "float32"
-    student = features(0, batch, dtype=dtype, scale=float(case[:4] != "zero"))
-    teacher = features(1, batch, dtype=dtype, scale=float(case != "zeros"))
-    if case == "equal_rows":
-        student.maps = [tf.ones_like(each) for each in student.maps]
-    loss, found = run(method, student, teacher)
-    assert np.isfinite(loss)
-    assert found
-    for gradient in found:
-        assert np.isfinite(gradient).all()
-        assert gradient.dtype == dtype
 
 
 @each_method
