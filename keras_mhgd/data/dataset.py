@@ -308,6 +308,7 @@ class Dataset:
             .flat_map(order_and_views)
             .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
             .prefetch(tf.data.AUTOTUNE)
+            .with_options(_options())
         )
 
     def test(self, batch_size: int) -> tf.data.Dataset:
@@ -332,6 +333,7 @@ class Dataset:
             .batch(batch_size)
             .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
             .prefetch(tf.data.AUTOTUNE)
+            .with_options(_options())
         )
 
     def _to_float(self, images: tf.Tensor) -> tf.Tensor:
@@ -373,6 +375,14 @@ def _describe(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} array of shape {value.shape}"
     return f"{type(value).__name__}"
+
+
+def _options() -> tf.data.Options:
+    # The tuner's thread sleeps up to a minute at a time, and the end of a
+    # stream waits for it: at the end of every `fit` and `evaluate`.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _on_host(array: np.ndarray) -> tf.Tensor:

@@ -131,6 +131,12 @@ def test_test_stream_is_whole_ordered_and_plain():
     np.testing.assert_array_equal(order(batches), dataset.y_test)
 
 
+def test_no_stream_waits_for_the_tuner_at_its_end():
+    dataset = make()
+    for stream in (dataset.train(4), dataset.test(4)):
+        assert stream.options().autotune.enabled is False
+
+
 def test_moments_are_those_of_the_training_images():
     dataset = make(channels=3)
     pixels = dataset.x_train.astype(np.float64)
