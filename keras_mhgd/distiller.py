@@ -1,5 +1,6 @@
 """The model that trains a student from a frozen teacher."""
 
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -85,8 +86,16 @@ class Distiller(keras.Model):
         self.teacher = teacher
         self.method = method
         self.sensing_points = tuple(points)
+        # Epochs since transfer began: some methods' strength depends on it.
+        self._epoch = self.add_weight(
+            name="epoch", initializer="zeros", trainable=False, dtype="float32"
+        )
+        split = method.gradient_rule.split
         self._student_features = FeatureExtractor(
-            student, [point for point, _ in points], method.needs
+            student,
+            [point for point, _ in points],
+            method.needs,
+            split=split and functools.partial(split, epoch=self._epoch),
         )
         self._teacher_features = FeatureExtractor(
             teacher,
@@ -100,10 +109,6 @@ class Distiller(keras.Model):
         self.supports_jit = method.supports_jit
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
-        # Epochs since transfer began: some methods' strength depends on it.
-        self._epoch = self.add_weight(
-            name="epoch", initializer="zeros", trainable=False, dtype="float32"
-        )
         self.built = True
 
     def call(self, inputs, training=False):
@@ -253,7 +258,14 @@ class Distiller(keras.Model):
                 transfer=_total([terms[name] for name in limited]),
             )
             scaled = Losses(*map(self.optimizer.scale_loss, losses))
-        gradients = rule(tape, scaled, self.trainable_variables, self._epoch)
+        gradients = rule(
+            tape,
+            scaled,
+            self.trainable_variables,
+            self._epoch,
+            student,
+            self.method.limited_variables,
+        )
         self.optimizer.apply(gradients, self.trainable_variables)
 
         batch_size = tf.shape(student.outputs)[0]

@@ -2,13 +2,14 @@
 
 import difflib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 SensingPoints = Sequence[str | tuple[str, str]] | None
+Split = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class Features(NamedTuple):
@@ -23,12 +24,15 @@ class Features(NamedTuple):
             a network without one; `None` unless asked for.
         embedding: What the classifier, the last layer with weights, gets:
             `(batch, D)`; `None` unless asked for.
+        forks: The maps once more, through which gradients return clipped;
+            `None` if the extractor has no `split`.
     """
 
     outputs: tf.Tensor
     maps: list[tf.Tensor]
     logits: tf.Tensor | None = None
     embedding: tf.Tensor | None = None
+    forks: list[tf.Tensor] | None = None
 
 
 class FeatureExtractor:
@@ -45,6 +49,8 @@ class FeatureExtractor:
         require_finite: Whether a feature that is NaN or infinite raises
             `tf.errors.InvalidArgumentError`, naming its layer. Meant for
             frozen networks, whose features nothing in training can mend.
+        split: Gives a sensing point's output twice: what the network goes on
+            with, and what `Features.forks` holds.
 
     Raises:
         TypeError: If `model` is neither functional nor sequential.
@@ -58,12 +64,13 @@ class FeatureExtractor:
         points: Sequence[str],
         needs: Collection[str] = (),
         require_finite: bool = False,
+        split: Split | None = None,
     ):
         require_graph(model)
         self.points = list(points)
         self.require_finite = require_finite
         self._name = model.name
-        self._model = _with_features(model, self.points)
+        self._model = _with_features(model, self.points, split)
         if "logits" in needs or "embedding" in needs:
             self._model = _with_head(self._model, needs, model.name)
         self.shapes = Features(
@@ -226,47 +233,69 @@ def require_graph(model: keras.Model) -> None:
         )
 
 
-def _with_features(model: keras.Model, paths: Sequence[str]) -> keras.Model:
+def _with_features(
+    model: keras.Model, paths: Sequence[str], split: Split | None
+) -> keras.Model:
     """Builds the model that gives predictions and features at once."""
     for path in paths:
         find_layer(model, path)
     inputs, outputs = _inputs(model), model.outputs[0]
-    if all("/" not in path for path in paths):
+    if split is None and all("/" not in path for path in paths):
         maps = [_output(model, model.get_layer(path)) for path in paths]
         return keras.Model(inputs, {"outputs": outputs, "maps": maps})
 
-    # A nested model's inner tensors belong to a graph of its own. So the
-    # outer layers are called once more, with an extractor in its place.
+    # A nested model's inner tensors belong to a graph of its own, and a fork
+    # changes what comes behind it. So the layers are called once more, with an
+    # extractor in the place of a nested model.
     inner = {}
     for path in paths:
         head, _, rest = path.partition("/")
         if rest:
             inner.setdefault(head, []).append(rest)
     extractors = {
-        head: _with_features(model.get_layer(head), rests)
+        head: _with_features(model.get_layer(head), rests, split)
         for head, rests in inner.items()
     }
-    found = {}
+    maps, forks = {}, {}
 
     def call(layer, *args, **kwargs):
-        if layer.name not in extractors:
-            found[layer.name] = layer(*args, **kwargs)
-            return found[layer.name]
-        result = extractors[layer.name](*args, **kwargs)
-        for rest, tensor in zip(inner[layer.name], result["maps"], strict=True):
-            found[f"{layer.name}/{rest}"] = tensor
-        found[layer.name] = result["outputs"]
-        return result["outputs"]
+        name = layer.name
+        result = extractors.get(name, layer)(*args, **kwargs)
+        if name in extractors:
+            inside = [f"{name}/{rest}" for rest in inner[name]]
+            maps.update(zip(inside, result["maps"], strict=True))
+            if split is not None:
+                forks.update(zip(inside, result["forks"], strict=True))
+            result = result["outputs"]
+        if name in paths:
+            if split is not None:
+                result, forks[name] = _Fork(split, name)(result)
+            maps[name] = result
+        return result
 
     again = keras.models.clone_model(
         keras.Model(inputs, outputs),
         clone_function=lambda layer: layer,
         call_function=call,
     )
-    return keras.Model(
-        _inputs(again),
-        {"outputs": again.outputs[0], "maps": [found[path] for path in paths]},
-    )
+    found = {
+        "outputs": again.outputs[0],
+        "maps": [maps[path] for path in paths],
+    }
+    if split is not None:
+        found["forks"] = [forks[path] for path in paths]
+    return keras.Model(_inputs(again), found)
+
+
+class _Fork(keras.Layer):
+    """Gives its input twice, as `split` does."""
+
+    def __init__(self, split: Split, name: str):
+        super().__init__(name=f"{name}_fork", autocast=False)
+        self._split = split
+
+    def call(self, inputs):
+        return self._split(inputs)
 
 
 def _with_head(
@@ -333,6 +362,8 @@ def _last_call(
     """The layer that gives a tensor, and its input if it has just one."""
     layer, node_index, _ = tensor._keras_history
     inputs = layer._inbound_nodes[node_index].input_tensors
+    if isinstance(layer, _Fork):
+        return _last_call(inputs[0])
     return layer, inputs[0] if len(inputs) == 1 else None
 
 

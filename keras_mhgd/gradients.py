@@ -1,15 +1,17 @@
 """How the transfer's gradient joins the task's.
 
-A rule is called once a step as `rule(tape, losses, variables, epoch)` and
-returns what the optimizer applies.
+A rule is called once a step as `rule(tape, losses, variables, epoch,
+features, own)` and returns what the optimizer applies.
 """
 
-from collections.abc import Iterable, Sequence
+import abc
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_mhgd.choices import unknown
+from keras_mhgd.features import Features
 
 Gradients = list[tf.Tensor | None]
 
@@ -29,27 +31,64 @@ class Losses(NamedTuple):
     transfer: tf.Tensor
 
 
-class Sum:
-    """Adds the losses: one backward pass, nothing clipped."""
+class Rule(abc.ABC):
+    """How the two gradients are joined."""
 
     num_backward_passes = 1
+    """Through the student, a step."""
 
+    split = None
+    """Of a rule that acts inside the student: `split(feature, epoch)` gives
+    a sensing point's output twice, for the layers behind and for the method.
+    """
+
+    def maps(self, features: Features) -> list[tf.Tensor]:
+        """Gives the maps that the limited method reads."""
+        return features.maps
+
+    @abc.abstractmethod
     def __call__(
         self,
         tape: tf.GradientTape,
         losses: Losses,
         variables: Sequence[tf.Variable],
         epoch: tf.Tensor,
+        features: Features,
+        own: Collection[tf.Variable],
+    ) -> Gradients:
+        """Computes what the optimizer applies.
+
+        Args:
+            tape: What recorded the losses; persistent if there are several
+                backward passes.
+            losses: Of this step.
+            variables: All that train.
+            epoch: Epochs since transfer began, a scalar.
+            features: The student's in this step.
+            own: The variables among them that are the limiting method's.
+
+        Returns:
+            One gradient a variable, `None` where no loss reaches it.
+        """
+
+
+class Sum(Rule):
+    """Adds the losses: one backward pass, nothing clipped."""
+
+    def __call__(
+        self, tape, losses, variables, epoch, features, own
     ) -> Gradients:
         return tape.gradient(list(losses), variables)
 
 
-class _Separate:
+class _Separate(Rule):
     """Joins the two gradients variable by variable: two backward passes."""
 
     num_backward_passes = 2
 
-    def __call__(self, tape, losses, variables, epoch) -> Gradients:
+    def __call__(
+        self, tape, losses, variables, epoch, features, own
+    ) -> Gradients:
         task, regularization, transfer = (
             tape.gradient(loss, variables) for loss in losses
         )
@@ -70,12 +109,9 @@ class _Separate:
             )
             if main is not None and moved is not None
         }
-        share = 1.0
-        if limited:
-            before = _norm_of_all([transfer[index] for index in limited])
-            share = tf.math.divide_no_nan(
-                _norm_of_all(limited.values()), before
-            )
+        share = _quotient(
+            limited.values(), [transfer[index] for index in limited]
+        )
         return [
             share * moved
             if main is None and moved is not None
@@ -105,18 +141,87 @@ class PerVariableClipping(_Separate):
     """
 
     def __init__(self, bound: float = 1.0):
-        if not bound > 0:
-            raise ValueError(
-                f"`clip_bound` must be positive. Received: clip_bound={bound}."
-            )
-        self.bound = bound
+        self.bound = _require_positive(bound)
 
     def limit(self, task, transfer, epoch):
-        allowed = self.bound * tf.sigmoid(tf.cast(epoch, task.dtype))
-        allowed *= _norm(task)
-        # Not clip_by_norm: it gives NaN where both norms are zero.
-        largest = tf.maximum(_norm(transfer), allowed)
-        return transfer * tf.math.divide_no_nan(allowed, largest)
+        return transfer * _share(task, transfer, epoch, self.bound)
+
+
+class PerFeatureClipping(Rule):
+    """Clips the transfer's gradient where it enters the student.
+
+    One backward pass. At a sensing point, with `g` the gradient that arrives
+    there from the layers behind, `t` the transfer's by this feature alone,
+    and `e` the epochs since transfer began, the layers before get
+
+        g + t * n / max(||t||, n),  n = bound * sigmoid(e) * ||g||,
+
+    the norms over the whole batch. Points are passed from the output towards
+    the input, so `g` holds what was let in at those behind. The gradient of
+    variables that only the transfer reaches, such as a projection of the
+    method, is scaled by what was let in on the whole: the quotient of the
+    norms over all sensing points after and before.
+
+    This is not the published rule: see `PerVariableClipping`.
+
+    Args:
+        bound: Multiplier of the norm that is allowed, > 0.
+    """
+
+    def __init__(self, bound: float = 1.0):
+        self.bound = _require_positive(bound)
+
+    def split(
+        self, feature: tf.Tensor, epoch: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Forks a feature for the layers behind and for the method.
+
+        Args:
+            feature: Output of a sensing point, a batch.
+            epoch: Epochs since transfer began, a scalar.
+
+        Returns:
+            The feature twice: what the network goes on with, and what the
+            method reads, whose gradient is clipped against the former's.
+        """
+
+        @tf.custom_gradient
+        def fork(feature):
+            def gradient(arriving, transfer):
+                share = _share(arriving, transfer, epoch, self.bound)
+                return arriving + share * transfer
+
+            return (tf.identity(feature), tf.identity(feature)), gradient
+
+        return fork(feature)
+
+    def maps(self, features):
+        return features.maps if features.forks is None else features.forks
+
+    def __call__(
+        self, tape, losses, variables, epoch, features, own
+    ) -> Gradients:
+        sides = features.maps, features.forks
+        found, *sides = tape.gradient(list(losses), [variables, *sides])
+        sides = [
+            (arriving, transfer)
+            for arriving, transfer in zip(*sides, strict=True)
+            if arriving is not None and transfer is not None
+        ]
+        share = _quotient(
+            [
+                transfer * _share(arriving, transfer, epoch, self.bound)
+                for arriving, transfer in sides
+            ],
+            [transfer for _, transfer in sides],
+        )
+        only_transfer = {id(variable) for variable in own}
+        return [
+            share * gradient
+            if id(variable) in only_transfer and gradient is not None
+            else gradient
+            for variable, gradient in zip(variables, found, strict=True)
+        ]
 
 
 class PublishedFormula(_Separate):
@@ -138,8 +243,9 @@ def get(name: str | None, bound: float = 1.0):
     """Makes a rule by name.
 
     Args:
-        name: `"per_variable"`, `"formula"`, or `None` for the sum.
-        bound: See `PerVariableClipping`.
+        name: `"per_variable"`, `"per_feature"`, `"formula"`, or `None` for
+            the sum.
+        bound: Of the first two.
 
     Returns:
         The rule.
@@ -151,20 +257,49 @@ def get(name: str | None, bound: float = 1.0):
         return Sum()
     if name == "per_variable":
         return PerVariableClipping(bound)
+    if name == "per_feature":
+        return PerFeatureClipping(bound)
     if name == "formula":
         return PublishedFormula()
-    raise unknown("clipping", name, ["per_variable", "formula", "None"])
+    raise unknown(
+        "clipping", name, ["per_variable", "per_feature", "formula", "None"]
+    )
+
+
+def _require_positive(bound: float) -> float:
+    if not bound > 0:
+        raise ValueError(
+            f"`clip_bound` must be positive. Received: clip_bound={bound}."
+        )
+    return bound
+
+
+def _share(
+    task: tf.Tensor, transfer: tf.Tensor, epoch: tf.Tensor, bound: float
+) -> tf.Tensor:
+    """What is left of the transfer's gradient when clipped, 0 to 1."""
+    task_norm, transfer_norm = _norm(task), _norm(transfer)
+    allowed = bound * tf.sigmoid(tf.cast(epoch, task_norm.dtype)) * task_norm
+    # Not clip_by_norm: it gives NaN where both norms are zero.
+    largest = tf.maximum(transfer_norm, allowed)
+    return tf.cast(tf.math.divide_no_nan(allowed, largest), transfer.dtype)
 
 
 def _norm(x: tf.Tensor) -> tf.Tensor:
-    # Scaled by the largest entry: squares of float32 gradients that carry a
-    # loss scale could overflow.
+    # In float32 at least, and scaled by the largest entry: squares of
+    # gradients that carry a loss scale could overflow.
+    if x.dtype != tf.float64:
+        x = tf.cast(x, tf.float32)
     largest = tf.reduce_max(tf.abs(x))
     return largest * tf.norm(tf.math.divide_no_nan(x, largest))
 
 
-def _norm_of_all(gradients: Iterable[tf.Tensor]) -> tf.Tensor:
-    return _norm(tf.stack([_norm(gradient) for gradient in gradients]))
+def _quotient(after: Iterable[tf.Tensor], before: Iterable[tf.Tensor]):
+    """Quotient of the norms of two lists of gradients; 1 of empty ones."""
+    norms = [[_norm(each) for each in part] for part in (after, before)]
+    if not norms[0]:
+        return 1.0
+    return tf.math.divide_no_nan(*(_norm(tf.stack(part)) for part in norms))
 
 
 def _add(a, b):

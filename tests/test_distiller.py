@@ -264,7 +264,9 @@ def test_no_retracing_after_the_first_step(distiller, images):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("clipping", ["per_variable", "formula", None])
+@pytest.mark.parametrize(
+    "clipping", ["per_variable", "per_feature", "formula", None]
+)
 def test_mixed_precision(small_net, distiller, images, policy, clipping):
     x, y = images
     keras.config.set_dtype_policy(policy)
@@ -421,14 +423,24 @@ def test_refuses_networks_that_do_not_fit(small_net, changes, message):
         )
 
 
-@pytest.mark.parametrize("name", ["mhgd", "kd_svd", "fsp", "fitnet"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda: methods.MHGD(num_heads=2, preparation_epochs=1),
+        lambda: methods.MHGD(
+            num_heads=2, preparation_epochs=1, clipping="per_feature"
+        ),
+        lambda: methods.get("kd_svd"),
+        lambda: methods.get("fsp"),
+        lambda: methods.get("fitnet"),
+    ],
+    ids=["mhgd", "per_feature", "kd_svd", "fsp", "fitnet"],
+)
 def test_different_channels_through_a_projection(
-    small_net, distiller, images, tmp_path, name
+    small_net, distiller, images, tmp_path, method
 ):
     """It trains with the student and is in none of its files."""
-    method = methods.get(name)
-    if name == "mhgd":
-        method = methods.MHGD(num_heads=2, preparation_epochs=1)
+    method = method()
     student = small_net("student", widths=(6, 5))
     parameters = student.count_params()
     model = distiller(method, student=student)

@@ -117,25 +117,37 @@ def recomputed(model, prefix, x):
     return [found["front"], found["back"]]
 
 
+def twice(feature):
+    return tf.identity(feature), 2 * feature
+
+
+@pytest.mark.parametrize("split", [None, twice])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_yields_predictions_and_features(name, x):
+def test_yields_predictions_and_features(name, split, x):
     build, prefix = NETWORKS[name]
     model = build()
     points = [prefix + "front", prefix + "back"]
-    extractor = FeatureExtractor(model, points)
+    extractor = FeatureExtractor(model, points, split=split)
     assert extractor.shapes.outputs == (None, 3)
     assert extractor.shapes.maps == [(None, 8, 8, 4), (None, 4, 4, 5)]
     found = extractor(x)
     np.testing.assert_allclose(found.outputs, model(x), atol=1e-6)
     for a, b in zip(found.maps, recomputed(model, prefix, x), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+    if split is None:
+        assert found.forks is None
+        return
+    for a, b in zip(found.maps, found.forks, strict=True):
+        np.testing.assert_array_equal(2 * a, b)
 
 
+@pytest.mark.parametrize("split", [None, twice])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_one_forward_with_the_models_own_weights(name, x):
+def test_one_forward_with_the_models_own_weights(name, split, x):
     build, prefix = NETWORKS[name]
     model = build()
-    extractor = FeatureExtractor(model, [prefix + "front", prefix + "back"])
+    points = [prefix + "front", prefix + "back"]
+    extractor = FeatureExtractor(model, points, split=split)
     norm = layer_of(model, prefix + "norm")
     norm.moving_mean.assign(tf.zeros(4))
     inner = layer_of(model, prefix + "conv1")(x)
@@ -156,13 +168,15 @@ def test_one_forward_with_the_models_own_weights(name, x):
     )
 
 
+@pytest.mark.parametrize("split", [None, twice])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_extracting_leaves_the_model_as_it_was(name, x):
+def test_extracting_leaves_the_model_as_it_was(name, split, x):
     build, prefix = NETWORKS[name]
     model = build()
     expected, config = model(x), model.get_config()
+    points = [prefix + "front", prefix + "back"]
     for _ in range(2):
-        FeatureExtractor(model, [prefix + "front", prefix + "back"])
+        FeatureExtractor(model, points, split=split)
     np.testing.assert_array_equal(model(x), expected)
     assert model.get_config() == config
     assert stage_ends(model) == {1: prefix + "front", 2: prefix + "back"}
@@ -470,6 +484,30 @@ def test_logits_and_embedding(layers, x):
     np.testing.assert_allclose(found.embedding, average, rtol=1e-5)
     assert extractor.shapes.logits == (None, 3)
     assert extractor.shapes.embedding == (None, 4)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_split_goes_on_with_its_first_part(activation, x):
+    """At the embedding and at the output, the last sensing points."""
+    model = ending(keras.layers.Dense(3, activation=activation, name="last"))
+    extractor = FeatureExtractor(
+        model,
+        ["average", "last"],
+        ["logits", "embedding"],
+        split=lambda feature: (3 * feature, feature),
+    )
+    found = extractor(x)
+    average = model.get_layer("average").input
+    average = keras.Model(model.input, average)(x).numpy().mean((1, 2))
+    np.testing.assert_allclose(found.forks[0], average, rtol=1e-5)
+    np.testing.assert_allclose(found.embedding, 3 * average, rtol=1e-5)
+    outputs = model.get_layer("last")(3 * average)
+    np.testing.assert_allclose(found.forks[1], outputs, rtol=1e-5)
+    np.testing.assert_allclose(found.outputs, 3 * outputs, rtol=1e-5)
+    kernel = model.get_layer("last").kernel
+    logits = 3 * average @ kernel.numpy()
+    scale = 3 if activation is None else 1
+    np.testing.assert_allclose(found.logits, scale * logits, rtol=1e-4)
 
 
 def test_logits_share_the_weights_of_a_softmax_layer(x):

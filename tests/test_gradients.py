@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd import gradients
+from keras_mhgd.features import FeatureExtractor
 
 EPOCHS = [0, 20, 39, 40, 41, 42, 45, 50, 60, 100, 139]
 
@@ -70,7 +71,7 @@ def joined(rule, task, transfer, decay=0.0, epoch=100.0):
         losses = gradients.Losses(
             *(tf.reduce_sum(variable * g) for g in (task, decay, transfer))
         )
-    return rule(tape, losses, [variable], epoch)[0]
+    return rule(tape, losses, [variable], epoch, None, [])[0]
 
 
 def test_sum_adds_all_three():
@@ -125,7 +126,8 @@ def test_variables_that_one_loss_does_not_reach():
     a, b, c = (tf.Variable(1.0) for _ in range(3))
     with tf.GradientTape(persistent=True) as tape:
         losses = gradients.Losses(2 * a, tf.constant(0.0), 3 * b)
-    found = gradients.PerVariableClipping()(tape, losses, [a, b, c], 0.0)
+    rule = gradients.PerVariableClipping()
+    found = rule(tape, losses, [a, b, c], 0.0, None, [])
     assert [g is None or float(g) for g in found] == [2.0, 3.0, True]
 
 
@@ -149,7 +151,119 @@ def test_names():
     assert isinstance(gradients.get(None), gradients.Sum)
     assert isinstance(gradients.get("formula"), gradients.PublishedFormula)
     assert gradients.get("per_variable", 0.5).bound == 0.5
-    with pytest.raises(ValueError, match="must be one of per_variable, formul"):
+    assert gradients.get("per_feature", 0.5).bound == 0.5
+    with pytest.raises(ValueError, match="must be one of per_variable, per_fe"):
         gradients.get("per_var")
-    with pytest.raises(ValueError, match="`clip_bound` must be positive"):
-        gradients.get("per_variable", 0.0)
+    for name in ("per_variable", "per_feature"):
+        with pytest.raises(ValueError, match="`clip_bound` must be positive"):
+            gradients.get(name, 0.0)
+
+
+class TestPerFeatureClipping:
+    """On a linear network, float64, where each gradient can be written down.
+
+    h1 = x W1, h2 = h1 W2, outputs = h2 W3 + h1 V: one way goes around h2.
+    """
+
+    EPOCH = 0.5
+
+    @pytest.fixture
+    def parts(self):
+        keras.config.set_dtype_policy("float64")
+        rng = np.random.default_rng(0)
+        dense = keras.layers.Dense
+        inputs = keras.Input((3,))
+        h1 = dense(4, use_bias=False, name="h1")(inputs)
+        h2 = dense(5, use_bias=False, name="h2")(h1)
+        around = dense(2, use_bias=False, name="around")(h1)
+        last = dense(2, use_bias=False, name="last")(h2)
+        model = keras.Model(inputs, keras.layers.Add()([last, around]))
+        for variable in model.variables:
+            variable.assign(rng.normal(size=variable.shape))
+        x, task, t1, t2 = (rng.normal(size=(6, size)) for size in (3, 2, 4, 5))
+        return model, x, task, t1, t2
+
+    def run(self, rule, parts, own=()):
+        """Gradients of W1, W2, around and last, then of `own`."""
+        model, x, task, t1, t2 = parts
+        extractor = FeatureExtractor(
+            model,
+            ["h1", "h2"],
+            split=lambda feature: rule.split(feature, self.EPOCH),
+        )
+        with tf.GradientTape() as tape:
+            features = extractor(x, training=True)
+            h1, h2 = rule.maps(features)
+            transfer = tf.reduce_sum(h1 * t1) + tf.reduce_sum(h2 * t2)
+            for variable in own:
+                transfer += 7.0 * variable
+            losses = gradients.Losses(
+                tf.reduce_sum(features.outputs * task),
+                tf.reduce_sum(tf.square(model.get_layer("h1").kernel)),
+                transfer,
+            )
+        variables = [
+            model.get_layer(name).kernel
+            for name in ("h1", "h2", "around", "last")
+        ]
+        return rule(tape, losses, [*variables, *own], self.EPOCH, features, own)
+
+    @staticmethod
+    def clip(transfer, arriving, bound):
+        allowed = bound / (1 + np.exp(-0.5)) * np.linalg.norm(arriving)
+        return transfer * min(1, allowed / np.linalg.norm(transfer))
+
+    @pytest.mark.parametrize("bound", [0.1, 0.3, 100.0])
+    def test_gradients_written_down(self, parts, bound):
+        model, x, task, t1, t2 = parts
+        own = tf.Variable(1.0, dtype="float64")
+        found = self.run(gradients.PerFeatureClipping(bound), parts, [own])
+        w1, w2, around, last = (
+            model.get_layer(name).kernel.numpy()
+            for name in ("h1", "h2", "around", "last")
+        )
+        h1 = x @ w1
+        g2 = task @ last.T
+        into_2 = self.clip(t2, g2, bound)
+        g1 = (g2 + into_2) @ w2.T + task @ around.T
+        into_1 = self.clip(t1, g1, bound)
+        share = np.hypot(*map(np.linalg.norm, (into_1, into_2)))
+        share /= np.hypot(*map(np.linalg.norm, (t1, t2)))
+        expected = [
+            x.T @ (g1 + into_1) + 2 * w1,
+            h1.T @ (g2 + into_2),
+            h1.T @ task,
+            (h1 @ w2).T @ task,
+            7.0 * share,
+        ]
+        assert (share < 0.9) == (bound < 1.0)
+        for gradient, value in zip(found, expected, strict=True):
+            np.testing.assert_allclose(gradient, value, rtol=1e-6)
+
+    def test_what_fits_the_bound_is_the_sum(self, parts):
+        found = self.run(gradients.PerFeatureClipping(1e6), parts)
+        model, x, task, t1, t2 = parts
+        extractor = FeatureExtractor(model, ["h1", "h2"])
+        variables = [
+            model.get_layer(name).kernel
+            for name in ("h1", "h2", "around", "last")
+        ]
+        with tf.GradientTape() as tape:
+            features = extractor(x)
+            h1, h2 = features.maps
+            loss = (
+                tf.reduce_sum(features.outputs * task)
+                + tf.reduce_sum(tf.square(variables[0]))
+                + tf.reduce_sum(h1 * t1)
+                + tf.reduce_sum(h2 * t2)
+            )
+        expected = tape.gradient(loss, variables)
+        for gradient, value in zip(found, expected, strict=True):
+            np.testing.assert_allclose(gradient, value, rtol=1e-9)
+
+    def test_zero_gradients_stay_finite(self, parts):
+        model, x, *rest = parts
+        parts = model, x, *(np.zeros_like(each) for each in rest)
+        own = tf.Variable(1.0, dtype="float64")
+        found = self.run(gradients.PerFeatureClipping(), parts, [own])
+        assert all(np.isfinite(gradient).all() for gradient in found)

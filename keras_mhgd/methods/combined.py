@@ -63,7 +63,7 @@ class Combined(Method):
             )
         if limiting:
             self.gradient_rule = limiting[0].gradient_rule
-        self._limited = limiting[0].limited_terms if limiting else ()
+        self._limiting = limiting
         self.needs = tuple(
             {need: None for method in self.methods for need in method.needs}
         )
@@ -72,7 +72,17 @@ class Combined(Method):
 
     @property
     def limited_terms(self):
-        return self._limited
+        return tuple(
+            term for method in self._limiting for term in method.limited_terms
+        )
+
+    @property
+    def limited_variables(self):
+        return [
+            variable
+            for method in self._limiting
+            for variable in method.limited_variables
+        ]
 
     @property
     def prepared(self):

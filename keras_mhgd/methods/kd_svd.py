@@ -116,7 +116,9 @@ class _SingularVectors(Method):
         raise NotImplementedError
 
     def call(self, student, teacher, labels):
-        student_maps = projected(self.projections, student.maps)
+        student_maps = projected(
+            self.projections, self.gradient_rule.maps(student)
+        )
         loss = self.compare(*matched_vectors(student_maps, teacher.maps))
         return {self.terms[0]: self.weight * loss}
 
@@ -148,9 +150,9 @@ class KDSVD(_SingularVectors):
             The authors' code has 8.
         reduction: `"sum"` over samples (authors' code) or their `"mean"`.
         clipping: How the gradient joins the task's: `"per_variable"`
-            (authors' code), `"formula"` or `None`. See
+            (authors' code), `"per_feature"`, `"formula"` or `None`. See
             `keras_mhgd.gradients`.
-        clip_bound: Multiplier of the norm that `"per_variable"` allows, > 0.
+        clip_bound: Multiplier of the norm that the first two allow, > 0.
         weight: Multiplier of the loss, >= 0. Clipping can undo it.
 
     Call arguments:

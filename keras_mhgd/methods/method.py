@@ -53,6 +53,11 @@ class Method(keras.Layer):
         return self.terms
 
     @property
+    def limited_variables(self) -> list[keras.Variable]:
+        """Variables of its own that those terms train."""
+        return self.trainable_variables
+
+    @property
     def prepared(self) -> bool:
         """Whether the student can train: nothing is left to prepare."""
         return True

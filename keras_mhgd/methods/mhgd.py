@@ -80,9 +80,10 @@ class MHGD(Method):
         reduction: `"sum"` over heads and rows (published) or `"mean"`. The
             default is the published one; the two have not been compared yet.
         clipping: How the gradient joins the task's: `"per_variable"`
-            (published code), `"formula"` (published formula) or `None`. See
+            (published code), `"per_feature"` (one backward pass),
+            `"formula"` (published formula) or `None`. See
             `keras_mhgd.gradients`.
-        clip_bound: Multiplier of the norm that `"per_variable"` allows, > 0.
+        clip_bound: Multiplier of the norm that the first two allow, > 0.
         mhan: A trained `MHAN` of the same teacher and sensing points: it is
             used as it is and not trained again. `num_heads` and
             `scale_logits` are its own then.
@@ -209,7 +210,8 @@ class MHGD(Method):
 
     def call(self, student, teacher, labels):
         student_vectors, teacher_vectors = matched_vectors(
-            projected(self.projections, student.maps), teacher.maps
+            projected(self.projections, self.gradient_rule.maps(student)),
+            teacher.maps,
         )
         loss = graph_divergence(
             self.mhan(student_vectors),
