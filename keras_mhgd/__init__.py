@@ -12,12 +12,14 @@ from keras_mhgd import (
     methods,
     models,
 )
+from keras_mhgd.cache import TeacherCache
 from keras_mhgd.distiller import Distiller
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Distiller",
+    "TeacherCache",
     "callbacks",
     "compression",
     "data",

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_mhgd import linalg
 from keras_mhgd.directions import unit
+from keras_mhgd.features import Features
 
 _STUDENT_VECTORS = 4
 
@@ -52,24 +53,36 @@ def student_vector(feature: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     return linalg.align(vectors, teacher)
 
 
-def matched_vectors(
-    student_maps: Sequence[tf.Tensor], teacher_maps: Sequence[tf.Tensor]
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Compresses all maps of both networks: see the functions above.
+def teacher_vectors(features: Features) -> list[tf.Tensor]:
+    """Compresses all of a teacher's maps, unless they are already.
 
     Args:
-        student_maps: Features as in `teacher_vector`, one for each point.
-        teacher_maps: The same, with the student's channels.
+        features: With `maps` as in `teacher_vector`, or with `vectors`.
 
     Returns:
-        Unit vectors `(batch, D)` of each point: the student's, the teacher's.
+        Unit vectors `(batch, D)` of each sensing point.
     """
-    teacher_vectors = [teacher_vector(feature) for feature in teacher_maps]
-    student_vectors = [
+    if features.vectors is not None:
+        return features.vectors
+    return [teacher_vector(feature) for feature in features.maps]
+
+
+def student_vectors(
+    maps: Sequence[tf.Tensor], teacher: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Compresses all of a student's maps, aligned to the teacher's vectors.
+
+    Args:
+        maps: Features as in `student_vector`, with the teacher's channels.
+        teacher: What `teacher_vectors` gives.
+
+    Returns:
+        Unit vectors `(batch, D)` of each sensing point.
+    """
+    return [
         student_vector(feature, vector)
-        for feature, vector in zip(student_maps, teacher_vectors, strict=True)
+        for feature, vector in zip(maps, teacher, strict=True)
     ]
-    return student_vectors, teacher_vectors
 
 
 def _matrices(feature: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,9 @@ import tensorflow as tf
 from keras_mhgd import methods
 from keras_mhgd.features import (
     FeatureExtractor,
+    Features,
     SensingPoints,
+    Taught,
     pair,
     require_graph,
 )
@@ -112,6 +114,8 @@ class Distiller(keras.Model):
         self.built = True
 
     def call(self, inputs, training=False):
+        if isinstance(inputs, Taught):
+            inputs = inputs.images
         return self.student(inputs, training=training)
 
     @property
@@ -239,9 +243,16 @@ class Distiller(keras.Model):
             **kwargs,
         )
 
+    def targets(self, x) -> Features:
+        """Runs the teacher on a batch: see `Method.targets`."""
+        return self.method.targets(self._teacher_features(x))
+
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        teacher = self._teacher_features(x)
+        if isinstance(x, Taught):
+            x, teacher = x.images, x.features
+        else:
+            teacher = self.targets(x)
         rule = self.method.gradient_rule
         with tf.GradientTape(persistent=rule.num_backward_passes > 1) as tape:
             student = self._student_features(x, training=True)

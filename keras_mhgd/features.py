@@ -24,6 +24,8 @@ class Features(NamedTuple):
             a network without one; `None` unless asked for.
         embedding: What the classifier, the last layer with weights, gets:
             `(batch, D)`; `None` unless asked for.
+        vectors: The maps compressed, `(batch, D)` each: see
+            `keras_mhgd.compression`; `None` unless compressed.
         forks: The maps once more, through which gradients return clipped;
             `None` if the extractor has no `split`.
     """
@@ -32,7 +34,30 @@ class Features(NamedTuple):
     maps: list[tf.Tensor]
     logits: tf.Tensor | None = None
     embedding: tf.Tensor | None = None
+    vectors: list[tf.Tensor] | None = None
     forks: list[tf.Tensor] | None = None
+
+
+class Taught(NamedTuple):
+    """A batch with what is known of the teacher's features.
+
+    Attributes:
+        images: What a network takes.
+        kept: The fields of `Features` that are not `None`, in tuples instead
+            of lists: those are tensors to `tf.data`.
+    """
+
+    images: tf.Tensor
+    kept: dict[str, tf.Tensor | tuple[tf.Tensor, ...]]
+
+    @property
+    def features(self) -> Features:
+        """The kept features."""
+        lists = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.kept.items()
+        }
+        return Features(**lists)
 
 
 class FeatureExtractor:

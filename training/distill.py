@@ -31,7 +31,18 @@ flags.DEFINE_list(
     "Layers, front end first: a name that both networks have, or "
     "student_layer:teacher_layer. Stage ends if not given.",
 )
+flags.DEFINE_boolean(
+    "cache_teacher",
+    False,
+    "Run the teacher once for all --views of the images, and keep in memory "
+    "what the method reads.",
+)
 flags.mark_flags_as_required(["teacher", "student"])
+flags.register_multi_flags_validator(
+    ["cache_teacher", "views"],
+    lambda values: values["views"] or not values["cache_teacher"],
+    "--cache_teacher needs a number of --views.",
+)
 FLAGS = flags.FLAGS
 
 
@@ -45,6 +56,7 @@ def main(argv) -> None:
             "method",
             "set",
             "sensing_points",
+            "cache_teacher",
             program="distill",
         ),
     )
@@ -60,7 +72,13 @@ def main(argv) -> None:
         student, teacher, method, sensing_points=_sensing_points()
     )
     options.compile_model(distiller, dataset)
-    run.fit(distiller, student, dataset, distiller.resumable_variables)
+    run.fit(
+        distiller,
+        student,
+        dataset,
+        distiller.resumable_variables,
+        FLAGS.cache_teacher,
+    )
     report(run)
 
 

@@ -59,6 +59,12 @@ def define_training() -> None:
     )
     flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
     define_positive(
+        "views",
+        None,
+        "Augmented views of each image, which the epochs cycle through; new "
+        "ones each epoch if not given.",
+    )
+    define_positive(
         "validation_freq",
         1,
         "Epochs from one test to the next; the last epoch is always tested.",
@@ -75,11 +81,13 @@ def define_training() -> None:
     flags.mark_flag_as_required("run")
 
 
-def define_positive(name: str, default: int, text: str) -> None:
-    """Defines an integer flag that must be 1 or more."""
+def define_positive(name: str, default: int | None, text: str) -> None:
+    """Defines an integer flag that must be 1 or more if it is given."""
     flags.DEFINE_integer(name, default, text)
     flags.register_validator(
-        name, lambda value: value >= 1, f"--{name} must be 1 or more."
+        name,
+        lambda value: value is None or value >= 1,
+        f"--{name} must be 1 or more.",
     )
 
 
@@ -95,7 +103,7 @@ def configuration(*names: str, **extra: Any) -> dict[str, Any]:
     """
     shared = (
         "dataset data_dir subset batch_size epochs learning_rate schedule "
-        "weight_decay seed validation_freq precision"
+        "weight_decay seed views validation_freq precision"
     )
     values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
     return json.loads(json.dumps(values | extra))

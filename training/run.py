@@ -56,6 +56,7 @@ class Run:
         student: keras.Model,
         dataset: keras_mhgd.data.Dataset,
         variables: Sequence[keras.Variable],
+        cache_teacher: bool = False,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
 
@@ -64,6 +65,7 @@ class Run:
             student: The network that is saved: `model` or its student.
             dataset: The data.
             variables: What a resumed training needs beside the optimizer's.
+            cache_teacher: Whether the teacher runs once for all epochs.
         """
         # Only now: a command that failed before leaves no configuration.
         write_atomically(self._config_file, _json(self.config))
@@ -75,8 +77,16 @@ class Run:
         initial_epoch = checkpoint.restore()
         batch_size, epochs = self.config["batch_size"], self.config["epochs"]
         every = self.config["validation_freq"]
+        stream = {
+            name: self.config[name] for name in ("batch_size", "seed", "views")
+        }
+        if cache_teacher:
+            cache = keras_mhgd.TeacherCache(model, dataset, **stream)
+            images = cache.train(initial_epoch)
+        else:
+            images = dataset.train(**stream, initial_epoch=initial_epoch)
         data = {
-            "x": dataset.train(batch_size, self.config["seed"], initial_epoch),
+            "x": images,
             "steps_per_epoch": dataset.steps_per_epoch(batch_size),
             "shuffle": False,  # the stream is
             # A line an epoch where nobody sees a bar move.

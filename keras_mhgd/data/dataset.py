@@ -246,6 +246,7 @@ class Dataset:
         seed: int = 0,
         initial_epoch: int = 0,
         augment: bool = True,
+        views: int | None = None,
     ) -> tf.data.Dataset:
         """Streams shuffled, augmented training batches without end.
 
@@ -258,6 +259,8 @@ class Dataset:
             seed: Integer that fits 64 bits.
             initial_epoch: Epoch that the stream starts with, from 0.
             augment: Whether to crop and mirror.
+            views: Number of epochs after which crops and mirrors come again,
+                the order not. Defaults to `None`: never.
 
         Returns:
             `tf.data.Dataset` of float32 images `(batch, height, width,
@@ -266,6 +269,35 @@ class Dataset:
         Raises:
             TypeError: If a number is no integer.
             ValueError: If a number is out of its range.
+        """
+        return self.train_with_places(
+            batch_size, seed, initial_epoch, augment, views
+        ).map(
+            lambda images, labels, *place: (images, labels),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    def train_with_places(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        initial_epoch: int = 0,
+        augment: bool = True,
+        views: int | None = None,
+    ) -> tf.data.Dataset:
+        """Streams what `train` does, and which view of which image it is.
+
+        Args:
+            batch_size: As for `train`, and so are the others.
+            seed: Integer.
+            initial_epoch: Integer.
+            augment: Whether to crop and mirror.
+            views: Integer or `None`.
+
+        Returns:
+            `tf.data.Dataset` of images, labels, the view's number `()` (the
+            epoch, modulo `views`) and the images' positions in `x_train`
+            `(batch,)`, both int64.
         """
         _check_batch_size(batch_size)
         if not -(2**63) <= check_integer("seed", seed) < 2**63:
@@ -279,29 +311,39 @@ class Dataset:
                 f"Received: initial_epoch={initial_epoch}. Pass the number of "
                 "epochs already trained."
             )
+        if views is not None and check_integer("views", views) < 1:
+            raise ValueError(
+                "`views` must be at least 1. "
+                f"Received: views={views}. Pass None for new views each epoch."
+            )
         images, labels = _on_host(self.x_train), _on_host(self.y_train)
         index = _on_host(self.index_train)
 
+        def split_seed(number):
+            seeds = tf.stack([tf.constant(seed, tf.int64), number])
+            return tf.unstack(tf.random.split(seeds, 2, alg="philox"), num=2)
+
         def order_and_views(epoch):
-            seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-            order_seed, view_seed = tf.unstack(
-                tf.random.split(seeds, 2, alg="philox"), num=2
-            )
+            view = epoch if views is None else epoch % views
+            order_seed, view_seed = split_seed(epoch)[0], split_seed(view)[1]
             order = tf.random.experimental.stateless_shuffle(
-                tf.range(len(self.x_train)), order_seed, alg="philox"
+                tf.range(len(self.x_train), dtype=tf.int64),
+                order_seed,
+                alg="philox",
             )
-            views = augmentation.draw_views(
+            drawn = augmentation.draw_views(
                 view_seed, self.full_size, self.padding, self.flip
             )
-            views = tf.gather(views, tf.gather(index, order))
-            epoch = tf.data.Dataset.from_tensor_slices((order, views))
-            return epoch.batch(batch_size)
+            drawn = tf.gather(drawn, tf.gather(index, order))
+            batches = tf.data.Dataset.from_tensor_slices((order, drawn))
+            batches = batches.batch(batch_size)
+            return batches.map(lambda order, drawn: (order, drawn, view))
 
-        def batch(order, views):
+        def batch(order, drawn, view):
             chosen = tf.gather(images, order)
             if augment:
-                chosen = augmentation.apply_views(chosen, views, self.padding)
-            return self._to_float(chosen), tf.gather(labels, order)
+                chosen = augmentation.apply_views(chosen, drawn, self.padding)
+            return self._to_float(chosen), tf.gather(labels, order), view, order
 
         return (
             tf.data.Dataset.counter(initial_epoch)

@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
-from keras_mhgd.compression import teacher_vector
-from keras_mhgd.features import FeatureExtractor
+from keras_mhgd.compression import teacher_vectors
+from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.graph.mhan import MHAN
 
 
@@ -44,8 +44,8 @@ class MHANTrainer(keras.Model):
 
     def train_step(self, data):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        maps = self._teacher(x).maps
-        vectors = [teacher_vector(feature) for feature in maps]
+        taught = isinstance(x, Taught)
+        vectors = teacher_vectors(x.features if taught else self._teacher(x))
         with tf.GradientTape() as tape:
             estimates = self.mhan.estimate(vectors)
             estimate_loss = estimation_loss(vectors, estimates)

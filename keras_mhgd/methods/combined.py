@@ -105,6 +105,15 @@ class Combined(Method):
         for method in self.methods:
             method.build(student, teacher)
 
+    def targets(self, teacher):
+        found = [method.targets(teacher) for method in self.methods]
+        kept = {
+            name: next(filter(None, values), None)
+            for name in ("maps", "vectors")
+            for values in [[getattr(each, name) for each in found]]
+        }
+        return teacher._replace(**kept)
+
     def call(self, student, teacher, labels):
         terms = {}
         for method in self.methods:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_mhgd import gradients
 from keras_mhgd.choices import require_known
-from keras_mhgd.compression import matched_vectors
+from keras_mhgd.compression import student_vectors, teacher_vectors
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
@@ -112,14 +112,16 @@ class _SingularVectors(Method):
         super().build(student, teacher)
         self.projections = projections(student.maps, teacher.maps)
 
-    def compare(self, student_vectors, teacher_vectors):
+    def compare(self, student, teacher):
         raise NotImplementedError
 
+    def targets(self, teacher):
+        return teacher._replace(maps=[], vectors=teacher_vectors(teacher))
+
     def call(self, student, teacher, labels):
-        student_maps = projected(
-            self.projections, self.gradient_rule.maps(student)
-        )
-        loss = self.compare(*matched_vectors(student_maps, teacher.maps))
+        maps = projected(self.projections, self.gradient_rule.maps(student))
+        expected = teacher_vectors(teacher)
+        loss = self.compare(student_vectors(maps, expected), expected)
         return {self.terms[0]: self.weight * loss}
 
     def get_config(self):
@@ -200,10 +202,10 @@ class KDSVD(_SingularVectors):
             )
         self.bandwidth = bandwidth
 
-    def compare(self, student_vectors, teacher_vectors):
+    def compare(self, student, teacher):
         return singular_relation_loss(
-            student_vectors,
-            teacher_vectors,
+            student,
+            teacher,
             bandwidth=self.bandwidth,
             reduction=self.reduction,
         )
@@ -264,7 +266,5 @@ class KDSVDF(_SingularVectors):
     ):
         super().__init__(reduction, clipping, clip_bound, weight, **kwargs)
 
-    def compare(self, student_vectors, teacher_vectors):
-        return singular_vector_loss(
-            student_vectors, teacher_vectors, reduction=self.reduction
-        )
+    def compare(self, student, teacher):
+        return singular_vector_loss(student, teacher, reduction=self.reduction)

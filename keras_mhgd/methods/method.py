@@ -22,7 +22,7 @@ class Method(keras.Layer):
 
     Call arguments:
         student: `Features` of the student, in training mode.
-        teacher: `Features` of the frozen teacher.
+        teacher: `Features` of the frozen teacher, or their `targets`.
         labels: The batch's labels, as the data gives them.
 
     Returns:
@@ -97,6 +97,14 @@ class Method(keras.Layer):
 
     def get_build_config(self):
         """Nothing: the distiller builds the method anew."""
+
+    def targets(self, teacher: Features) -> Features:
+        """Reduces the teacher's features to what `call` reads of them.
+
+        Runs outside of the gradient's tape, and once for all epochs where
+        there is a `keras_mhgd.TeacherCache`.
+        """
+        return teacher
 
     def call(
         self, student: Features, teacher: Features, labels: tf.Tensor

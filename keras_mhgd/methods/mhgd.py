@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mhgd import gradients
 from keras_mhgd.choices import require_known
-from keras_mhgd.compression import matched_vectors
+from keras_mhgd.compression import student_vectors, teacher_vectors
 from keras_mhgd.graph import MHAN, MHANTrainer
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.projection import projected, projections
@@ -208,14 +208,15 @@ class MHGD(Method):
     def artifacts(self):
         return {"mhan": self.mhan}
 
+    def targets(self, teacher):
+        return teacher._replace(maps=[], vectors=teacher_vectors(teacher))
+
     def call(self, student, teacher, labels):
-        student_vectors, teacher_vectors = matched_vectors(
-            projected(self.projections, self.gradient_rule.maps(student)),
-            teacher.maps,
-        )
+        maps = projected(self.projections, self.gradient_rule.maps(student))
+        expected = teacher_vectors(teacher)
         loss = graph_divergence(
-            self.mhan(student_vectors),
-            self.mhan(teacher_vectors),
+            self.mhan(student_vectors(maps, expected)),
+            self.mhan(expected),
             activation=self.logit_activation,
             reduction=self.reduction,
         )

@@ -110,6 +110,34 @@ def test_seed_and_epoch_change_order_and_views():
         assert any((here[i] != there[i]).any() for i in here)
 
 
+def test_views_come_again_in_another_order():
+    dataset = make()
+    first, second, third, _ = epochs(dataset, 6, 4, views=2)
+    seen = [views(dataset, epoch) for epoch in (first, second, third)]
+    for label, image in seen[0].items():
+        np.testing.assert_array_equal(image, seen[2][label])
+    assert any(
+        (image != seen[1][label]).any() for label, image in seen[0].items()
+    )
+    labels = [np.concatenate([y for _, y in epoch]) for epoch in (first, third)]
+    assert (labels[0] != labels[1]).any()
+    # The views that there would be without a limit.
+    free = views(dataset, epochs(dataset, 6)[0])
+    for label, image in seen[0].items():
+        np.testing.assert_array_equal(image, free[label])
+
+
+def test_places_tell_view_and_image():
+    dataset = make()
+    stream = dataset.train_with_places(6, views=2, augment=False)
+    steps = dataset.steps_per_epoch(6)
+    batches = list(itertools.islice(stream.as_numpy_iterator(), 3 * steps))
+    expected = [0] * steps + [1] * steps + [0] * steps
+    assert [view for _, _, view, _ in batches] == expected
+    for _, labels, _, positions in batches:
+        np.testing.assert_array_equal(labels, dataset.y_train[positions])
+
+
 def test_without_augmentation_the_images_are_the_stored_ones():
     dataset = make()
     (plain,) = epochs(dataset, 5, augment=False)

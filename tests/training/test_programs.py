@@ -267,6 +267,17 @@ def test_arguments_of_the_method_and_sensing_points(folder, data, teacher):
     assert mhan.sizes == [32, 64]
 
 
+def test_a_cached_teacher(folder, distill):
+    """Two views of each image; the run resumes as any other."""
+    flags = ["--views=2", "--cache_teacher"]
+    run("distill", *distill, *flags, f"--run={folder}/cached")
+    run("distill", *distill, "--views=2", f"--run={folder}/uncached")
+    found, expected = (
+        read_rows(folder / name) for name in ("cached", "uncached")
+    )
+    assert found[:2] == expected[:2]
+
+
 WRONG = {
     "model": (
         "train",
@@ -302,6 +313,12 @@ WRONG = {
         ],
         "must be a layer of 'resnet_small'.*Received: 'stage33'.*'stage3'",
     ),
+    "cache without views": (
+        "distill",
+        ["--teacher=TEACHER", "--student=resnet_small", "--cache_teacher"],
+        "--cache_teacher needs a number of --views",
+    ),
+    "views": ("train", ["--model=resnet_small", "--views=0"], "1 or more"),
     "epochs": ("train", ["--model=resnet_small", "--epochs=0"], "1 or more"),
     "batch": ("train", ["--model=resnet_small", "--batch_size=-1"], "1 or m"),
     "rate": (
