@@ -1,10 +1,9 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_mhgd.compression import student_vector
+from keras_mhgd.features import Features
 from keras_mhgd.methods.kd_svd import (
     KDSVD,
     KDSVDF,
@@ -85,11 +84,11 @@ def test_scale_and_positions_of_a_map_do_nothing(cls):
     changed = [-2 * each[:, ::-1] for each in maps]
     teacher = [rng.normal(size=each.shape).astype("float32") for each in maps]
     method = cls()
-    method.build(*[SimpleNamespace(maps=shapes)] * 2)
+    method.build(*[Features(None, maps=shapes)] * 2)
     losses = [
         float(
             method.call(
-                SimpleNamespace(maps=each), SimpleNamespace(maps=teacher), None
+                Features(None, maps=each), Features(None, maps=teacher), None
             )[cls.terms[0]]
         )
         for each in (maps, changed)
