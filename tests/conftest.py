@@ -8,10 +8,30 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 import keras_mhgd  # noqa: E402
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_tuner():
+    """Streams of arrays in `fit`, which end with a wait for tf.data's tuner.
+
+    As long again as the stream has lasted, now and then: half of a test's
+    time. The library's own streams are without the tuner.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    iterate = tf.data.Dataset.__iter__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            tf.data.Dataset,
+            "__iter__",
+            lambda self: iterate(self.with_options(options)),
+        )
+        yield
 
 
 @pytest.fixture(autouse=True)
