@@ -25,6 +25,9 @@ class TeacherCache:
         views: Augmented views of each image, >= 1.
         seed: Seed of order and augmentation.
 
+    Raises:
+        ValueError: If the method trains the teacher along.
+
     Example:
         >>> dataset = keras_mhgd.data.load("glyphs", subset=200)
         >>> student, teacher = (
@@ -56,6 +59,12 @@ class TeacherCache:
         views: int,
         seed: int = 0,
     ):
+        if distiller.method.teacher_learns:
+            raise ValueError(
+                "`distiller` must have a frozen teacher: the features of one "
+                "that learns change with every step. Received: the method "
+                f"{distiller.method.name!r}. Train without a cache."
+            )
         self._dataset = dataset
         self._stream = {"batch_size": batch_size, "seed": seed, "views": views}
         batches = dataset.train_with_places(**self._stream)

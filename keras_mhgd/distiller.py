@@ -12,8 +12,9 @@ from keras_mhgd.features import (
     Features,
     SensingPoints,
     Taught,
+    input_shapes,
     pair,
-    require_graph,
+    require_network,
 )
 from keras_mhgd.gradients import Losses
 
@@ -31,12 +32,13 @@ class Distiller(keras.Model):
     `predict` are the student's: the teacher doesn't run and no weight moves.
 
     Args:
-        student: Network to train: functional or sequential, images to class
-            scores.
+        student: Network to train, input to class scores: functional,
+            sequential, or subclassed and built.
         teacher: Trained network with the same input and classes. It runs in
-            inference mode; its `trainable` flag is left as it is.
-        method: A name of `keras_mhgd.methods.names()`, a `Method`, or
-            several: a list, or names joined by `+`.
+            inference mode; its `trainable` flag is left as it is. Only a
+            method of mutual learning trains it.
+        method: A name of `keras_mhgd.methods.names()`, a `Method`, a loss of
+            `keras.distillation`, or several: a list, or names joined by `+`.
         sensing_points: Where features are read: `None` finds and pairs the
             stage ends; or layer names, or (student layer, teacher layer)
             pairs, front end first. See `keras_mhgd.features.pair`. A method
@@ -44,7 +46,7 @@ class Distiller(keras.Model):
         name: Name of the model.
 
     Raises:
-        TypeError: If a network is neither functional nor sequential.
+        TypeError: If a network is no built Keras model.
         ValueError: If the networks, the sensing points or the method don't
             fit each other.
 
@@ -67,7 +69,7 @@ class Distiller(keras.Model):
         self,
         student: keras.Model,
         teacher: keras.Model,
-        method: str | methods.Method | Sequence[str | methods.Method] = "mhgd",
+        method: methods.Identifier | Sequence[methods.Identifier] = "mhgd",
         sensing_points: SensingPoints = None,
         name: str = "distiller",
         **kwargs,
@@ -80,14 +82,22 @@ class Distiller(keras.Model):
                 f"{method!r}, which does. Make a new one; what it learnt from "
                 "the teacher can be passed on, as in MHGD(mhan=method.mhan)."
             )
-        _require_same_task(student, teacher)
+        _require_same_inputs(student, teacher)
+        if method.teacher_learns and not teacher.trainable_variables:
+            raise ValueError(
+                f"`teacher` must be trainable, since {type(method).__name__} "
+                f"trains it along. Received: {teacher.name!r}, which is "
+                "frozen. Set teacher.trainable = True."
+            )
         points = []
-        if "maps" in method.needs:
+        if method.reads_points:
             points = pair(student, teacher, sensing_points, method.min_points)
+        others = [need for need in method.needs if isinstance(need, tuple)]
         self.student = student
         self.teacher = teacher
         self.method = method
         self.sensing_points = tuple(points)
+        self._tell_points = bool(points) and sensing_points is None
         # Epochs since transfer began: some methods' strength depends on it.
         self._epoch = self.add_weight(
             name="epoch", initializer="zeros", trainable=False, dtype="float32"
@@ -97,17 +107,19 @@ class Distiller(keras.Model):
             student,
             [point for point, _ in points],
             method.needs,
+            [layer for layer, _ in others if layer],
             split=split and functools.partial(split, epoch=self._epoch),
         )
         self._teacher_features = FeatureExtractor(
             teacher,
             [point for _, point in points],
             method.needs,
+            [layer for _, layer in others if layer],
             require_finite=True,
         )
-        method.build(
-            self._student_features.shapes, self._teacher_features.shapes
-        )
+        shapes = self._student_features.shapes, self._teacher_features.shapes
+        _require_same_classes(*shapes)
+        method.build(*shapes)
         self.supports_jit = method.supports_jit
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
@@ -120,10 +132,12 @@ class Distiller(keras.Model):
 
     @property
     def trainable_variables(self):
-        """What training changes: never the teacher."""
-        return (
-            self.student.trainable_variables + self.method.trainable_variables
-        )
+        """What training changes: the teacher only if the method says so."""
+        return [
+            variable
+            for part in self._learning
+            for variable in part.trainable_variables
+        ]
 
     @property
     def trainable_weights(self):
@@ -131,13 +145,19 @@ class Distiller(keras.Model):
 
     @property
     def losses(self):
-        """The student's and the method's own losses, never the teacher's."""
-        return self.student.losses + self.method.losses
+        """The own losses of what learns, such as weight decay."""
+        return [loss for part in self._learning for loss in part.losses]
+
+    @property
+    def _learning(self) -> list[keras.Layer]:
+        peers = [self.teacher] if self.method.teacher_learns else []
+        return [self.student, *peers, self.method]
 
     @property
     def resumable_variables(self) -> list[keras.Variable]:
-        """All state of a training but the teacher's and the optimizer's."""
-        return [*self.student.variables, *self.method.variables, self._epoch]
+        """All state of a training but the optimizer's."""
+        parts = [part.variables for part in self._learning]
+        return [*(each for part in parts for each in part), self._epoch]
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """Configures the training as `keras.Model.compile` does.
@@ -220,6 +240,11 @@ class Distiller(keras.Model):
             The `keras.callbacks.History`: `loss`, `task_loss`, one entry for
             each method term, and the metrics.
         """
+        if self._tell_points and verbose:
+            print(
+                "Sensing points, student <- teacher: "
+                + ", ".join(" <- ".join(each) for each in self.sensing_points)
+            )
         if not self.method.prepared:
             self.prepare(
                 x,
@@ -249,20 +274,30 @@ class Distiller(keras.Model):
 
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        rule, learns = self.method.gradient_rule, self.method.teacher_learns
+        teacher = None
         if isinstance(x, Taught):
             x, teacher = x.images, x.features
-        else:
+        elif self.method.terms and not learns:
             teacher = self.targets(x)
-        rule = self.method.gradient_rule
         with tf.GradientTape(persistent=rule.num_backward_passes > 1) as tape:
             student = self._student_features(x, training=True)
             y = _require_valid_labels(y, student.outputs)
-            terms = self.method(student, teacher, y)
+            if learns:
+                teacher = self._teacher_features(x, training=True)
+            terms = {}
+            if self.method.terms:
+                terms = self.method(student, teacher, y)
             task_loss = self._compile_loss(y, student.outputs, sample_weight)
+            of_teacher = []
+            if learns:
+                of_teacher = [
+                    self._compile_loss(y, teacher.outputs, sample_weight)
+                ]
             limited = self.method.limited_terms
             losses = Losses(
                 task=_total(
-                    [task_loss]
+                    [task_loss, *of_teacher]
                     + [terms[name] for name in terms if name not in limited]
                 ),
                 regularization=_total(self.losses),
@@ -278,6 +313,8 @@ class Distiller(keras.Model):
             self.method.limited_variables,
         )
         self.optimizer.apply(gradients, self.trainable_variables)
+        if terms:
+            self.method.update(student, teacher, y)
 
         batch_size = tf.shape(student.outputs)[0]
         self._loss_tracker.update_state(sum(losses), batch_size)
@@ -324,19 +361,27 @@ class _EpochCounter(keras.callbacks.Callback):
         self._epoch.assign_add(1.0)
 
 
-def _require_same_task(student: keras.Model, teacher: keras.Model) -> None:
-    require_graph(student)
-    require_graph(teacher)
-    for what, mine, its in (
-        ("input shape", student.input_shape, teacher.input_shape),
-        ("number of classes", student.output_shape, teacher.output_shape),
-    ):
-        if mine[1:] != its[1:]:
-            raise ValueError(
-                f"Student and teacher must have the same {what}. Received: "
-                f"{mine[1:]} for {student.name!r}, {its[1:]} for "
-                f"{teacher.name!r}."
-            )
+def _require_same_inputs(student: keras.Model, teacher: keras.Model) -> None:
+    shapes = []
+    for network in (student, teacher):
+        require_network(network)
+        shapes.append([shape[1:] for shape in input_shapes(network)])
+    # Of a subclassed network that was loaded the shape may not be known.
+    if all(shapes) and shapes[0] != shapes[1]:
+        mine, its = (each[0] if len(each) == 1 else each for each in shapes)
+        raise ValueError(
+            "Student and teacher must have the same input shape. Received: "
+            f"{mine} for {student.name!r}, {its} for {teacher.name!r}."
+        )
+
+
+def _require_same_classes(student: Features, teacher: Features) -> None:
+    if student.outputs[1:] != teacher.outputs[1:]:
+        raise ValueError(
+            "Student and teacher must have the same number of classes. "
+            f"Received: outputs {student.outputs[1:]} of the student, "
+            f"{teacher.outputs[1:]} of the teacher."
+        )
 
 
 def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
@@ -345,7 +390,8 @@ def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         return y
     if y.shape.rank == 2 and y.shape[1] != 1:  # one-hot
         return y
-    num_classes = outputs.shape[-1]
+    # One output is the probability or logit of the second of two classes.
+    num_classes = max(2, outputs.shape[-1])
     labels = tf.cast(y, tf.int64)
     check = tf.debugging.Assert(
         tf.reduce_all((labels >= 0) & (labels < num_classes)),

@@ -6,23 +6,38 @@ from typing import Any
 import keras
 
 from keras_mhgd.choices import require_known
+from keras_mhgd.methods.activation_boundaries import ActivationBoundaries
 from keras_mhgd.methods.attention_transfer import AttentionTransfer
 from keras_mhgd.methods.combined import Combined
 from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
+from keras_mhgd.methods.crd import CRD
 from keras_mhgd.methods.dist import DIST
 from keras_mhgd.methods.dkd import DKD
+from keras_mhgd.methods.factor_transfer import FactorTransfer, Paraphraser
 from keras_mhgd.methods.fitnet import FitNet
 from keras_mhgd.methods.fsp import FSP
 from keras_mhgd.methods.kd_svd import KDSVD, KDSVDF
+from keras_mhgd.methods.keras_loss import KerasLoss
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.mhgd import MHGD, graph_divergence
+from keras_mhgd.methods.mutual_learning import MutualLearning
 from keras_mhgd.methods.nst import NST
+from keras_mhgd.methods.overhaul import Overhaul
 from keras_mhgd.methods.pkt import PKT
+from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD
 from keras_mhgd.methods.similarity_preserving import SimilarityPreserving
 from keras_mhgd.methods.soft_logits import SoftLogits
+from keras_mhgd.methods.vid import VID
 
 __all__ = [
+    "ActivationBoundaries",
+    "CRD",
+    "FactorTransfer",
+    "Overhaul",
+    "Paraphraser",
+    "ReviewKD",
+    "VID",
     "AttentionTransfer",
     "Combined",
     "CorrelationCongruence",
@@ -32,8 +47,10 @@ __all__ = [
     "FitNet",
     "KDSVD",
     "KDSVDF",
+    "KerasLoss",
     "MHGD",
     "Method",
+    "MutualLearning",
     "NST",
     "PKT",
     "RKD",
@@ -44,15 +61,21 @@ __all__ = [
     "names",
 ]
 
-Identifier = str | Method | dict[str, Any]
+Identifier = str | Method | keras.distillation.DistillationLoss | dict[str, Any]
 
 _METHODS = {
     "mhgd": MHGD,
     "soft_logits": SoftLogits,
+    "mutual_learning": MutualLearning,
     "dkd": DKD,
     "dist": DIST,
     "fitnet": FitNet,
     "attention_transfer": AttentionTransfer,
+    "activation_boundaries": ActivationBoundaries,
+    "factor_transfer": FactorTransfer,
+    "vid": VID,
+    "overhaul": Overhaul,
+    "review_kd": ReviewKD,
     "nst": NST,
     "similarity_preserving": SimilarityPreserving,
     "fsp": FSP,
@@ -61,6 +84,7 @@ _METHODS = {
     "rkd": RKD,
     "pkt": PKT,
     "correlation_congruence": CorrelationCongruence,
+    "crd": CRD,
 }
 
 
@@ -73,9 +97,10 @@ def get(identifier: Identifier | Sequence[Identifier]) -> Method:
     """Makes a method from its name or configuration.
 
     Args:
-        identifier: One of `names()`, a `Method`, or a serialized one; or
-            several, as a list or as names joined by `+`, such as
-            `"mhgd+soft_logits"`: a `Combined`.
+        identifier: One of `names()`, a `Method`, a loss of
+            `keras.distillation`, or one of these serialized; or several, as a
+            list or as names joined by `+`, such as `"mhgd+soft_logits"`: a
+            `Combined`.
 
     Returns:
         The method; with the defaults of its class if a name was given.
@@ -86,14 +111,16 @@ def get(identifier: Identifier | Sequence[Identifier]) -> Method:
     """
     if isinstance(identifier, Method):
         return identifier
+    if isinstance(identifier, keras.distillation.DistillationLoss):
+        return KerasLoss(identifier)
     if isinstance(identifier, dict):
         return get(keras.saving.deserialize_keras_object(identifier))
     if isinstance(identifier, (list, tuple)):
         return Combined([get(each) for each in identifier])
     if not isinstance(identifier, str):
         raise TypeError(
-            "`method` must be a name, a keras_mhgd.methods.Method, its "
-            "configuration, or a list of these. "
+            "`method` must be a name, a keras_mhgd.methods.Method, a loss of "
+            "keras.distillation, a configuration, or a list of these. "
             f"Received: {identifier!r} of type {type(identifier).__name__}. "
             f"Names: {', '.join(names())}."
         )

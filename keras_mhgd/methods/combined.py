@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_mhgd import gradients
+from keras_mhgd.features import Features
 from keras_mhgd.methods.method import Method
 
 
@@ -67,6 +68,9 @@ class Combined(Method):
         self.needs = tuple(
             {need: None for method in self.methods for need in method.needs}
         )
+        self.teacher_learns = any(
+            method.teacher_learns for method in self.methods
+        )
         self.min_points = max(method.min_points for method in self.methods)
         self.supports_jit = all(method.supports_jit for method in self.methods)
 
@@ -101,18 +105,13 @@ class Combined(Method):
         }
 
     def build(self, student, teacher):
-        super().build(student, teacher)
         for method in self.methods:
             method.build(student, teacher)
 
     def targets(self, teacher):
         found = [method.targets(teacher) for method in self.methods]
-        kept = {
-            name: next(filter(None, values), None)
-            for name in ("maps", "vectors")
-            for values in [[getattr(each, name) for each in found]]
-        }
-        return teacher._replace(**kept)
+        # What one of them leaves out another may need.
+        return Features(*map(_fullest, zip(*found, strict=True)))
 
     def call(self, student, teacher, labels):
         terms = {}
@@ -120,9 +119,12 @@ class Combined(Method):
             terms |= method(student, teacher, labels)
         return terms
 
+    def update(self, student, teacher, labels):
+        for method in self.methods:
+            method.update(student, teacher, labels)
+
     def get_config(self):
-        config = super().get_config()
-        del config["weight"]  # each method has its own
+        config = keras.Layer.get_config(self)  # each method has its weight
         methods = map(keras.saving.serialize_keras_object, self.methods)
         return {**config, "methods": list(methods)}
 
@@ -130,3 +132,11 @@ class Combined(Method):
     def from_config(cls, config):
         methods = map(keras.saving.deserialize_keras_object, config["methods"])
         return cls(**{**config, "methods": list(methods)})
+
+
+def _fullest(values):
+    """Of a field's values the one that leaves out least."""
+    known = [value for value in values if value is not None]
+    if known and isinstance(known[0], list):
+        return max(known, key=len)
+    return known[0] if known else None

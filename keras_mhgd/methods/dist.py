@@ -115,14 +115,14 @@ class DIST(LogitMethod):
 
     def call(self, student, teacher, labels):
         inter, intra = correlation_losses(
-            student.logits,
-            teacher.logits,
+            self.class_logits(student),
+            self.class_logits(teacher),
             temperature=self.temperature,
             standardize=self.standardize,
         )
         return {
-            "dist_inter": self.weight * self.beta * inter,
-            "dist_intra": self.weight * self.gamma * intra,
+            "dist_inter": self.weight * (self.beta * inter),
+            "dist_intra": self.weight * (self.gamma * intra),
         }
 
     def get_config(self):

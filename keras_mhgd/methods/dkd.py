@@ -115,15 +115,15 @@ class DKD(LogitMethod):
 
     def call(self, student, teacher, labels):
         target, non_target = decoupled_losses(
-            student.logits,
-            teacher.logits,
+            self.class_logits(student),
+            self.class_logits(teacher),
             labels,
             temperature=self.temperature,
             standardize=self.standardize,
         )
         return {
-            "dkd_target": self.weight * self.alpha * target,
-            "dkd_non_target": self.weight * self.beta * non_target,
+            "dkd_target": self.weight * (self.alpha * target),
+            "dkd_non_target": self.weight * (self.beta * non_target),
         }
 
     def get_config(self):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_mhgd.choices import require_known
 from keras_mhgd.methods.maps import common_size, to_one_size
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.preparation import InitializingMethod
 from keras_mhgd.methods.projection import projected, projections
 
 _SIDES = ("student", "teacher")
@@ -47,19 +47,25 @@ def hint_loss(
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class FitNet(Method):
+class FitNet(InitializingMethod):
     """Matches maps directly, through a trained projection if widths differ.
 
     loss = weight sum over points of mean (r(s) - t)^2, with r a `Projection`
     to the teacher's channels, trained with the student, or the identity where
     the channels are equal. See `hint_loss`.
 
-    The paper trains one hint first and the task after; here they train
-    together, at all sensing points.
+    The paper trains one hint first and the task after: that is
+    `preparation_epochs` of 1 or more, with one sensing point in the middle of
+    the networks. By default hints at all sensing points and the task train
+    together.
 
     Args:
         project: Whose maps the projection changes: the `"student"`'s (paper)
             or the `"teacher"`'s, which lets it shrink the target.
+        preparation_epochs: Epochs of the hints alone, before the task; 0 to
+            train by both together.
+        preparation_learning_rate: Rate of that training's SGD (Nesterov
+            momentum 0.9), > 0.
         weight: Multiplier of the loss, >= 0. The paper's hint stands alone
             and has none.
 
@@ -88,8 +94,8 @@ class FitNet(Method):
     terms = ("fitnet",)
     needs = ("maps",)
 
-    def __init__(self, project: str = "student", weight: float = 1.0, **kwargs):
-        super().__init__(weight=weight, **kwargs)
+    def __init__(self, project: str = "student", **kwargs):
+        super().__init__(**kwargs)
         require_known("project", project, _SIDES)
         self.project = project
 
@@ -102,7 +108,7 @@ class FitNet(Method):
             common_size(source, target)
         self.projections = projections(sources, targets)
 
-    def call(self, student, teacher, labels):
+    def compute_terms(self, student, teacher, labels):
         student_maps = student.maps
         teacher_maps = [tf.stop_gradient(each) for each in teacher.maps]
         if self.project == "student":

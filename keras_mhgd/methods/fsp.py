@@ -15,7 +15,7 @@ from keras_mhgd.methods.maps import (
     flatten_positions,
     to_one_size,
 )
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.preparation import InitializingMethod
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
 
@@ -88,7 +88,7 @@ def fsp_loss(
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class FSP(Method):
+class FSP(InitializingMethod):
     """Matches how channels of neighbouring sensing points occur together.
 
     loss = weight sum over neighbours of mean over samples of
@@ -100,6 +100,10 @@ class FSP(Method):
             other: `"max"` (paper) or `"average"`.
         reduction: `"sum"` over the entries of a matrix (paper) or their
             `"mean"`.
+        preparation_epochs: Epochs of this loss alone, before the task, as in
+            the paper; 0 to train by both together.
+        preparation_learning_rate: Rate of that training's SGD (Nesterov
+            momentum 0.9), > 0.
         weight: Multiplier of the loss, >= 0. The paper trains this loss
             alone first, all pairs at weight 1; beside a task, 5e-4 is in
             use with `"sum"`, 50 with `"mean"`.
@@ -136,10 +140,9 @@ class FSP(Method):
         self,
         pooling: str = "max",
         reduction: str = "sum",
-        weight: float = 1.0,
         **kwargs,
     ):
-        super().__init__(weight=weight, **kwargs)
+        super().__init__(**kwargs)
         require_known("pooling", pooling, _POOLINGS)
         require_known("reduction", reduction, REDUCTIONS)
         self.pooling = pooling
@@ -152,7 +155,7 @@ class FSP(Method):
                 common_size(front, back)
         self.projections = projections(student.maps, teacher.maps)
 
-    def call(self, student, teacher, labels):
+    def compute_terms(self, student, teacher, labels):
         loss = fsp_loss(
             projected(self.projections, student.maps),
             teacher.maps,

@@ -18,7 +18,9 @@ class Method(keras.Layer):
     weights train, save and resume with the distiller.
 
     Args:
-        weight: Multiplier of the method's terms, >= 0.
+        weight: Multiplier of the method's terms, >= 0. Once the method is
+            built it is a variable that a callback can change, as in
+            `method.weight.assign(0.5)`.
 
     Call arguments:
         student: `Features` of the student, in training mode.
@@ -32,11 +34,19 @@ class Method(keras.Layer):
     terms: tuple[str, ...] = ()
     """Names of the loss terms, in the history and the progress bar."""
 
-    needs: tuple[str, ...] = ("maps",)
-    """Which features it reads: `"maps"`, `"logits"`, `"embedding"`."""
+    needs: tuple[str | tuple[str, str], ...] = ("maps",)
+    """Which features it reads: `"maps"`, `"maps_before_activation"`,
+    `"logits"`, `"embedding"`, or (student layer, teacher layer) pairs, whose
+    outputs are in `Features.layers`.
+    """
 
     min_points: int = 1
     """Sensing points that it needs, if it reads maps."""
+
+    teacher_learns: bool = False
+    """Whether the teacher trains along, by terms of the method: then it runs
+    in training mode, and its features carry gradients.
+    """
 
     def __init__(self, weight: float = 1.0, **kwargs):
         if weight < 0:
@@ -46,6 +56,11 @@ class Method(keras.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.weight = weight
         self.gradient_rule = gradients.Sum()
+
+    @property
+    def reads_points(self) -> bool:
+        """Whether it needs sensing points."""
+        return "maps" in self.needs or "maps_before_activation" in self.needs
 
     @property
     def limited_terms(self) -> tuple[str, ...]:
@@ -88,12 +103,18 @@ class Method(keras.Layer):
         Raises:
             ValueError: If the method reads maps and there are too few.
         """
-        if "maps" in self.needs and len(student.maps) < self.min_points:
+        if self.reads_points and len(student.maps) < self.min_points:
             raise ValueError(
                 f"`sensing_points` must give {type(self).__name__} "
                 f"{self.min_points} or more layers. Received: "
                 f"{len(student.maps)}. Add layers of both networks."
             )
+        self.weight = self.add_weight(
+            name="weight",
+            shape=(),
+            initializer=keras.initializers.Constant(self.weight),
+            trainable=False,
+        )
 
     def get_build_config(self):
         """Nothing: the distiller builds the method anew."""
@@ -113,5 +134,18 @@ class Method(keras.Layer):
             f"{type(self).__name__} must implement `call`."
         )
 
+    def update(
+        self, student: Features, teacher: Features, labels: tf.Tensor
+    ) -> None:
+        """Moves state that no gradient trains, such as a memory.
+
+        Called once a training step, after the optimizer, with the arguments
+        of `call`, which changes nothing itself.
+        """
+
     def get_config(self):
-        return {**super().get_config(), "weight": self.weight}
+        weight = self.weight
+        if self.built:
+            # By its shortest decimal: 0.9, not 0.899999976.
+            weight = float(str(weight.numpy()))
+        return {**super().get_config(), "weight": weight}

@@ -12,7 +12,7 @@ from keras_mhgd import gradients
 from keras_mhgd.choices import require_known
 from keras_mhgd.compression import student_vectors, teacher_vectors
 from keras_mhgd.graph import MHAN, MHANTrainer
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.preparation import PreparedMethod
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
 
@@ -57,7 +57,7 @@ def graph_divergence(
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class MHGD(Method):
+class MHGD(PreparedMethod):
     """Transfers the teacher's graphs of a batch, learnt by attention.
 
     Before the student trains, a multi-head attention network (`MHAN`) learns
@@ -129,7 +129,9 @@ class MHGD(Method):
         weight: float = 1.0,
         **kwargs,
     ):
-        super().__init__(weight=weight, **kwargs)
+        super().__init__(
+            preparation_epochs, preparation_learning_rate, weight, **kwargs
+        )
         for name, value in (
             ("num_heads", num_heads),
             ("preparation_epochs", preparation_epochs),
@@ -138,11 +140,6 @@ class MHGD(Method):
                 raise ValueError(
                     f"`{name}` must be 1 or more. Received: {name}={value}."
                 )
-        if not preparation_learning_rate > 0:
-            raise ValueError(
-                "`preparation_learning_rate` must be positive. "
-                f"Received: {preparation_learning_rate}."
-            )
         require_known("logit_activation", logit_activation, _ACTIVATIONS)
         require_known("reduction", reduction, REDUCTIONS)
         if mhan is not None and not isinstance(mhan, MHAN):
@@ -152,8 +149,6 @@ class MHGD(Method):
             )
         self.num_heads = num_heads if mhan is None else mhan.num_heads
         self.scale_logits = scale_logits if mhan is None else mhan.scale_logits
-        self.preparation_epochs = preparation_epochs
-        self.preparation_learning_rate = preparation_learning_rate
         self.logit_activation = logit_activation
         self.reduction = reduction
         self.clipping = clipping
@@ -181,29 +176,18 @@ class MHGD(Method):
             )
         self.mhan.trainable = False
         self.projections = projections(student.maps, teacher.maps)
-        self._prepared = self.add_weight(
-            name="prepared",
-            initializer="ones" if self._mhan_given else "zeros",
-            trainable=False,
-        )
+        if self._mhan_given:
+            self._prepared.assign(1.0)
 
-    @property
-    def prepared(self):
-        return self.built and bool(self._prepared.numpy())
+    def trainer(self, teacher, student):
+        return MHANTrainer(self.mhan, teacher)
 
     def prepare(self, teacher, student, **fit_arguments):
         self.mhan.trainable = True
         try:
-            trainer = MHANTrainer(self.mhan, teacher)
-            trainer.compile(
-                keras.optimizers.SGD(
-                    self.preparation_learning_rate, momentum=0.9, nesterov=True
-                )
-            )
-            trainer.fit(**fit_arguments, epochs=self.preparation_epochs)
+            super().prepare(teacher, student, **fit_arguments)
         finally:
             self.mhan.trainable = False
-        self._prepared.assign(1.0)
 
     def artifacts(self):
         return {"mhan": self.mhan}
@@ -228,8 +212,6 @@ class MHGD(Method):
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
-            "preparation_epochs": self.preparation_epochs,
-            "preparation_learning_rate": self.preparation_learning_rate,
             "logit_activation": self.logit_activation,
             "scale_logits": self.scale_logits,
             "reduction": self.reduction,

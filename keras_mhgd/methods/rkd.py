@@ -123,8 +123,8 @@ class RKD(Method):
         distance = relational_distance_loss(*pair, normalize=self.normalize)
         angle = relational_angle_loss(*pair, normalize=self.normalize)
         return {
-            "rkd_distance": self.weight * self.distance_weight * distance,
-            "rkd_angle": self.weight * self.angle_weight * angle,
+            "rkd_distance": self.weight * (self.distance_weight * distance),
+            "rkd_angle": self.weight * (self.angle_weight * angle),
         }
 
     def get_config(self):

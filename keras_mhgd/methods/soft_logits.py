@@ -98,8 +98,8 @@ class SoftLogits(LogitMethod):
 
     def call(self, student, teacher, labels):
         loss = soft_logits_loss(
-            student.logits,
-            teacher.logits,
+            self.class_logits(student),
+            self.class_logits(teacher),
             temperature=self.temperature,
             scale_by_temperature=self.scale_by_temperature,
             standardize=self.standardize,

@@ -1,0 +1,28 @@
+"""Sensing points: from layer names to features in one forward pass."""
+
+from keras_mhgd.features.batch import Features, Taught
+from keras_mhgd.features.extractor import FeatureExtractor
+from keras_mhgd.features.layers import (
+    find_layer,
+    input_shapes,
+    require_network,
+)
+from keras_mhgd.features.pairing import (
+    SensingPoints,
+    block_ends,
+    pair,
+    stage_ends,
+)
+
+__all__ = [
+    "FeatureExtractor",
+    "Features",
+    "SensingPoints",
+    "Taught",
+    "block_ends",
+    "find_layer",
+    "input_shapes",
+    "pair",
+    "require_network",
+    "stage_ends",
+]

@@ -1,0 +1,59 @@
+"""What is read of a network in one forward pass."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class Features(NamedTuple):
+    """What one forward pass of a network yields.
+
+    Attributes:
+        outputs: The network's predictions `(batch, num_classes)`.
+        maps: The output of each sensing point, front end first: feature maps
+            `(batch, height, width, D)`, sequences `(batch, length, D)` or
+            vectors `(batch, D)`.
+        logits: What the final softmax or sigmoid gets, or the predictions of
+            a network without one; `None` unless asked for.
+        embedding: What the classifier, the last layer with weights, gets:
+            `(batch, D)`; `None` unless asked for.
+        vectors: The maps compressed, `(batch, D)` each: see
+            `keras_mhgd.compression`; `None` unless compressed.
+        forks: The maps once more, through which gradients return clipped;
+            `None` if the extractor has no `split`.
+        maps_before_activation: What the activation of each sensing point
+            gets, or its output if it has none; `None` unless asked for.
+        layers: Outputs of layers that a method names itself, by name; `None`
+            unless asked for.
+    """
+
+    outputs: tf.Tensor
+    maps: list[tf.Tensor]
+    logits: tf.Tensor | None = None
+    embedding: tf.Tensor | None = None
+    vectors: list[tf.Tensor] | None = None
+    forks: list[tf.Tensor] | None = None
+    maps_before_activation: list[tf.Tensor] | None = None
+    layers: dict[str, tf.Tensor] | None = None
+
+
+class Taught(NamedTuple):
+    """A batch with what is known of the teacher's features.
+
+    Attributes:
+        images: What a network takes.
+        kept: The fields of `Features` that are not `None`, in tuples instead
+            of lists: those are tensors to `tf.data`.
+    """
+
+    images: Any
+    kept: dict[str, tf.Tensor | tuple[tf.Tensor, ...]]
+
+    @property
+    def features(self) -> Features:
+        """The kept features."""
+        lists = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.kept.items()
+        }
+        return Features(**lists)

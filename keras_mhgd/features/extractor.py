@@ -1,0 +1,103 @@
+"""Predictions and features of a network in one forward pass."""
+
+from collections.abc import Collection, Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.features import symbolic
+from keras_mhgd.features.batch import Features
+from keras_mhgd.features.layers import (
+    crosses_code,
+    is_graph,
+    require_network,
+)
+from keras_mhgd.features.symbolic import Split
+from keras_mhgd.features.tap import Tap
+
+
+class FeatureExtractor:
+    """Runs a network once for its predictions and its sensing points.
+
+    Shares the network's layers: it has no weights of its own, and is no
+    Keras object, so that a model that holds one saves nothing twice.
+
+    Args:
+        network: A built `keras.Model` with one output. Of a subclassed one
+            the layers are watched while its code runs.
+        points: Layers by name, or by path inside nested models and layers,
+            such as `"backbone/block3_out"`.
+        needs: Any of `"logits"`, `"embedding"` and
+            `"maps_before_activation"`: see `Features`.
+        others: Layers like `points` for `Features.layers`.
+        require_finite: Whether a feature that is NaN or infinite raises
+            `tf.errors.InvalidArgumentError`, naming its layer. Meant for
+            frozen networks, whose features nothing in training can mend.
+        split: Gives a sensing point's output twice: what the network goes on
+            with, and what `Features.forks` holds.
+
+    Raises:
+        TypeError: If `network` is no built Keras model.
+        ValueError: If it has several outputs, if there is no such layer, or
+            if what is needed can't be told.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        points: Sequence[str],
+        needs: Collection[str] = (),
+        others: Sequence[str] = (),
+        require_finite: bool = False,
+        split: Split | None = None,
+    ):
+        require_network(network)
+        self.network = network
+        self.points = list(points)
+        self.require_finite = require_finite
+        by_code = not is_graph(network) or any(
+            crosses_code(network, path) for path in (*points, *others)
+        )
+        arguments = network, self.points, list(others), needs, split
+        if by_code:
+            self._run = Tap(*arguments)
+            shapes = self._run.shapes
+        else:
+            self._run = symbolic.extractor(*arguments)
+            shapes = keras.tree.map_structure(
+                lambda tensor: tuple(tensor.shape), self._run.output
+            )
+        self.shapes = Features(**shapes)
+
+    def __call__(self, inputs, training: bool = False) -> Features:
+        found = Features(**self._run(inputs, training=training))
+        return self._finite(found) if self.require_finite else found
+
+    def _finite(self, found: Features) -> Features:
+        checked = {
+            name: self._check(getattr(found, name), f"its {name}")
+            for name in ("logits", "embedding")
+            if getattr(found, name) is not None
+        }
+        for name in ("maps", "maps_before_activation"):
+            if getattr(found, name) is not None:
+                checked[name] = [
+                    self._check(tensor, f"layer {point!r}")
+                    for point, tensor in zip(
+                        self.points, getattr(found, name), strict=True
+                    )
+                ]
+        if found.layers is not None:
+            checked["layers"] = {
+                path: self._check(tensor, f"layer {path!r}")
+                for path, tensor in found.layers.items()
+            }
+        return found._replace(**checked)
+
+    def _check(self, tensor: tf.Tensor, where: str) -> tf.Tensor:
+        return tf.debugging.check_numerics(
+            tensor,
+            f"The features of {self.network.name!r} must be finite. "
+            f"Received NaN or infinity at {where}. Check the network's "
+            "weights and the input",
+        )

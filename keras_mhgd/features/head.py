@@ -1,0 +1,80 @@
+"""Logits and embedding of a network, whatever it ends in."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import keras
+
+from keras_mhgd.features.layers import Linear, inner_activation, is_activation
+
+Origin = tuple[keras.Layer | None, Any]
+
+
+def head_of(
+    outputs: Any,
+    origin: Callable[[Any], Origin],
+    needs: Collection[str],
+    name: str,
+) -> dict[str, Any]:
+    """Finds logits and embedding from the outputs backwards.
+
+    Args:
+        outputs: The network's predictions, symbolic or of a batch.
+        origin: Gives the layer that made a tensor, and its input if it has
+            just one; `None` for what there isn't.
+        needs: Any of `"logits"` and `"embedding"`; others are ignored.
+        name: The network's, for messages.
+
+    Returns:
+        Those of the two that are needed, by name.
+
+    Raises:
+        ValueError: If one of them can't be told.
+    """
+    found = {}
+    if "logits" not in needs and "embedding" not in needs:
+        return found
+    layer, inputs = origin(outputs)
+    if "logits" in needs:
+        found["logits"] = _before_activation(layer, inputs, outputs, name)
+    if "embedding" in needs:
+        while inputs is not None and not layer.weights:
+            layer, inputs = origin(inputs)
+        if inputs is None or len(inputs.shape) != 2:
+            raise ValueError(
+                "A method that reads the embedding must get networks whose "
+                "classifier is a layer of vectors (batch, D) in the outermost "
+                f"graph. Received: {name!r}, where it is not. Choose another "
+                "method, or end the network in a Dense layer."
+            )
+        found["embedding"] = inputs
+    return found
+
+
+def _before_activation(
+    layer: keras.Layer | None, inputs: Any, outputs: Any, name: str
+) -> Any:
+    """What the last layer's softmax or sigmoid gets; else its output."""
+    squashing = (keras.activations.softmax, keras.activations.sigmoid)
+    if layer is None:
+        raise ValueError(
+            "A method that reads logits must get networks that end in a "
+            f"layer. Received: {name!r}, which ends in other operations: "
+            "whether they give logits can't be told. End the network in a "
+            "Dense, Softmax or Activation layer."
+        )
+    if isinstance(layer, keras.layers.Softmax):
+        return inputs
+    if getattr(layer, "activation", None) not in squashing:
+        return outputs
+    if is_activation(layer):
+        return inputs
+    if isinstance(layer, keras.layers.Dense):
+        return Linear(layer)(inputs)
+    raise ValueError(
+        "A method that reads logits must get networks that end in logits, a "
+        "Dense layer, or a softmax or sigmoid of its own. Received: a last "
+        f"layer {layer.name!r} of type {type(layer).__name__} with the "
+        f"activation {inner_activation(layer).__name__!r}. Move the "
+        "activation to a layer of its own."
+    )

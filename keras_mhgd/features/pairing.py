@@ -1,0 +1,202 @@
+"""Which layers of a student learn from which of its teacher."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+
+from keras_mhgd.features import tap
+from keras_mhgd.features.layers import (
+    children,
+    find_layer,
+    input_shapes,
+    is_graph,
+    names,
+    require_network,
+    symbolic_output,
+    walk,
+)
+
+SensingPoints = Sequence[str | tuple[str, str]] | None
+
+_MOST_BLOCKS = 4  # sensing points that are chosen without being asked
+
+
+def pair(
+    student: keras.Model,
+    teacher: keras.Model,
+    sensing_points: SensingPoints = None,
+    at_least: int = 2,
+) -> list[tuple[str, str]]:
+    """Pairs the sensing points of a student with those of its teacher.
+
+    Args:
+        student: The network that learns.
+        teacher: The network that it learns from.
+        sensing_points: `None` pairs what the networks are made of, see below;
+            or a list, front end first, of layer names that both networks have
+            or of (student layer, teacher layer) pairs.
+        at_least: Number of pairs that are needed.
+
+    Two networks of images are paired by their `stage_ends`: those that reduce
+    the input by the same factor, if that serves every stage of the network
+    with fewer; otherwise by their order, the last with the last, the stages
+    of the other network spread evenly. Networks without images are paired by
+    up to four `block_ends`, in order.
+
+    Returns:
+        (student layer, teacher layer) pairs.
+
+    Raises:
+        ValueError: If there are too few, or a layer is not found.
+    """
+    if sensing_points is None:
+        pairs = _found(student, teacher)
+    else:
+        if isinstance(sensing_points, str):
+            sensing_points = [sensing_points]
+        pairs = [
+            (point, point) if isinstance(point, str) else tuple(point)
+            for point in sensing_points
+        ]
+    if len(pairs) < at_least or any(len(point) != 2 for point in pairs):
+        raise ValueError(
+            f"`sensing_points` must give {at_least} or more layers, front end "
+            "first. "
+            f"Received: sensing_points={sensing_points!r}, which gives "
+            f"{pairs}. Pass layer names or (student layer, teacher layer) "
+            f"pairs. Layers of the student: {names(student)}. Layers of the "
+            f"teacher: {names(teacher)}."
+        )
+    for student_point, teacher_point in pairs:
+        find_layer(student, student_point)
+        find_layer(teacher, teacher_point)
+    return pairs
+
+
+def _found(student, teacher) -> list[tuple[str, str]]:
+    ours, theirs = stage_ends(student), stage_ends(teacher)
+    shared = [factor for factor in ours if factor in theirs]
+    if ours and theirs and len(shared) == min(len(ours), len(theirs)):
+        return [(ours[factor], theirs[factor]) for factor in shared]
+    if ours and theirs:
+        ends = list(ours.values()), list(theirs.values())
+        count = min(map(len, ends))
+    else:
+        ends = block_ends(student), block_ends(teacher)
+        count = min(_MOST_BLOCKS, *map(len, ends))
+    return list(zip(*(_spread(each, count) for each in ends), strict=True))
+
+
+def _spread(points: list[str], count: int) -> list[str]:
+    """Takes `count` evenly spaced entries, the last among them."""
+    return [
+        points[math.ceil((index + 1) * len(points) / count) - 1]
+        for index in range(count)
+    ]
+
+
+def stage_ends(model: keras.Model) -> dict[int, str]:
+    """Finds the last layer before each change of resolution.
+
+    A run of layers of one resolution counts as a stage if one of them has
+    weights. Nested models are looked into.
+
+    Args:
+        model: A built network of images.
+
+    Returns:
+        Layer paths by the factor by which they reduce the input's height (to
+        the nearest power of two), front end first; none if no input is an
+        image of known height.
+
+    Example:
+        >>> teacher = keras_mhgd.models.get("vgg_small", (28, 28, 1), 10)
+        >>> keras_mhgd.features.stage_ends(teacher)
+        {1: 'stage1', 2: 'stage2', 4: 'stage3'}
+    """
+    require_network(model)
+    heights = [
+        shape[1]
+        for shape in input_shapes(model)
+        if len(shape) == 4 and shape[1]
+    ]
+    if not heights:
+        return {}
+    ends, weighted = {}, set()
+    for path, layer, shape in _outline(model):
+        if len(shape) != 4 or not shape[1]:
+            continue
+        ends[shape[1]] = path
+        if layer.weights:
+            weighted.add(shape[1])
+    # The nearest power of two: odd heights are rounded on the way down.
+    return {
+        2 ** round(math.log2(heights[0] / each)): path
+        for each, path in ends.items()
+        if each in weighted
+    }
+
+
+def block_ends(model: keras.Model) -> list[str]:
+    """Finds the ends of the blocks of a network that has no resolutions.
+
+    Those are, whatever there are two or more of, before the classifier:
+    layers made of layers, such as a transformer's block; sums, which end the
+    blocks of a residual network; or layers with weights, each with the
+    weightless layers of the same shape that follow, such as its activation.
+
+    Args:
+        model: A built network of vectors or sequences.
+
+    Returns:
+        Layer paths, front end first.
+    """
+    require_network(model)
+    layers = [each for each in _outline(model) if len(each[2]) > 1]
+    while layers and not layers.pop()[1].weights:
+        pass  # down to the classifier, which goes too
+    made_of_layers = [
+        path
+        for path, layer, _ in layers
+        if layer.weights
+        and children(layer)
+        and not type(layer).__module__.startswith("keras.")
+    ]
+    sums = [
+        path for path, layer, _ in layers if isinstance(layer, keras.layers.Add)
+    ]
+    runs, last = [], None
+    for path, layer, shape in layers:
+        if layer.weights and not isinstance(
+            layer,
+            (
+                keras.layers.BatchNormalization,
+                keras.layers.LayerNormalization,
+                keras.layers.Embedding,
+            ),
+        ):
+            runs.append(path)
+            last = shape
+        elif runs and shape == last:
+            runs[-1] = path
+    for ends in (made_of_layers, sums):
+        if len(ends) > 1:
+            return ends
+    return runs
+
+
+def _outline(model):
+    """Path, layer and output's shape of the layers that give one tensor."""
+    if not is_graph(model):
+        return tap.outline(model)
+    outputs = [
+        (path, layer, symbolic_output(parent, layer))
+        for path, layer, parent in walk(model)
+        if is_graph(parent)
+    ]
+    return [
+        (path, layer, tuple(output.shape))
+        for path, layer, output in outputs
+        if output is not None
+    ]

@@ -1,0 +1,156 @@
+"""Distillation of activation boundaries formed by hidden neurons.
+
+B. Heo, M. Lee, S. Yun, J. Y. Choi, AAAI 2019, arXiv:1811.03233.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.choices import require_known
+from keras_mhgd.methods.connector import connected, connectors
+from keras_mhgd.methods.maps import common_size, to_one_size
+from keras_mhgd.methods.preparation import InitializingMethod
+from keras_mhgd.methods.ranges import require_positive
+
+_POINTS = ("first", "last")
+
+
+def activation_boundary_loss(
+    student_maps: Sequence[tf.Tensor],
+    teacher_maps: Sequence[tf.Tensor],
+    margin: float = 1.0,
+    unit_point: str = "last",
+) -> tf.Tensor:
+    """Computes how far student neurons are from being on the teacher's side.
+
+    loss = sum over points of w mean over samples of the sum over positions
+    and channels of relu(margin - s)^2 where t > 0, relu(margin + s)^2 else.
+
+    Args:
+        student_maps: Before the activation, one for each point, front end
+            first: maps, sequences or vectors, any float dtype.
+        teacher_maps: The same, with the student's channels; the larger of two
+            sizes is average-pooled to the smaller. No gradient flows into
+            them.
+        margin: How far on the right side a neuron has no loss, > 0.
+        unit_point: The point whose weight `w` is 1, `"last"` (the authors'
+            code) or `"first"`. Each point has twice the weight of the one
+            before.
+
+    Returns:
+        Scalar >= 0, float32 or float64.
+
+    Raises:
+        ValueError: If `unit_point` is unknown.
+    """
+    require_known("unit_point", unit_point, _POINTS)
+    unit = 0 if unit_point == "first" else len(student_maps) - 1
+    losses = []
+    for point, (student, teacher) in enumerate(
+        zip(student_maps, teacher_maps, strict=True)
+    ):
+        student, teacher = to_one_size(student, teacher)
+        on_the_right_side = tf.where(teacher > 0, student, -student)
+        missing = tf.nn.relu(margin - on_the_right_side)
+        of_samples = tf.reduce_sum(
+            tf.square(missing), axis=list(range(1, missing.shape.rank))
+        )
+        losses.append(2.0 ** (point - unit) * tf.reduce_mean(of_samples))
+    return tf.add_n(losses)
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class ActivationBoundaries(InitializingMethod):
+    """Matches which neurons are active, whatever their values.
+
+    loss = weight sum over points of w mean over samples of the sum over
+    positions and channels of relu(margin - r(s))^2 where t > 0 and
+    relu(margin + r(s))^2 elsewhere; w doubles from point to point. `s` and
+    `t` are read before the activation, and r is a `Connector` to the
+    teacher's channels, trained with the student, or the identity where the
+    channels are equal. See `activation_boundary_loss`.
+
+    The paper initialises the student so and trains the task after: that is
+    `preparation_epochs` of 1 or more. By default both train together.
+
+    Args:
+        margin: How far on the right side a neuron has no loss, > 0. The
+            paper's is 1.
+        unit_point: The sensing point whose weight `w` is 1: `"last"`, as in
+            the authors' code, which halves it from point to point towards the
+            front end; or `"first"`, as in the code of MHGD's authors, which
+            doubles it towards the back end.
+        preparation_epochs: Epochs of this loss alone, before the task; 0 to
+            train by both together.
+        preparation_learning_rate: Rate of that training's SGD (Nesterov
+            momentum 0.9), > 0. The authors' is 0.1.
+        weight: Multiplier of the loss, >= 0. The default is that of the
+            published codes.
+
+    Call arguments:
+        student: `Features`; all of `maps_before_activation` are read: `(batch,
+            height, width, D)`, `(batch, length, D)` or `(batch, D)`. A sensing
+            point without an activation gives its output.
+        teacher: The same; size and channels may differ.
+        labels: Not used.
+
+    Returns:
+        `{"activation_boundaries": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range, or if two maps cannot be
+            brought to one size.
+
+    Example:
+        >>> method = keras_mhgd.methods.ActivationBoundaries()
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        B. Heo, M. Lee, S. Yun, J. Y. Choi, "Knowledge Transfer via
+        Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI
+        2019, arXiv:1811.03233.
+    """
+
+    terms = ("activation_boundaries",)
+    needs = ("maps_before_activation",)
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        unit_point: str = "last",
+        weight: float = 3e-3,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
+        require_positive(margin=margin)
+        require_known("unit_point", unit_point, _POINTS)
+        self.margin = margin
+        self.unit_point = unit_point
+
+    def build(self, student, teacher):
+        super().build(student, teacher)
+        pair = student.maps_before_activation, teacher.maps_before_activation
+        for shapes in zip(*pair, strict=True):
+            common_size(*shapes)
+        self.connectors = connectors(*pair, keep_equal=True)
+
+    def targets(self, teacher):
+        return teacher._replace(maps=[])
+
+    def compute_terms(self, student, teacher, labels):
+        loss = activation_boundary_loss(
+            connected(self.connectors, student.maps_before_activation),
+            teacher.maps_before_activation,
+            margin=self.margin,
+            unit_point=self.unit_point,
+        )
+        return {"activation_boundaries": self.weight * loss}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "margin": self.margin,
+            "unit_point": self.unit_point,
+        }

@@ -1,0 +1,295 @@
+"""Contrastive representation distillation.
+
+Y. Tian, D. Krishnan, P. Isola, ICLR 2020, arXiv:1910.10699.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.directions import unit
+from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.ranges import require_positive
+from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.precision import as_float
+
+# In the place of a class number.
+_EMPTY = -2
+_UNKNOWN = -1
+
+
+def contrastive_loss(
+    anchors: tf.Tensor,
+    positives: tf.Tensor,
+    negatives: tf.Tensor,
+    counts: tf.Tensor,
+    log_partition: tf.Tensor,
+    temperature: float = 0.07,
+) -> tf.Tensor:
+    """Computes how badly anchors tell their positives from their negatives.
+
+    loss = -mean over anchors of [log h(positive) + sum over negatives of
+    log (1 - h(negative))], with h = r / (r + K), K the number of the anchor's
+    negatives and r = exp(a . x / temperature) / Z: noise-contrastive
+    estimation. An anchor without negatives adds 0.
+
+    The published code divides r and K by the size of the data set, which
+    cancels.
+
+    Args:
+        anchors: Unit vectors `(batch, D)` of one network.
+        positives: The other network's, of the same images. No gradient flows
+            into them.
+        negatives: The other network's, of any images: `(N, D)`. No gradient
+            flows into them.
+        counts: How often a negative counts for an anchor, 0 if it is none of
+            its own: `(batch, N)`, numeric or boolean.
+        log_partition: log Z, a scalar: see `log_mean_score`.
+        temperature: Divides the products, > 0.
+
+    Returns:
+        Scalar >= 0, float32 or float64.
+    """
+    positive, negative, counts = _scores(
+        anchors, positives, negatives, counts, temperature
+    )
+    number = tf.reduce_sum(counts, axis=-1)
+    log_z = tf.cast(log_partition, number.dtype)
+    log_zk = log_z + tf.math.log(tf.maximum(number, 1))
+    # With x = log(r / K): -log h = softplus(-x), -log(1 - h) = softplus(x).
+    attraction = tf.where(number > 0, tf.nn.softplus(log_zk - positive), 0)
+    repulsion = counts * tf.nn.softplus(negative - log_zk[:, tf.newaxis])
+    return tf.reduce_mean(attraction + tf.reduce_sum(repulsion, axis=-1))
+
+
+def log_mean_score(
+    anchors: tf.Tensor,
+    positives: tf.Tensor,
+    negatives: tf.Tensor,
+    counts: tf.Tensor,
+    temperature: float = 0.07,
+) -> tf.Tensor:
+    """Estimates log Z: the log of the mean of exp(a . x / temperature).
+
+    Args:
+        anchors: As the other arguments, of `contrastive_loss`.
+        positives: Each counts once.
+        negatives: Each counts as often as it does for an anchor.
+        counts: See there.
+        temperature: See there.
+
+    Returns:
+        Scalar, float32 or float64, without gradient.
+    """
+    positive, negative, counts = _scores(
+        anchors, positives, negatives, counts, temperature
+    )
+    scores = tf.concat([positive[:, tf.newaxis], negative], axis=-1)
+    counts = tf.concat([tf.ones_like(scores[:, :1]), counts], axis=-1)
+    log_sum = tf.reduce_logsumexp(scores + tf.math.log(counts))
+    return tf.stop_gradient(log_sum - tf.math.log(tf.reduce_sum(counts)))
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class CRD(Method):
+    """Brings the embeddings of an image together, those of others apart.
+
+    loss = weight [L(s, t) + L(t, s)], with L(a, x) = `contrastive_loss` of
+    anchors a in one network and constants x in the other. s and t are unit
+    vectors: the embeddings, each through a dense layer that trains along.
+
+    In the published memory each image of the data set has an entry, a moving
+    average. That entry is the anchor's positive, and entries of other classes
+    are drawn as its negatives. Here a step doesn't know which images it gets.
+    So the positive is what the other network makes of the image now, and the
+    negatives are all images of other classes in the batch and in a bank of
+    the latest images. Without class numbers they are all but the image
+    itself, as far as it is in the batch.
+
+    Z is estimated from the first batch and then kept, as in the published
+    code; the paper's h has none.
+
+    The loss is steep, and at high learning rates the first steps can push
+    everything apart for good: an optimizer with `global_clipnorm=1.0`
+    prevents that.
+
+    Args:
+        embedding_size: Width of the dense layers, >= 1.
+        bank_size: Images in the bank, >= 1, saved with the weights. The
+            default is the published number of negatives.
+        temperature: Divides the products, > 0. The default is the published
+            code's.
+        weight: Multiplier of the loss, >= 0. The default is the published
+            one.
+
+    Call arguments:
+        student: `Features` of the student; `embedding` is `(batch, D)`.
+        teacher: `Features` of the teacher; D may differ.
+        labels: Class numbers `(batch,)` or `(batch, 1)`, or one-hot
+            `(batch, classes)`. Others are not used.
+
+    Returns:
+        `{"crd": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> method = keras_mhgd.methods.CRD(bank_size=4096)
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        Y. Tian, D. Krishnan, P. Isola, "Contrastive Representation
+        Distillation", ICLR 2020, arXiv:1910.10699.
+    """
+
+    terms = ("crd",)
+    needs = ("embedding",)
+
+    def __init__(
+        self,
+        embedding_size: int = 128,
+        bank_size: int = 16384,
+        temperature: float = 0.07,
+        weight: float = 0.8,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
+        require_positive(
+            embedding_size=embedding_size,
+            bank_size=bank_size,
+            temperature=temperature,
+        )
+        self.embedding_size = embedding_size
+        self.bank_size = bank_size
+        self.temperature = temperature
+
+    def build(self, student, teacher):
+        super().build(student, teacher)
+        sizes = self.embedding_size, self.bank_size
+        self.student_side = _Side(*sizes, name="student_side")
+        self.teacher_side = _Side(*sizes, name="teacher_side")
+        self.student_side.build(student.embedding)
+        self.teacher_side.build(teacher.embedding)
+        self.bank_classes = self.add_weight(
+            name="bank_classes",
+            shape=(self.bank_size,),
+            initializer=keras.initializers.Constant(_EMPTY),
+            dtype="int64",  # int32 would stay in a GPU's host memory
+            trainable=False,
+        )
+
+    def call(self, student, teacher, labels):
+        losses = [
+            contrastive_loss(
+                *comparison,
+                self._log_partition(side, comparison),
+                self.temperature,
+            )
+            for side, comparison in self._comparisons(student, teacher, labels)
+        ]
+        return {"crd": self.weight * tf.add_n(losses)}
+
+    def update(self, student, teacher, labels):
+        comparisons = self._comparisons(student, teacher, labels)
+        for side, comparison in comparisons:
+            side.log_partition.assign(self._log_partition(side, comparison))
+        for side, (anchors, *_) in comparisons:
+            _append(side.bank, anchors)
+        classes = _class_numbers(labels, tf.shape(student.embedding)[0])
+        _append(self.bank_classes, classes)
+
+    def _comparisons(self, student, teacher, labels):
+        """Each side with the first four arguments of `contrastive_loss`."""
+        s = self.student_side(student.embedding)
+        t = self.teacher_side(tf.stop_gradient(teacher.embedding))
+        others_s = tf.concat([s, self.student_side.bank], axis=0)
+        others_t = tf.concat([t, self.teacher_side.bank], axis=0)
+        classes = _class_numbers(labels, tf.shape(s)[0])
+        is_negative = _is_negative(classes, self.bank_classes)
+        return [
+            (self.student_side, (s, t, others_t, is_negative)),
+            (self.teacher_side, (t, s, others_s, is_negative)),
+        ]
+
+    def _log_partition(self, side, comparison):
+        """What the side knows, or else the batch's estimate."""
+        known = tf.convert_to_tensor(side.log_partition)
+        return tf.cond(
+            known == 0,
+            lambda: log_mean_score(*comparison, self.temperature),
+            lambda: known,
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "embedding_size": self.embedding_size,
+            "bank_size": self.bank_size,
+            "temperature": self.temperature,
+        }
+
+
+class _Side(keras.Layer):
+    """One network's dense layer, bank, and log Z of its anchors.
+
+    log Z is 0 until it is known.
+    """
+
+    def __init__(self, embedding_size: int, bank_size: int, name: str):
+        super().__init__(dtype="float32", name=name)
+        self.embedding_size = embedding_size
+        self.bank_size = bank_size
+
+    def build(self, shape):
+        self.dense = keras.layers.Dense(self.embedding_size, dtype="float32")
+        self.dense.build(shape)
+        self.bank = self.add_weight(
+            name="bank",
+            shape=(self.bank_size, self.embedding_size),
+            initializer="zeros",
+            trainable=False,
+        )
+        self.log_partition = self.add_weight(
+            name="log_partition", initializer="zeros", trainable=False
+        )
+
+    def call(self, embedding):
+        return unit(self.dense(embedding))
+
+
+def _scores(anchors, positives, negatives, counts, temperature):
+    """Scaled products `(batch,)` and `(batch, N)`, and the float counts."""
+    anchors, positives = student_and_target(anchors, positives)
+    anchors, negatives = student_and_target(anchors, negatives)
+    positive = tf.reduce_sum(anchors * positives, axis=-1)
+    negative = tf.matmul(anchors, negatives, transpose_b=True)
+    counts = as_float(counts, anchors)
+    return positive / temperature, negative / temperature, counts
+
+
+def _class_numbers(labels: tf.Tensor | None, batch: tf.Tensor) -> tf.Tensor:
+    """Class numbers `(batch,)`, int64, or `_UNKNOWN`."""
+    shape = tf.TensorShape(None if labels is None else labels.shape)
+    if shape.rank == 1 or (shape.rank == 2 and shape[1] == 1):
+        return tf.cast(tf.reshape(labels, [-1]), tf.int64)
+    if shape.rank == 2:
+        return tf.argmax(labels, axis=-1)
+    return tf.fill([batch], tf.constant(_UNKNOWN, tf.int64))
+
+
+def _is_negative(classes: tf.Tensor, bank_classes: tf.Tensor) -> tf.Tensor:
+    """Whose negatives the batch's images and the bank's are: boolean."""
+    others = tf.concat([classes, bank_classes], axis=0)
+    numbers = tf.range(tf.shape(others)[0])
+    is_itself = numbers[: tf.shape(classes)[0], tf.newaxis] == numbers
+    is_other_class = classes[:, tf.newaxis] != others
+    return (
+        (is_other_class | (others == _UNKNOWN))
+        & (others != _EMPTY)
+        & ~is_itself
+    )
+
+
+def _append(bank: keras.Variable, entries: tf.Tensor) -> None:
+    """Moves the oldest entries, at the front, out of a bank."""
+    bank.assign(tf.concat([bank, entries], axis=0)[-bank.shape[0] :])

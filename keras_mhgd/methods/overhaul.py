@@ -1,0 +1,221 @@
+"""A comprehensive overhaul of feature distillation.
+
+B. Heo, J. Kim, S. Yun, H. Park, N. Kwak, J. Y. Choi, ICCV 2019,
+arXiv:1904.01866.
+"""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.features import FeatureExtractor, Taught
+from keras_mhgd.methods.connector import connected, connectors
+from keras_mhgd.methods.maps import common_size, to_one_size
+from keras_mhgd.methods.preparation import PreparedMethod
+from keras_mhgd.precision import as_float
+
+
+def overhaul_loss(
+    student_maps: Sequence[tf.Tensor],
+    teacher_maps: Sequence[tf.Tensor],
+    margins: Sequence[tf.Tensor],
+) -> tf.Tensor:
+    """Computes the partial L2 distance from maps with a margin ReLU.
+
+    loss = sum over points of w mean over samples of the sum over positions
+    and channels of (s - t')^2, t' = max(t, margin), but 0 where
+    s <= t' <= 0. The last point's w is 1, each other's half of the next's.
+
+    Args:
+        student_maps: Before the activation, one for each point, front end
+            first: maps, sequences or vectors, any float dtype.
+        teacher_maps: The same, with the student's channels; the larger of two
+            sizes is average-pooled to the smaller. No gradient flows into
+            them.
+        margins: `(channels,)` <= 0 for each point, such as
+            `margins_from_batch_norm` gives; constants.
+
+    Returns:
+        Scalar >= 0, float32 or float64.
+    """
+    last = len(student_maps) - 1
+    losses = []
+    for point, (student, teacher, margin) in enumerate(
+        zip(student_maps, teacher_maps, margins, strict=True)
+    ):
+        student, teacher = to_one_size(student, teacher)
+        margin = tf.cast(margin, teacher.dtype)
+        target = tf.stop_gradient(tf.maximum(teacher, margin))
+        # Where both are inactive, how much doesn't matter.
+        skipped = (student <= target) & (target <= 0)
+        difference = tf.where(~skipped, student - target, 0)
+        of_samples = tf.reduce_sum(
+            tf.square(difference), axis=list(range(1, difference.shape.rank))
+        )
+        losses.append(2.0 ** (point - last) * tf.reduce_mean(of_samples))
+    return tf.add_n(losses)
+
+
+def margins_from_batch_norm(gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
+    """Computes margins from the batch normalisation before an activation.
+
+    margin = E[x | x < 0] with x normal, of mean beta and deviation |gamma|;
+    -3 |gamma| where x is negative with probability 0.001 or less.
+
+    An `Overhaul` measures its margins instead. These can take their place:
+    `method.margins[0].assign(...)`.
+
+    Args:
+        gamma: Scales `(channels,)`, any float dtype.
+        beta: Offsets `(channels,)`.
+
+    Returns:
+        `(channels,)` <= 0, float32 or float64.
+    """
+    deviation, mean = tf.abs(as_float(gamma, beta)), as_float(beta, gamma)
+    # A deviation of 0 would divide 0 by 0 where the mean is 0.
+    ratio = mean / tf.maximum(deviation, 1e-30)
+    negative = tf.math.erfc(ratio / math.sqrt(2)) / 2
+    density = tf.exp(-tf.square(ratio) / 2) / math.sqrt(2 * math.pi)
+    often = negative > 0.001
+    expected = mean - deviation * density / tf.where(often, negative, 1)
+    return tf.where(often, expected, -3 * deviation)
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class Overhaul(PreparedMethod):
+    """Matches maps before the activation where that makes a difference.
+
+    loss = weight sum over points of w mean over samples of the sum over
+    positions and channels of (r(s) - t')^2, but 0 where r(s) <= t' <= 0, with
+    t' = max(t, margin) and r a trained `Connector` to the teacher's channels;
+    w is 1 at the last point and halves from point to point towards the front
+    end. See `overhaul_loss`.
+
+    The margin of a channel is the mean of the teacher's negative responses,
+    0 if there are none. It is measured on the training data before the
+    student trains, in one epoch, and saved with the weights.
+
+    Args:
+        weight: Multiplier of the loss, >= 0. The default is that of the
+            authors' code for CIFAR-100; for ImageNet it is a tenth.
+
+    Call arguments:
+        student: `Features`; all of `maps_before_activation` are read: `(batch,
+            height, width, D)`, `(batch, length, D)` or `(batch, D)`. A sensing
+            point without an activation gives its output.
+        teacher: The same; size and channels may differ. The larger of two
+            sizes is average-pooled to the smaller.
+        labels: Not used.
+
+    Returns:
+        `{"overhaul": loss}`, a scalar, float32.
+
+    Raises:
+        ValueError: If `weight` is negative, or if two maps cannot be brought
+            to one size.
+
+    Example:
+        >>> method = keras_mhgd.methods.Overhaul()
+        >>> distiller = keras_mhgd.Distiller(student, teacher, method)
+
+    Reference:
+        B. Heo, J. Kim, S. Yun, H. Park, N. Kwak, J. Y. Choi, "A Comprehensive
+        Overhaul of Feature Distillation", ICCV 2019, arXiv:1904.01866.
+    """
+
+    terms = ("overhaul",)
+    needs = ("maps_before_activation",)
+
+    def __init__(self, weight: float = 1e-3, **kwargs):
+        super().__init__(
+            preparation_epochs=1,
+            preparation_learning_rate=1.0,  # not used: nothing is trained
+            weight=weight,
+            **kwargs,
+        )
+
+    def build(self, student, teacher):
+        super().build(student, teacher)
+        pair = student.maps_before_activation, teacher.maps_before_activation
+        for shapes in zip(*pair, strict=True):
+            common_size(*shapes)
+        self.connectors = connectors(*pair)
+        self.margins = [
+            self.add_weight(
+                name=f"margin{index}",
+                shape=shape[-1:],
+                initializer="zeros",
+                trainable=False,
+            )
+            for index, shape in enumerate(teacher.maps_before_activation)
+        ]
+
+    def trainer(self, teacher, student):
+        return _NegativeMeans(self.margins, teacher)
+
+    def targets(self, teacher):
+        return teacher._replace(maps=[])
+
+    def call(self, student, teacher, labels):
+        loss = overhaul_loss(
+            connected(self.connectors, student.maps_before_activation),
+            teacher.maps_before_activation,
+            self.margins,
+        )
+        return {"overhaul": self.weight * loss}
+
+    def get_config(self):
+        config = super().get_config()
+        del config["preparation_epochs"], config["preparation_learning_rate"]
+        return config
+
+
+class _NegativeMeans(keras.Model):
+    """Measures the mean negative response of each channel by `fit`."""
+
+    def __init__(
+        self, means: Sequence[keras.Variable], teacher: FeatureExtractor
+    ):
+        super().__init__()
+        self._means = means
+        self._teacher = teacher
+        # Sums of small numbers over all positions of all images: float64.
+        self._sums, self._counts = (
+            [
+                self.add_weight(
+                    shape=mean.shape,
+                    initializer="zeros",
+                    dtype="float64",
+                    trainable=False,
+                )
+                for mean in means
+            ]
+            for _ in range(2)
+        )
+        self.built = True
+
+    def train_step(self, data):
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        teacher = x.features if isinstance(x, Taught) else self._teacher(x)
+        for map_, mean, total, count in zip(
+            teacher.maps_before_activation,
+            self._means,
+            self._sums,
+            self._counts,
+            strict=True,
+        ):
+            negative = tf.minimum(tf.cast(map_, tf.float64), 0)
+            axes = list(range(map_.shape.rank - 1))
+            total.assign_add(tf.reduce_sum(negative, axes))
+            count.assign_add(
+                tf.math.count_nonzero(negative, axes, dtype=tf.float64)
+            )
+            found = tf.math.divide_no_nan(
+                tf.convert_to_tensor(total), tf.convert_to_tensor(count)
+            )
+            mean.assign(tf.cast(found, mean.dtype))
+        # Keras needs an entry; there is no loss, so it shows 0.
+        return self.get_metrics_result()

@@ -1,0 +1,115 @@
+"""Sensing points that nobody named."""
+
+import keras
+import pytest
+
+from keras_mhgd import models
+from keras_mhgd.features import block_ends, pair, stage_ends
+
+
+def convolutions(*strides, size=32):
+    """One convolution `c<i>` a stride, and a head."""
+    x = inputs = keras.Input((size, size, 3))
+    for index, stride in enumerate(strides):
+        x = keras.layers.Conv2D(4, 3, stride, padding="same", name=f"c{index}")(
+            x
+        )
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def perceptron(*units):
+    """Hidden layers `h<i>` with activations `a<i>` of their own."""
+    x = inputs = keras.Input((12,))
+    for index, width in enumerate(units):
+        x = keras.layers.Dense(width, name=f"h{index}")(x)
+        x = keras.layers.ReLU(name=f"a{index}")(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Block(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(6)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        return inputs + self.dense(inputs)
+
+
+def transformer(blocks, custom):
+    """Residual blocks, as layers of layers or as plain sums."""
+    inputs = keras.Input((10,))
+    x = keras.layers.Embedding(20, 6, name="embedding")(inputs)
+    for index in range(blocks):
+        if custom:
+            x = Block(name=f"block{index}")(x)
+            continue
+        y = keras.layers.LayerNormalization(name=f"norm{index}")(x)
+        y = keras.layers.MultiHeadAttention(2, 3, name=f"attend{index}")(y, y)
+        x = keras.layers.Add(name=f"sum{index}")([x, y])
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        # Every stage of the student has a partner of its resolution.
+        ((1, 2), (1, 2, 2), [("c0", "c0"), ("c1", "c1")]),
+        # One resolution in common is not enough: by order, last with last.
+        ((1, 2, 2), (4, 2, 2, 2), [("c0", "c1"), ("c1", "c2"), ("c2", "c3")]),
+        ((4, 2, 2), (1, 2, 2), [("c0", "c0"), ("c1", "c1"), ("c2", "c2")]),
+        ((1, 4, 4), (2, 4), [("c1", "c0"), ("c2", "c1")]),
+    ],
+)
+def test_stages_of_images(ours, theirs, expected):
+    assert pair(convolutions(*ours), convolutions(*theirs)) == expected
+
+
+def test_networks_of_the_library_with_more_stages():
+    """224 x 224 to 7 x 7 against three stages from full resolution."""
+    teacher = keras.applications.ResNet50V2(
+        weights=None, input_shape=(64, 64, 3), classes=5
+    )
+    student = models.get("resnet8", (64, 64, 3), 5)
+    pairs = pair(student, teacher)
+    assert [ours for ours, _ in pairs] == ["stage1", "stage2", "stage3"]
+    factors = {path: factor for factor, path in stage_ends(teacher).items()}
+    assert [factors[path] for _, path in pairs] == [4, 16, 32]
+
+
+def test_vectors():
+    assert block_ends(perceptron(8, 8, 4)) == ["a0", "a1", "a2"]
+    assert pair(perceptron(8, 4), perceptron(16, 16, 8, 8)) == [
+        ("a0", "a1"),
+        ("a1", "a3"),
+    ]
+    many = pair(perceptron(*[8] * 6), perceptron(*[9] * 6))
+    assert [ours for ours, _ in many] == ["a1", "a2", "a4", "a5"]
+
+
+def test_sequences():
+    assert block_ends(transformer(3, True)) == ["block0", "block1", "block2"]
+    assert block_ends(transformer(2, False)) == ["sum0", "sum1"]
+    assert pair(transformer(2, True), transformer(4, False)) == [
+        ("block0", "sum1"),
+        ("block1", "sum3"),
+    ]
+
+
+def test_stage_ends_without_images():
+    assert stage_ends(perceptron(8, 4)) == {}
+
+
+def test_an_image_beside_another_input():
+    image, number = keras.Input((8, 8, 1)), keras.Input((2,))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="fine")(image)
+    x = keras.layers.Conv2D(4, 3, 2, padding="same", name="coarse")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Concatenate()([x, number])
+    model = keras.Model([number, image], keras.layers.Dense(3)(x))
+    assert stage_ends(model) == {1: "fine", 2: "coarse"}
