@@ -19,6 +19,10 @@ from keras_mhgd.features.layers import (
 
 SensingPoints = Sequence[str | tuple[str, str]] | None
 
+_GLOBAL_POOLINGS = (
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+)
 _MOST_BLOCKS = 4  # sensing points that are chosen without being asked
 
 
@@ -38,11 +42,12 @@ def pair(
             or of (student layer, teacher layer) pairs.
         at_least: Number of pairs that are needed.
 
-    Two networks of images are paired by their `stage_ends`: those that reduce
-    the input by the same factor, if that serves every stage of the network
-    with fewer; otherwise by their order, the last with the last, the stages
-    of the other network spread evenly. Networks without images are paired by
-    up to four `block_ends`, in order.
+    The points of a network of images are its `stage_ends`; of any other, or
+    of one with a single stage, its `block_ends`. Two networks of images are
+    paired by the stages that reduce the input by the same factor, if that
+    serves every stage of the network with fewer. All else is paired in order,
+    the last with the last, the others spread evenly; at most four if there
+    are blocks among them.
 
     Returns:
         (student layer, teacher layer) pairs.
@@ -75,15 +80,19 @@ def pair(
 
 
 def _found(student, teacher) -> list[tuple[str, str]]:
-    ours, theirs = stage_ends(student), stage_ends(teacher)
-    shared = [factor for factor in ours if factor in theirs]
-    if ours and theirs and len(shared) == min(len(ours), len(theirs)):
-        return [(ours[factor], theirs[factor]) for factor in shared]
-    if ours and theirs:
-        ends = list(ours.values()), list(theirs.values())
-        count = min(map(len, ends))
+    stages = [stage_ends(network) for network in (student, teacher)]
+    if all(len(each) > 1 for each in stages):
+        ours, theirs = stages
+        shared = [factor for factor in ours if factor in theirs]
+        count = min(map(len, stages))
+        if len(shared) == count:
+            return [(ours[factor], theirs[factor]) for factor in shared]
+        ends = [list(each.values()) for each in stages]
     else:
-        ends = block_ends(student), block_ends(teacher)
+        ends = [
+            list(each.values()) if len(each) > 1 else block_ends(network)
+            for each, network in zip(stages, (student, teacher), strict=True)
+        ]
         count = min(_MOST_BLOCKS, *map(len, ends))
     return list(zip(*(_spread(each, count) for each in ends), strict=True))
 
@@ -99,8 +108,9 @@ def _spread(points: list[str], count: int) -> list[str]:
 def stage_ends(model: keras.Model) -> dict[int, str]:
     """Finds the last layer before each change of resolution.
 
-    A run of layers of one resolution counts as a stage if one of them has
-    weights. Nested models are looked into.
+    A resolution counts as a stage if one of its layers has weights, and if no
+    finer one comes after it: what is pooled to scale channels is no stage, nor
+    is what comes after the last global pooling. Nested models are looked into.
 
     Args:
         model: A built network of images.
@@ -108,7 +118,7 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
     Returns:
         Layer paths by the factor by which they reduce the input's height (to
         the nearest power of two), front end first; none if no input is an
-        image of known height.
+        image of known height, or if the network ends in sequences.
 
     Example:
         >>> teacher = keras_mhgd.models.get("vgg_small", (28, 28, 1), 10)
@@ -123,18 +133,26 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
     ]
     if not heights:
         return {}
-    ends, weighted = {}, set()
-    for path, layer, shape in _outline(model):
+    ends, weighted = {}, set()  # by height, back end first
+    for path, layer, shape in reversed(_outline(model)):
+        if len(shape) == 3 and layer.weights and not ends:
+            return {}
         if len(shape) != 4 or not shape[1]:
             continue
-        ends[shape[1]] = path
+        height = shape[1]
+        if isinstance(layer, _GLOBAL_POOLINGS):
+            ends.pop(height, None)
+        elif all(height > smaller for smaller in ends) and not isinstance(
+            layer, keras.layers.ZeroPadding2D
+        ):
+            ends[height] = path
         if layer.weights:
-            weighted.add(shape[1])
+            weighted.add(height)
     # The nearest power of two: odd heights are rounded on the way down.
     return {
-        2 ** round(math.log2(heights[0] / each)): path
-        for each, path in ends.items()
-        if each in weighted
+        2 ** round(math.log2(heights[0] / height)): path
+        for height, path in reversed(ends.items())
+        if height in weighted
     }
 
 

@@ -105,6 +105,7 @@ class Combined(Method):
         }
 
     def build(self, student, teacher):
+        self._require_points(student)  # before one of them is built
         for method in self.methods:
             method.build(student, teacher)
 

@@ -103,18 +103,21 @@ class Method(keras.Layer):
         Raises:
             ValueError: If the method reads maps and there are too few.
         """
-        if self.reads_points and len(student.maps) < self.min_points:
-            raise ValueError(
-                f"`sensing_points` must give {type(self).__name__} "
-                f"{self.min_points} or more layers. Received: "
-                f"{len(student.maps)}. Add layers of both networks."
-            )
+        self._require_points(student)
         self.weight = self.add_weight(
             name="weight",
             shape=(),
             initializer=keras.initializers.Constant(self.weight),
             trainable=False,
         )
+
+    def _require_points(self, student: Features) -> None:
+        if self.reads_points and len(student.maps) < self.min_points:
+            raise ValueError(
+                f"`sensing_points` must give {type(self).__name__} "
+                f"{self.min_points} or more layers. Received: "
+                f"{len(student.maps)}. Add layers of both networks."
+            )
 
     def get_build_config(self):
         """Nothing: the distiller builds the method anew."""

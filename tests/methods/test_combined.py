@@ -99,7 +99,7 @@ def test_get_takes_lists_and_joined_names():
 def test_needs_the_sensing_points_of_all():
     parts = [methods.FitNet(), methods.FSP(), Pull()]
     shapes = Features((None, 3), [(None, 4, 4, 5)], (None, 3))
-    with pytest.raises(ValueError, match="give FSP 2 or .*Received: 1"):
+    with pytest.raises(ValueError, match="give Combined 2 or .*Received: 1"):
         Combined(parts).build(shapes, shapes)
     assert not any(part.built for part in parts)
 

@@ -232,6 +232,11 @@ def test_eager_graph_and_xla_agree(name, jit_compile):
         np.testing.assert_allclose(found[term], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    # CRD takes the student's embeddings as constants too: see its own test.
+    "name",
+    [each for each in methods.names() if each != "crd"],
+)
 def test_gradient_agrees_with_differences(name):
     """Along the gradient: (L(x + e g) - L(x - e g)) / 2 e = |g|^2.
 
@@ -254,7 +259,6 @@ def test_gradient_agrees_with_differences(name):
             mapped(lambda a: tf.cast(a, tf.float64), each) for each in inputs
         ]
         step, tolerance = 1e-6, 1e-5
-    method.update(*inputs, labels)  # what a first batch sets is a constant
     tensors = used(method, inputs[0])
     with tf.GradientTape() as tape:
         tape.watch(tensors)
