@@ -1,12 +1,23 @@
-"""The teacher's features, computed once for all epochs."""
+"""The teacher's features, computed once for all epochs and all runs."""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mhgd.choices import require_known
 from keras_mhgd.data import Dataset
 from keras_mhgd.distiller import Distiller
 from keras_mhgd.features import Features, Taught
+from keras_mhgd.files import require_writable, write_atomically
+
+_FORMAT = 1
+_DTYPES = ("float32", "float16")
 
 
 class TeacherCache:
@@ -15,8 +26,12 @@ class TeacherCache:
     Augmentation depends on (seed, view, image) alone, so what is kept belongs
     to the very images that the student sees: training with the cache ends
     with the same weights as training without. What is kept is what the method
-    reads (`Method.targets`), in memory: for MHGD a few vectors an image and
-    view, for a method on whole feature maps a thousand times as much.
+    reads (`Method.targets`): for MHGD a few vectors an image and view, for a
+    method on whole feature maps a thousand times as much.
+
+    In a folder, each feature is an `.npy` file, mapped into memory, which
+    other runs and other methods with the same teacher, images, views and seed
+    use as well; what they need beside is added.
 
     Args:
         distiller: A `keras_mhgd.Distiller`: its teacher and its method.
@@ -24,9 +39,14 @@ class TeacherCache:
         batch_size: Images in a batch.
         views: Augmented views of each image, >= 1.
         seed: Seed of order and augmentation.
+        directory: Folder of the files; in memory if `None`.
+        dtype: `"float32"`, or `"float16"` for half the size and rounded
+            features.
 
     Raises:
-        ValueError: If the method trains the teacher along.
+        ValueError: If the method trains the teacher along, or if the folder
+            holds features of another teacher, other data, or another format.
+        OSError: If the folder can't be written.
 
     Example:
         >>> dataset = keras_mhgd.data.load("glyphs", subset=200)
@@ -58,7 +78,10 @@ class TeacherCache:
         batch_size: int,
         views: int,
         seed: int = 0,
+        directory: str | os.PathLike | None = None,
+        dtype: str = "float32",
     ):
+        require_known("dtype", dtype, _DTYPES)
         if distiller.method.teacher_learns:
             raise ValueError(
                 "`distiller` must have a frozen teacher: the features of one "
@@ -67,29 +90,60 @@ class TeacherCache:
             )
         self._dataset = dataset
         self._stream = {"batch_size": batch_size, "seed": seed, "views": views}
-        batches = dataset.train_with_places(**self._stream)
-        count = views * dataset.steps_per_epoch(batch_size)
-        targets = tf.function(
+        self._targets = tf.function(
             lambda images: _known(distiller.targets(images)),
-            input_signature=batches.element_spec[:1],
+            input_signature=self._batches().element_spec[:1],
         )
-        size = views, len(dataset.x_train)
-        self._kept = None
-        for images, _, view, positions in batches.take(count):
-            found = targets(images)
-            if self._kept is None:
-                self._kept = keras.tree.map_structure(
-                    lambda each: np.empty(
-                        (*size, *each.shape[1:]), each.dtype.as_numpy_dtype
+        found = self._targets.get_concrete_function().structured_outputs
+        self._names = _names(
+            found, [teacher for _, teacher in distiller.sensing_points]
+        )
+        specs = {
+            name: (
+                (views, len(dataset.x_train), *each.shape[1:]),
+                dtype if each.dtype.is_floating else each.dtype.name,
+            )
+            for name, each in self._by_name(found).items()
+        }
+        if directory is None:
+            self._kept = {
+                name: np.empty(shape, kind)
+                for name, (shape, kind) in specs.items()
+            }
+            self._fill(self._kept)
+            return
+        directory = require_writable(directory)
+        _require_own(
+            directory / "manifest.json",
+            {
+                "format": _FORMAT,
+                "teacher": fingerprint(*distiller.teacher.get_weights()),
+                "data": fingerprint(
+                    dataset.x_train,
+                    dataset.index_train,
+                    dataset.mean,
+                    dataset.std,
+                    np.array(
+                        [dataset.full_size, dataset.padding, dataset.flip]
                     ),
-                    found,
+                ),
+                "views": views,
+                "seed": seed,
+                "dtype": dtype,
+            },
+        )
+        files = {name: directory / f"{name}.npy" for name in specs}
+        self._write(files, specs)
+        self._kept = {
+            name: np.load(path, mmap_mode="r") for name, path in files.items()
+        }
+        for name, each in self._kept.items():
+            if (each.shape, each.dtype.name) != specs[name]:
+                raise ValueError(
+                    f"{files[name]} must hold the teacher's features as "
+                    f"{specs[name]}. Received: {each.shape}, {each.dtype}. "
+                    "Delete the file."
                 )
-            for kept, each in zip(
-                keras.tree.flatten(self._kept),
-                keras.tree.flatten(found),
-                strict=True,
-            ):
-                kept[int(view), positions.numpy()] = each
 
     def train(self, initial_epoch: int = 0) -> tf.data.Dataset:
         """Streams `dataset.train(batch_size, seed, views=views)`, taught.
@@ -100,23 +154,138 @@ class TeacherCache:
         Returns:
             `tf.data.Dataset` of `Taught` and labels, without end.
         """
-        with tf.device("CPU:0"):
-            kept = keras.tree.map_structure(tf.constant, self._kept)
+        dtypes = [
+            tf.float32 if each.dtype.kind == "f" else tf.as_dtype(each.dtype)
+            for each in self._kept.values()
+        ]
+
+        def read(view, positions):
+            # Of a file only these rows are read.
+            return [
+                each[view, positions].astype(dtype.as_numpy_dtype)
+                for each, dtype in zip(self._kept.values(), dtypes, strict=True)
+            ]
 
         def teach(images, labels, view, positions):
-            targets = keras.tree.map_structure(
-                lambda each: tf.gather(each[view], positions), kept
+            rows = tf.numpy_function(
+                read, [view, positions], dtypes, stateful=False
             )
-            return Taught(images, targets), labels
+            found = {}
+            for (name, whole), row in zip(
+                self._kept.items(), rows, strict=True
+            ):
+                shape = positions.shape[0], *whole.shape[2:]
+                found[name] = tf.ensure_shape(row, shape)
+            return Taught(
+                images, keras.tree.map_structure(found.get, self._names)
+            ), labels
 
+        return self._batches(initial_epoch).map(
+            teach, num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    def _batches(self, initial_epoch: int = 0) -> tf.data.Dataset:
         return self._dataset.train_with_places(
             initial_epoch=initial_epoch, **self._stream
-        ).map(teach, num_parallel_calls=tf.data.AUTOTUNE)
+        )
+
+    def _by_name(self, found: dict[str, Any]) -> dict[str, tf.Tensor]:
+        names = keras.tree.flatten(self._names)
+        return dict(zip(names, keras.tree.flatten(found), strict=True))
+
+    def _fill(self, kept: dict[str, np.ndarray]) -> None:
+        """Runs the teacher over all views, for these of its features."""
+        count = self._stream["views"] * self._dataset.steps_per_epoch(
+            self._stream["batch_size"]
+        )
+        for images, _, view, positions in self._batches().take(count):
+            found = self._by_name(self._targets(images))
+            for name, whole in kept.items():
+                whole[int(view), positions.numpy()] = found[name]
+
+    def _write(
+        self,
+        files: dict[str, pathlib.Path],
+        specs: dict[str, tuple[tuple[int, ...], str]],
+    ) -> None:
+        """Writes the files that are missing, each whole or not at all."""
+        missing = {
+            name: path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            for name, path in files.items()
+            if not path.exists()
+        }
+        if not missing:
+            return
+        try:
+            kept = {
+                name: np.lib.format.open_memmap(
+                    path, "w+", specs[name][1], specs[name][0]
+                )
+                for name, path in missing.items()
+            }
+            self._fill(kept)
+            for name, path in missing.items():
+                kept[name].flush()
+                os.replace(path, files[name])
+        finally:
+            for path in missing.values():
+                path.unlink(missing_ok=True)
 
 
-def _known(features: Features) -> dict:
+def fingerprint(*arrays: np.ndarray) -> str:
+    """Computes a number, in hexadecimal, that other arrays don't have."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()[:16]
+
+
+def _require_own(path: pathlib.Path, manifest: dict[str, Any]) -> None:
+    """Writes what a folder holds, or raises if it holds something else."""
+    if not path.exists():
+        write_atomically(path, json.dumps(manifest, indent=2) + "\n")
+        return
+    try:
+        found = json.loads(path.read_text())
+        others = [
+            f"{name}: {found.get(name)!r} there, {value!r} now"
+            for name, value in manifest.items()
+            if found.get(name) != value
+        ]
+    except (ValueError, AttributeError) as error:
+        others = [f"it can't be read: {error}"]
+    if others:
+        raise ValueError(
+            f"The teacher cache {path.parent} must belong to this teacher, "
+            f"data and number of views. Received: {'; '.join(others)}. Choose "
+            "another folder, or delete this one."
+        )
+
+
+def _known(features: Features) -> dict[str, Any]:
     return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in features._asdict().items()
+        field: tuple(value) if isinstance(value, list) else value
+        for field, value in features._asdict().items()
         if value is not None
     }
+
+
+def _names(known: dict[str, Any], points: list[str]) -> dict[str, Any]:
+    """A name for each tensor of `_known`, good for a file."""
+
+    def name(field, point):
+        return f"{field}@{point}".replace("/", "__")
+
+    names = {}
+    for field, value in known.items():
+        if isinstance(value, tuple):
+            # A method that leaves out maps reads the last ones.
+            last = points[len(points) - len(value) :]
+            names[field] = tuple(name(field, point) for point in last)
+        elif isinstance(value, dict):
+            names[field] = {point: name(field, point) for point in value}
+        else:
+            names[field] = field
+    return names

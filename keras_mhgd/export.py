@@ -19,11 +19,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.choices import require_known
+from keras_mhgd.features import input_specs
 from keras_mhgd.files import require_writable
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 _BATCH_SIZE = 64  # images in one call, whatever the length of the array
+_INPUT_DTYPES = ("float32", "int32", "int64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +66,12 @@ def export_student(
     Nothing in `directory` is replaced unless all formats pass.
 
     Args:
-        model: Built Functional or Sequential model with one float32 input
-            `(batch, ...)` and one output `(batch, ..., classes)`.
+        model: Built model with one input `(batch, ...)` of floats or, such
+            as the words of a text, integers, and one output `(batch, ...,
+            classes)`.
         directory: Local folder for `saved_model/` and `model.tflite`; made
             if it is missing.
-        images: `(N, ...)`, float32, N >= 1, prepared as for training.
+        images: `(N, ...)`, N >= 1, prepared as for training.
         formats: Any of `"saved_model"`, `"tflite"`.
         tolerance: Largest difference allowed, as a fraction of the largest
             absolute output; also the largest fraction of images whose best
@@ -95,8 +98,8 @@ def export_student(
     formats = list(dict.fromkeys(formats))
     for name in formats or [""]:
         require_known("formats", name, _FORMATS)
-    _check_model(model)
-    images = _checked(images, model.inputs[0].shape[1:])
+    model = _checked_model(model)
+    images = _checked(images, *_shape_and_dtype(model))
     directory = require_writable(directory)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=directory) as folder:
         workspace = Path(folder)
@@ -130,7 +133,7 @@ def load(path: str | os.PathLike) -> Predictor:
 
     Returns:
         A function from images `(N, ...)`, N >= 1, to outputs `(N, ...)`,
-        both float32.
+        float32.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
@@ -139,7 +142,8 @@ def load(path: str | os.PathLike) -> Predictor:
     path = Path(path)
     message = (
         "`path` must be a .keras file, a SavedModel folder or a .tflite file "
-        f"with one float32 input and one output. Received: path='{path}'"
+        "with one input of floats or integers and one output. "
+        f"Received: path='{path}'"
     )
     if not path.exists():
         raise FileNotFoundError(f"{message}, which doesn't exist.")
@@ -154,8 +158,8 @@ def load(path: str | os.PathLike) -> Predictor:
         ) from error
 
 
-def _check_model(model: keras.Model) -> None:
-    """Raises unless the model is built and has one input and output."""
+def _checked_model(model: keras.Model) -> keras.Model:
+    """Returns a built model of one input and output, as a graph of layers."""
     if hasattr(model, "student") or not isinstance(model, keras.Model):
         raise TypeError(
             "`model` must be a plain `keras.Model`. Received: "
@@ -163,21 +167,37 @@ def _check_model(model: keras.Model) -> None:
             "pass `distiller.student`."
         )
     # Neither unbuilt Sequential nor subclassed models have `inputs`.
+    if not getattr(model, "inputs", None) and model.built:
+        spec = input_specs(model)
+        if isinstance(spec, tf.TensorSpec):
+            inputs = keras.Input(spec.shape[1:], dtype=spec.dtype.name)
+            model = keras.Model(inputs, model(inputs), name=model.name)
     inputs = getattr(model, "inputs", None) or []
     outputs = getattr(model, "outputs", None) or []
-    kinds = [(tensor.dtype, tensor.shape[0]) for tensor in inputs]
-    if kinds != [("float32", None)] or len(outputs) != 1:
+    fits = [
+        tensor.dtype in _INPUT_DTYPES and tensor.shape[0] is None
+        for tensor in inputs
+    ]
+    if fits != [True] or len(outputs) != 1:
         raise ValueError(
-            "`model` must be a built Functional or Sequential model with one "
-            "float32 input of any batch size and one output. Received: "
+            "`model` must be a built model with one input of floats or "
+            "integers, of any batch size, and one output. Received: "
             f"model={model!r} with inputs={inputs} and outputs={outputs}. "
             "Build it around one `keras.Input(shape)`."
         )
+    return model
 
 
-def _checked(images: np.ndarray, shape: Sequence[int | None]) -> np.ndarray:
-    """Returns images as float32 if each has the shape; None fits any."""
-    images = np.asarray(images, "float32")
+def _shape_and_dtype(model: keras.Model) -> tuple[tuple[int | None, ...], str]:
+    (source,) = model.inputs
+    return tuple(source.shape[1:]), source.dtype
+
+
+def _checked(
+    images: np.ndarray, shape: Sequence[int | None], dtype: str
+) -> np.ndarray:
+    """Returns images as `dtype` if each has the shape; None fits any."""
+    images = np.asarray(images, dtype)
     fits = tf.TensorShape((None, *shape)).is_compatible_with(images.shape)
     if not fits or len(images) == 0:
         expected = ", ".join(map(str, ("N", *shape)))
@@ -230,7 +250,8 @@ def _dtype_policies(config: object) -> Iterator[dict]:
 def _write_saved_model(model: keras.Model, path: Path) -> None:
     # Not `model.export`: in Keras 3.15 that stores every variable twice.
     archive = keras.export.ExportArchive()
-    signature = keras.InputSpec(shape=model.inputs[0].shape, dtype="float32")
+    shape, dtype = _shape_and_dtype(model)
+    signature = keras.InputSpec(shape=(None, *shape), dtype=dtype)
     archive.add_endpoint(
         "serve", lambda batch: model(batch, training=False), [signature]
     )
@@ -275,11 +296,13 @@ def _prove(
     )
 
 
-def _batched(run: Predictor, shape: Sequence[int | None]) -> Predictor:
+def _batched(
+    run: Predictor, shape: Sequence[int | None], dtype: str
+) -> Predictor:
     """Extends a function of one batch to arrays of any length."""
 
     def predict(images: np.ndarray) -> np.ndarray:
-        images = _checked(images, shape)
+        images = _checked(images, shape, dtype)
         starts = range(0, len(images), _BATCH_SIZE)
         outputs = [run(images[i : i + _BATCH_SIZE]) for i in starts]
         return np.concatenate(outputs).astype("float32")
@@ -288,19 +311,18 @@ def _batched(run: Predictor, shape: Sequence[int | None]) -> Predictor:
 
 
 def _predictor(model: keras.Model) -> Predictor:
-    shape = model.inputs[0].shape
+    shape, dtype = _shape_and_dtype(model)
     # Own function: `model.predict` would keep the device it was traced for.
     forward = tf.function(lambda batch: model(batch, training=False))
-    run = forward.get_concrete_function(tf.TensorSpec(shape, "float32"))
-    return _batched(lambda batch: run(tf.constant(batch)).numpy(), shape[1:])
+    run = forward.get_concrete_function(tf.TensorSpec((None, *shape), dtype))
+    return _batched(lambda batch: run(tf.constant(batch)).numpy(), shape, dtype)
 
 
 def _read_keras(path: Path) -> Predictor:
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     if type(model).__name__ == "Distiller":
         model = model.student
-    _check_model(model)
-    return _predictor(model)
+    return _predictor(_checked_model(model))
 
 
 def _read_saved_model(path: Path) -> Predictor:
@@ -316,7 +338,7 @@ def _read_saved_model(path: Path) -> Predictor:
         (outputs,) = serve(**{name: tf.constant(batch)}).values()
         return outputs.numpy()
 
-    return _batched(run, spec.shape[1:])
+    return _batched(run, spec.shape[1:], spec.dtype.name)
 
 
 def _read_tflite(path: Path) -> Predictor:
@@ -326,8 +348,9 @@ def _read_tflite(path: Path) -> Predictor:
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
     (output,) = interpreter.get_output_details()
-    if source["dtype"] != np.float32:
-        raise ValueError(f"its input is {source['dtype'].__name__}.")
+    dtype = source["dtype"].__name__
+    if dtype not in _INPUT_DTYPES:
+        raise ValueError(f"its input is {dtype}.")
     shape = [None if size == -1 else size for size in source["shape_signature"]]
     allocated = None
 
@@ -341,7 +364,7 @@ def _read_tflite(path: Path) -> Predictor:
         interpreter.invoke()
         return interpreter.get_tensor(output["index"])
 
-    return _batched(run, shape[1:])
+    return _batched(run, shape[1:], dtype)
 
 
 _FORMATS = {  # with the name in the directory

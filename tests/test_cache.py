@@ -97,3 +97,112 @@ def test_mhgd_keeps_vectors_alone(distiller, bars):
     features = taught.features
     assert features.maps == []
     assert [each.shape for each in features.vectors] == [(16, 6), (16, 8)]
+
+
+def cache_of(distiller, method, bars, directory, **changes):
+    keras.utils.set_random_seed(3)
+    model = distiller(methods.get(method))
+    return model, keras_mhgd.TeacherCache(
+        model,
+        bars,
+        directory=directory,
+        **{"batch_size": 16, "seed": 5, "views": 2, **changes},
+    )
+
+
+def batch(cache):
+    (taught, _), *_ = cache.train().take(1)
+    return taught.features
+
+
+def test_in_a_folder_it_is_what_it_is_in_memory(distiller, bars, tmp_path):
+    for method in ("kd_svd", "fitnet+soft_logits"):
+        expected = batch(cache_of(distiller, method, bars, None)[1])
+        found = batch(cache_of(distiller, method, bars, tmp_path)[1])
+        for a, b in zip(
+            keras.tree.flatten(expected), keras.tree.flatten(found), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "manifest.json",
+        "outputs.npy",
+        "logits.npy",
+        "maps@stage1.npy",
+        "maps@stage2.npy",
+        "vectors@stage1.npy",
+        "vectors@stage2.npy",
+    }
+
+
+def test_the_teacher_runs_only_for_what_is_missing(
+    distiller, bars, tmp_path, monkeypatch
+):
+    cache_of(distiller, "fitnet", bars, tmp_path)
+    times = {each.name: each.stat().st_mtime_ns for each in tmp_path.iterdir()}
+    filled = []
+    fill = keras_mhgd.TeacherCache._fill
+    monkeypatch.setattr(
+        keras_mhgd.TeacherCache,
+        "_fill",
+        lambda self, kept: filled.append(sorted(kept)) or fill(self, kept),
+    )
+    cache_of(distiller, "attention_transfer", bars, tmp_path)
+    assert filled == []
+    cache_of(distiller, "soft_logits+fitnet", bars, tmp_path)
+    assert filled == [["logits"]]
+    for name, time in times.items():
+        assert (tmp_path / name).stat().st_mtime_ns == time
+
+
+def test_float16(distiller, bars, tmp_path):
+    exact = batch(cache_of(distiller, "kd_svd", bars, None)[1])
+    half = batch(
+        cache_of(distiller, "kd_svd", bars, tmp_path, dtype="float16")[1]
+    )
+    assert np.load(tmp_path / "vectors@stage1.npy").dtype == np.float16
+    assert half.vectors[0].dtype == "float32"
+    np.testing.assert_allclose(half.vectors[0], exact.vectors[0], atol=1e-3)
+    assert not np.array_equal(half.vectors[0], exact.vectors[0])
+
+
+def test_refuses_a_foreign_folder(distiller, bars, tmp_path):
+    model, _ = cache_of(distiller, "soft_logits", bars, tmp_path)
+    message = "must belong to this teacher.*views: 2 there, 3 now. Choose"
+    with pytest.raises(ValueError, match=message):
+        cache_of(distiller, "soft_logits", bars, tmp_path, views=3)
+    fewer = bars.take(12)
+    with pytest.raises(ValueError, match="data: '.*there, '.*now"):
+        cache_of(distiller, "soft_logits", fewer, tmp_path)
+    kernel = model.teacher.layers[1].kernel
+    kernel.assign(kernel + 1)
+    with pytest.raises(ValueError, match="Received: teacher: '.*there, '.*now"):
+        keras_mhgd.TeacherCache(
+            model, bars, batch_size=16, seed=5, views=2, directory=tmp_path
+        )
+    (tmp_path / "manifest.json").write_text("[")
+    with pytest.raises(ValueError, match="it can't be read"):
+        cache_of(distiller, "soft_logits", bars, tmp_path)
+
+
+def test_refuses_a_damaged_file(distiller, bars, tmp_path):
+    cache_of(distiller, "soft_logits", bars, tmp_path)
+    np.save(tmp_path / "logits.npy", np.zeros((2, 32, 4), "float32"))
+    with pytest.raises(ValueError, match=r"logits.npy must hold.*\(2, 32, 4\)"):
+        cache_of(distiller, "soft_logits", bars, tmp_path)
+
+
+def test_a_failure_while_writing_leaves_nothing(
+    distiller, bars, tmp_path, monkeypatch
+):
+    def fail(self, kept):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(keras_mhgd.TeacherCache, "_fill", fail)
+    with pytest.raises(OSError, match="No space"):
+        cache_of(distiller, "soft_logits", bars, tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_refuses_an_unknown_dtype(distiller, bars):
+    with pytest.raises(ValueError, match="`dtype` must be one of float32, fl"):
+        cache_of(distiller, "soft_logits", bars, None, dtype="int8")

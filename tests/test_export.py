@@ -421,8 +421,8 @@ def one_of(**kwargs):
 def test_other_models_are_refused(tmp_path, no_conversion, make):
     with pytest.raises(
         ValueError,
-        match="(?s)`model` must be a built Functional or Sequential model "
-        "with one float32 input of any batch size and one output. Received: "
+        match="(?s)`model` must be a built model with one input of floats or "
+        "integers, of any batch size, and one output. Received: "
         r"model=<.*> with inputs=\[.*\] and outputs=\[.*\]. Build it around",
     ):
         export.export_student(make(), tmp_path, images(2, (2,)))
@@ -483,7 +483,7 @@ def two_input_keras(path):
         (
             "a.keras",
             two_input_keras,
-            "can't be read.* Cause: .*one float32 input",
+            "can't be read.* Cause: .*one input of floats or integers",
         ),
         ("a.tflite", lambda path: path.write_text("text"), "can't be read"),
         ("a.tflite", lambda path: path.write_bytes(b""), "can't be read"),
@@ -499,7 +499,8 @@ def test_unreadable_files(tmp_path, name, write, message):
     with pytest.raises(
         ValueError,
         match="(?s)`path` must be a .keras file, a SavedModel folder or a "
-        ".tflite file with one float32 input and one output. Received: "
+        ".tflite file with one input of floats or integers and one output. "
+        "Received: "
         f"path='{path}'.*{message}",
     ):
         export.load(path)

@@ -13,24 +13,14 @@ heads hardly train; eight of them leave it open how the student's features are
 turned, and some seeds then gain little.
 """
 
-import concurrent.futures
-import pathlib
-import subprocess
-import sys
-
 from absl import app, flags
 
 import keras_mhgd
-from keras_mhgd.files import write_atomically
-from training import options, pictures
-from training.results import (
-    describe,
-    measure,
-    read_metrics,
-    read_result,
-    summary,
-)
-from training.run import load_network
+from training import options
+from training.comparison import Comparison, Way
+from training.networks import load_network
+from training.outcome import Outcome
+from training.results import describe
 
 options.define_positive("trials", 1, "Seeds, from 0.")
 options.define_positive("epochs", 40, "Passes over the training images.")
@@ -47,103 +37,61 @@ flags.DEFINE_string("out", "saved_models/demo", "Folder of the export.")
 FLAGS = flags.FLAGS
 
 TEACHER = "saved_models/teachers/vgg_small_glyphs.keras"
-DISTILL = (
-    "distill",
-    f"--teacher={TEACHER}",
-    "--student=resnet_small",
-    "--method=mhgd",
-)
-# For each way of training: the program and its own arguments.
-WAYS = {
-    "alone": ("train", "--model=resnet_small"),
-    "MHGD": (
-        *DISTILL,
-        "--sensing_points=stage1,stage2,stage3,logits",
-        "--set=scale_logits=true",
-        "--set=num_heads=32",
-        "--set=clipping=per_feature",
-    ),
-}
-PUBLISHED = {"MHGD as published": DISTILL}
+ALONE = Way("alone", "train", ("--model=resnet_small",))
 
 
 def main(argv) -> None:
     """Runs the demo."""
-    ways = WAYS | (PUBLISHED if FLAGS.published else {})
-    with concurrent.futures.ThreadPoolExecutor(FLAGS.jobs) as pool:
-        trainings = [
-            pool.submit(_train, way, arguments, seed)
-            for seed in range(FLAGS.trials)
-            for way, arguments in ways.items()
-        ]
-    for training in trainings:
-        training.result()
-    runs = {
-        way: [_folder(way, seed) for seed in range(FLAGS.trials)]
-        for way in ways
-    }
+    distill = (
+        f"--teacher={TEACHER}",
+        "--student=resnet_small",
+        "--method=mhgd",
+        f"--set=preparation_epochs={FLAGS.preparation_epochs}",
+        "--cache_teacher",
+    )
+    own = (
+        "--sensing_points=stage1,stage2,stage3,logits",
+        "--set=scale_logits=true",
+        "--set=num_heads=32",
+        "--set=clipping=per_feature",
+    )
+    ways = [ALONE, Way("MHGD", "distill", distill + own)]
+    if FLAGS.published:
+        ways.append(Way("MHGD as published", "distill", distill))
+    comparison = Comparison(
+        FLAGS.run,
+        ways,
+        [
+            "--dataset=glyphs",
+            f"--subset={FLAGS.subset}",
+            "--batch_size=64",
+            f"--epochs={FLAGS.epochs}",
+            "--schedule=cosine",
+            "--views=8",
+            "--validation_freq=5",
+        ],
+    )
+    comparison.run(FLAGS.trials, FLAGS.jobs)
     dataset = keras_mhgd.data.load("glyphs")
-    teacher = measure(keras_mhgd.export.load(TEACHER), dataset)
-    accuracies = {
-        way: [read_result(folder)["accuracy"] for folder in folders]
-        for way, folders in runs.items()
-    }
-    table = summary(teacher, accuracies)
-    write_atomically(pathlib.Path(FLAGS.run) / "table.md", table)
-    print(f"\n{table}")
+    outcome = Outcome(
+        comparison,
+        FLAGS.trials,
+        TEACHER,
+        dataset,
+        f"resnet_small on {FLAGS.subset} glyphs, "
+        f"{FLAGS.trials} trial{'s' * (FLAGS.trials > 1)}",
+    )
+    outcome.write({}, "")
+    print(f"\n{outcome.text}")
 
     print("Exporting the student of MHGD and reading it back:")
     files = keras_mhgd.export.export_student(
-        load_network(runs["MHGD"][0]),
+        load_network(comparison.folder(ways[1], 0)),
         FLAGS.out,
         dataset.normalise(dataset.x_test),
     )
     print(describe(files, len(dataset.x_test)))
-    picture = pathlib.Path(FLAGS.run) / "result.png"
-    pictures.comparison(
-        picture,
-        {
-            way: [read_metrics(folder / "metrics.csv") for folder in folders]
-            for way, folders in runs.items()
-        },
-        teacher,
-        f"resnet_small on {FLAGS.subset} glyphs, {FLAGS.trials} seed(s)",
-    )
-    print(f"\nCurves and result: {picture}")
-
-
-def _folder(way: str, seed: int) -> pathlib.Path:
-    return pathlib.Path(FLAGS.run, f"{way.lower().replace(' ', '_')}_{seed}")
-
-
-def _train(way: str, arguments: tuple[str, ...], seed: int) -> None:
-    folder = _folder(way, seed)
-    program, *own = arguments
-    if program == "distill":
-        own.append(f"--set=preparation_epochs={FLAGS.preparation_epochs}")
-        own.append("--cache_teacher")
-    command = [
-        "-m",
-        f"training.{program}",
-        "--dataset=glyphs",
-        f"--subset={FLAGS.subset}",
-        *own,
-        "--batch_size=64",
-        f"--epochs={FLAGS.epochs}",
-        "--schedule=cosine",
-        "--views=8",
-        "--validation_freq=5",
-        f"--seed={seed}",
-        f"--run={folder}",
-    ]
-    print(f"$ python {' '.join(command)}\n", flush=True)
-    with subprocess.Popen(
-        [sys.executable, "-u", *command], stdout=subprocess.PIPE, text=True
-    ) as process:
-        for line in process.stdout:
-            print(f"{folder.name:>7} | {line}", end="", flush=True)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+    print(f"\nCurves and result: {comparison.directory}/index.html")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
-from training.run import Run, load_network, report
+from training.networks import load_network
+from training.preparations import Preparations
+from training.run import Run, report
 
 options.define_data()
 options.define_training()
@@ -17,13 +19,16 @@ flags.DEFINE_string(
     "student", None, f"Network: {', '.join(keras_mhgd.models.names())}, ..."
 )
 flags.DEFINE_string(
-    "method", "mhgd", f"Method: {', '.join(keras_mhgd.methods.names())}."
+    "method",
+    "mhgd",
+    f"Method, or several joined by +: {', '.join(keras_mhgd.methods.names())}.",
 )
 flags.DEFINE_multi_string(
     "set",
     [],
-    "An argument of the method as name=value, such as --set=num_heads=4. "
-    "May be given several times.",
+    "An argument of the method as name=value, such as --set=num_heads=4; of "
+    "one of several methods as --set=mhgd.num_heads=4. May be given several "
+    "times.",
 )
 flags.DEFINE_list(
     "sensing_points",
@@ -34,8 +39,20 @@ flags.DEFINE_list(
 flags.DEFINE_boolean(
     "cache_teacher",
     False,
-    "Run the teacher once for all --views of the images, and keep in memory "
-    "what the method reads.",
+    "Run the teacher once for all --views of the images, and keep what the "
+    "method reads.",
+)
+flags.DEFINE_string(
+    "cache_dir",
+    None,
+    "Folder of --cache_teacher, for other runs as well; in memory if not "
+    "given.",
+)
+flags.DEFINE_string(
+    "preparation_dir",
+    None,
+    "Folder of networks that methods learn from the teacher alone: they are "
+    "used if they are there, and left there if not.",
 )
 flags.mark_flags_as_required(["teacher", "student"])
 flags.register_multi_flags_validator(
@@ -57,6 +74,7 @@ def main(argv) -> None:
             "set",
             "sensing_points",
             "cache_teacher",
+            "preparation_dir",
             program="distill",
         ),
     )
@@ -65,6 +83,17 @@ def main(argv) -> None:
         return
     method = options.method(FLAGS.method, FLAGS.set)
     teacher = load_network(FLAGS.teacher)
+    keras_mhgd.models.fuse_batch_normalization(teacher)
+    preparations = None
+    if FLAGS.preparation_dir:
+        learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
+        learnt_on += ("subset", "batch_size", "views")
+        preparations = Preparations(
+            FLAGS.preparation_dir,
+            {name: run.config[name] for name in learnt_on},
+        )
+        method = preparations.reuse(method)
+    # What comes before draws no random number that the student's would miss.
     options.start()
     dataset = options.load_data()
     student = options.network(FLAGS.student, dataset)
@@ -78,6 +107,8 @@ def main(argv) -> None:
         dataset,
         distiller.resumable_variables,
         FLAGS.cache_teacher,
+        FLAGS.cache_dir,
+        preparations,
     )
     report(run)
 

@@ -8,8 +8,8 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
+from training.networks import load_network
 from training.results import describe
-from training.run import load_network
 
 options.define_data()
 flags.DEFINE_string("model", None, "Run folder or .keras file.")

@@ -128,12 +128,14 @@ def start() -> None:
 
 def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
     """Builds one of the library's networks for a data set."""
-    return keras_mhgd.models.get(
+    network = keras_mhgd.models.get(
         name,
         dataset.input_shape,
         dataset.num_classes,
         weight_decay=FLAGS.weight_decay,
     )
+    keras_mhgd.models.fuse_batch_normalization(network)
+    return network
 
 
 def compile_model(model: keras.Model, dataset: keras_mhgd.data.Dataset) -> None:
@@ -158,18 +160,39 @@ def compile_model(model: keras.Model, dataset: keras_mhgd.data.Dataset) -> None:
 
 
 def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
-    """Makes a method from its name and `name=value` arguments."""
-    values = {}
+    """Makes a method from its name and arguments.
+
+    Args:
+        name: One of `keras_mhgd.methods.names()`, or several joined by `+`.
+        arguments: `name=value` for a single method, `method.name=value` for
+            that method wherever it is.
+
+    Returns:
+        The method.
+    """
+    values = {each: {} for each in name.split("+")}
     for argument in arguments:
         key, separator, value = argument.partition("=")
-        if not separator:
+        owner, dot, key = key.rpartition(".")
+        owner = owner if dot else name
+        if not separator or owner not in keras_mhgd.methods.names():
             raise app.UsageError(
-                f"--set must be name=value. Received: --set={argument}."
+                "--set must be name=value, or method.name=value where there "
+                f"are several methods. Received: --set={argument}."
             )
         try:
-            values[key] = json.loads(value)
+            value = json.loads(value)
         except json.JSONDecodeError:
-            values[key] = value  # a word, such as tanh
+            pass  # a word, such as tanh
+        if owner in values:
+            values[owner][key] = value
+    made = [_with_arguments(*each) for each in values.items()]
+    return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
+
+
+def _with_arguments(
+    name: str, values: dict[str, Any]
+) -> keras_mhgd.methods.Method:
     default = keras_mhgd.methods.get(name)
     config = default.get_config()
     if values.keys() - config.keys():

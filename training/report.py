@@ -1,8 +1,10 @@
 """The page that a run leaves for a person to read."""
 
 import html
-import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from training.pictures import as_svg
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -15,23 +17,41 @@ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem;
   margin: 2rem auto; padding: 0 1rem; }}
 svg {{ width: 100%; height: auto; background: #fff; border-radius: 8px; }}
 table {{ border-collapse: collapse; width: 100%; margin: 1rem 0; }}
-td {{ padding: .25rem .5rem; border-bottom: 1px solid #8884;
-  overflow-wrap: anywhere; }}
-td:first-child {{ width: 40%; opacity: .75; }}
+td, th {{ padding: .25rem .5rem; border-bottom: 1px solid #8884;
+  text-align: left; }}
+.facts td {{ overflow-wrap: anywhere; }}
+.facts td:first-child {{ width: 40%; opacity: .75; }}
+.results td, .results th {{ white-space: nowrap; }}
+.scroll {{ overflow-x: auto; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 </style>
 <h1>{title}</h1>
-{result}
-{curves}
-<h2>Configuration</h2>
-{configuration}
+{body}
 </html>
 """
 
 
-def page(
-    title: str, result: dict[str, Any], rows: list[dict[str, float]]
+def page(title: str, parts: Mapping[str, str]) -> str:
+    """Makes a self-contained HTML page.
+
+    Args:
+        title: Heading.
+        parts: HTML by heading; one without heading comes first.
+
+    Returns:
+        The page: no script, nothing loaded from elsewhere.
+    """
+    body = "\n".join(
+        (f"<h2>{html.escape(heading)}</h2>\n" if heading else "") + part
+        for heading, part in parts.items()
+    )
+    return _PAGE.format(title=html.escape(title), body=body)
+
+
+def of_run(
+    title: str, result: Mapping[str, Any], rows: Sequence[Mapping[str, float]]
 ) -> str:
-    """Makes a self-contained HTML page of a finished run.
+    """Makes the page of a finished run.
 
     Args:
         title: Heading.
@@ -39,7 +59,7 @@ def page(
         rows: Content of `metrics.csv`.
 
     Returns:
-        The page: no script, nothing loaded from elsewhere.
+        The page.
     """
     figures = {
         "test accuracy, last epoch": f"{100 * result['accuracy']:.2f} %",
@@ -48,21 +68,31 @@ def page(
         "parameters": f"{result['parameters']:,}",
         "minutes": f"{result['seconds'] / 60:.1f}",
     }
-    return _PAGE.format(
-        title=html.escape(title),
-        result=_table(figures),
-        curves=_curves(rows),
-        configuration=_table(result["configuration"]),
-    )
+    parts = {
+        "": table(figures.items()) + _curves(rows),
+        "Configuration": table(result["configuration"].items()),
+    }
+    return page(title, parts)
 
 
-def _table(values: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{html.escape(str(name))}</td>"
-        f"<td>{html.escape(str(value))}</td></tr>"
-        for name, value in values.items()
+def table(
+    rows: Iterable[Sequence[Any]], head: Sequence[str] | None = None
+) -> str:
+    """Makes an HTML table of escaped cells."""
+
+    def line(cells, tag):
+        inner = "".join(
+            f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells
+        )
+        return f"<tr>{inner}</tr>"
+
+    heading = line(head, "th") if head else ""
+    body = "".join(line(row, "td") for row in rows)
+    kind = "results" if head else "facts"
+    return (
+        f'<div class="scroll"><table class="{kind}">{heading}{body}</table>'
+        "</div>"
     )
-    return f"<table>{rows}</table>"
 
 
 def _curves(rows: list[dict[str, float]]) -> str:
@@ -86,7 +116,4 @@ def _curves(rows: list[dict[str, float]]) -> str:
     for axes in (losses, accuracies):
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    return as_svg(figure)

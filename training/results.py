@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pathlib
-import statistics
 from typing import Any
 
 import keras_mhgd
@@ -64,49 +63,3 @@ def describe(
         "image"
         for file in files
     )
-
-
-def summary(teacher: float, accuracies: dict[str, list[float]]) -> str:
-    """Makes a table of accuracies and of what each way gains on the first.
-
-    Args:
-        teacher: Test accuracy of the teacher, fraction.
-        accuracies: For each way of training, the test accuracies of its
-            trials, fractions; the first way is the student alone. Trial by
-            trial the ways share a seed.
-
-    Returns:
-        Markdown, in percent.
-    """
-    alone, *others = accuracies
-    trials = range(len(accuracies[alone]))
-    rows = [
-        ["", *(f"seed {trial}" for trial in trials), "mean", "gap closed"],
-        ["---"] * (len(trials) + 3),
-    ]
-    percent = {
-        way: [100 * value for value in values]
-        for way, values in accuracies.items()
-    }
-    for way, values in percent.items():
-        rows.append(_row(way, values, ".2f"))
-    gap = 100 * teacher - statistics.mean(percent[alone])
-    for way in others:
-        gains = [
-            b - a for a, b in zip(percent[alone], percent[way], strict=True)
-        ]
-        row = _row(f"{way}, gain", gains, "+.2f")
-        row[-1] = f"{statistics.mean(gains) / gap:.0%}"
-        rows.append(row)
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"{lines}\n\nTest accuracy in %, last epoch; mean ± deviation over "
-        f"seeds. Teacher: {100 * teacher:.2f}.\n"
-    )
-
-
-def _row(name: str, values: list[float], form: str) -> list[str]:
-    mean = format(statistics.mean(values), form)
-    if len(values) > 1:
-        mean += f" ± {statistics.stdev(values):.2f}"
-    return [name, *(format(value, form) for value in values), mean, ""]

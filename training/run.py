@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,9 @@ import keras
 
 import keras_mhgd
 from keras_mhgd.files import require_writable, write_atomically
-from training.report import page
+from training.networks import save_network
+from training.preparations import Preparations
+from training.report import of_run
 from training.results import read_metrics, read_result, validated
 
 
@@ -57,6 +58,8 @@ class Run:
         dataset: keras_mhgd.data.Dataset,
         variables: Sequence[keras.Variable],
         cache_teacher: bool = False,
+        cache_dir: str | None = None,
+        preparations: Preparations | None = None,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
 
@@ -66,6 +69,9 @@ class Run:
             dataset: The data.
             variables: What a resumed training needs beside the optimizer's.
             cache_teacher: Whether the teacher runs once for all epochs.
+            cache_dir: Folder of the teacher's features; in memory if `None`.
+            preparations: Where networks learnt from the teacher are kept for
+                other runs.
         """
         # Only now: a command that failed before leaves no configuration.
         write_atomically(self._config_file, _json(self.config))
@@ -81,7 +87,9 @@ class Run:
             name: self.config[name] for name in ("batch_size", "seed", "views")
         }
         if cache_teacher:
-            cache = keras_mhgd.TeacherCache(model, dataset, **stream)
+            cache = keras_mhgd.TeacherCache(
+                model, dataset, **stream, directory=cache_dir
+            )
             images = cache.train(initial_epoch)
         else:
             images = dataset.train(**stream, initial_epoch=initial_epoch)
@@ -100,6 +108,8 @@ class Run:
                 model.prepare(**data)
             for name, network in model.method.artifacts().items():
                 save_network(network, self.directory / f"{name}.keras")
+            if preparations:
+                preparations.keep(model.method)
             checkpoint.save(0)
         model.fit(
             **data,
@@ -131,7 +141,7 @@ class Run:
         }
         write_atomically(
             self.directory / "report.html",
-            page(self.directory.name, result, rows),
+            of_run(self.directory.name, result, rows),
         )
         write_atomically(self.directory / "result.json", _json(result))
 
@@ -178,48 +188,6 @@ class Recorder(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.directory / "metrics.csv", text.getvalue())
-
-
-def save_network(network: keras.Model, path: pathlib.Path) -> None:
-    """Saves a network as `.keras`: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    network.save(temporary)
-    os.replace(temporary, path)
-
-
-def load_network(path: str | os.PathLike) -> keras.Model:
-    """Loads a trained network: a `.keras` file or a finished run's last one.
-
-    Args:
-        path: A `.keras` file or a run folder.
-
-    Returns:
-        The network.
-
-    Raises:
-        FileNotFoundError: If there is no such file, or no finished run.
-        ValueError: If the file is damaged or no Keras model.
-    """
-    path = network_file(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            "A network must be a .keras file or a finished run folder. "
-            f"There is no {path}."
-        )
-    try:
-        network = keras.saving.load_model(path, compile=False)
-    except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} must be a Keras model in the .keras format. "
-            f"It can't be loaded: {error}"
-        ) from error
-    return getattr(network, "student", network)
-
-
-def network_file(path: str | os.PathLike) -> pathlib.Path:
-    """Finds the network that a path names: of a run folder, its last one."""
-    path = pathlib.Path(path)
-    return path / "last.keras" if (path / "config.json").exists() else path
 
 
 def _require_equal(path: pathlib.Path, config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from keras_mhgd.features.extractor import FeatureExtractor
 from keras_mhgd.features.layers import (
     find_layer,
     input_shapes,
+    input_specs,
     require_network,
 )
 from keras_mhgd.features.pairing import (
@@ -22,6 +23,7 @@ __all__ = [
     "block_ends",
     "find_layer",
     "input_shapes",
+    "input_specs",
     "pair",
     "require_network",
     "stage_ends",

@@ -58,6 +58,8 @@ class FeatureExtractor:
         by_code = not is_graph(network) or any(
             crosses_code(network, path) for path in (*points, *others)
         )
+        if not by_code and {"logits", "embedding"} & set(needs):
+            by_code = symbolic.ends_in_layers(network)
         arguments = network, self.points, list(others), needs, split
         if by_code:
             self._run = Tap(*arguments)

@@ -4,10 +4,20 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_mhgd.features.layers import Linear, inner_activation, is_activation
 
-Origin = tuple[keras.Layer | None, Any]
+Origin = tuple[keras.Operation | None, Any]
+
+_SQUASHING = (
+    keras.activations.softmax,
+    keras.activations.sigmoid,
+    keras.ops.softmax,
+    keras.ops.sigmoid,
+    tf.nn.softmax,
+    tf.nn.sigmoid,
+)
 
 
 def head_of(
@@ -20,8 +30,8 @@ def head_of(
 
     Args:
         outputs: The network's predictions, symbolic or of a batch.
-        origin: Gives the layer that made a tensor, and its input if it has
-            just one; `None` for what there isn't.
+        origin: Gives the layer or operation that made a tensor, and its input
+            if it has just one; `None` for what there isn't.
         needs: Any of `"logits"` and `"embedding"`; others are ignored.
         name: The network's, for messages.
 
@@ -38,25 +48,26 @@ def head_of(
     if "logits" in needs:
         found["logits"] = _before_activation(layer, inputs, outputs, name)
     if "embedding" in needs:
-        while inputs is not None and not layer.weights:
+        while inputs is not None and not getattr(layer, "weights", ()):
             layer, inputs = origin(inputs)
-        if inputs is None or len(inputs.shape) != 2:
+        if inputs is None or any(size != 1 for size in inputs.shape[1:-1]):
             raise ValueError(
                 "A method that reads the embedding must get networks whose "
-                "classifier is a layer of vectors (batch, D) in the outermost "
-                f"graph. Received: {name!r}, where it is not. Choose another "
-                "method, or end the network in a Dense layer."
+                "classifier, the last layer with weights, gets vectors "
+                f"(batch, D). Received: {name!r}, where that can't be told. "
+                "Choose another method, or end the network in a Dense layer."
             )
+        if len(inputs.shape) > 2:  # maps of one position
+            inputs = keras.ops.reshape(inputs, (-1, inputs.shape[-1]))
         found["embedding"] = inputs
     return found
 
 
 def _before_activation(
-    layer: keras.Layer | None, inputs: Any, outputs: Any, name: str
+    layer: keras.Operation | None, inputs: Any, outputs: Any, name: str
 ) -> Any:
     """What the last layer's softmax or sigmoid gets; else its output."""
-    squashing = (keras.activations.softmax, keras.activations.sigmoid)
-    if layer is None:
+    if not isinstance(layer, keras.Layer):
         raise ValueError(
             "A method that reads logits must get networks that end in a "
             f"layer. Received: {name!r}, which ends in other operations: "
@@ -65,7 +76,7 @@ def _before_activation(
         )
     if isinstance(layer, keras.layers.Softmax):
         return inputs
-    if getattr(layer, "activation", None) not in squashing:
+    if getattr(layer, "activation", None) not in _SQUASHING:
         return outputs
     if is_activation(layer):
         return inputs

@@ -23,6 +23,19 @@ _GLOBAL_POOLINGS = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
 )
+_NO_ENDS = (  # what only shifts, or is random
+    keras.layers.ZeroPadding2D,
+    keras.layers.Cropping2D,
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+_SCALES_AND_TABLES = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.Normalization,
+    keras.layers.Embedding,
+)
 _MOST_BLOCKS = 4  # sensing points that are chosen without being asked
 
 
@@ -143,10 +156,10 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
         if isinstance(layer, _GLOBAL_POOLINGS):
             ends.pop(height, None)
         elif all(height > smaller for smaller in ends) and not isinstance(
-            layer, keras.layers.ZeroPadding2D
+            layer, _NO_ENDS
         ):
             ends[height] = path
-        if layer.weights:
+        if _transforms(layer):
             weighted.add(height)
     # The nearest power of two: odd heights are rounded on the way down.
     return {
@@ -186,17 +199,10 @@ def block_ends(model: keras.Model) -> list[str]:
     ]
     runs, last = [], None
     for path, layer, shape in layers:
-        if layer.weights and not isinstance(
-            layer,
-            (
-                keras.layers.BatchNormalization,
-                keras.layers.LayerNormalization,
-                keras.layers.Embedding,
-            ),
-        ):
+        if _transforms(layer):
             runs.append(path)
             last = shape
-        elif runs and shape == last:
+        elif runs and shape == last and not isinstance(layer, _NO_ENDS):
             runs[-1] = path
     for ends in (made_of_layers, sums):
         if len(ends) > 1:
@@ -204,14 +210,19 @@ def block_ends(model: keras.Model) -> list[str]:
     return runs
 
 
+def _transforms(layer: keras.Layer) -> bool:
+    """Whether it has weights, and does more than scale or look up."""
+    return bool(layer.weights) and not isinstance(layer, _SCALES_AND_TABLES)
+
+
 def _outline(model):
     """Path, layer and output's shape of the layers that give one tensor."""
-    if not is_graph(model):
+    walked = list(walk(model))
+    if not all(is_graph(parent) for _, _, parent in walked):
         return tap.outline(model)
     outputs = [
         (path, layer, symbolic_output(parent, layer))
-        for path, layer, parent in walk(model)
-        if is_graph(parent)
+        for path, layer, parent in walked
     ]
     return [
         (path, layer, tuple(output.shape))

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_mhgd.features.head import Origin, head_of
 from keras_mhgd.features.layers import (
     Linear,
+    children,
     find_layer,
     inner_activation,
     is_activation,
@@ -163,3 +164,17 @@ def _origin(tensor: keras.KerasTensor) -> Origin:
     if isinstance(layer, _Fork):
         return _origin(inputs[0])
     return layer, inputs[0] if len(inputs) == 1 else None
+
+
+def ends_in_layers(model: keras.Model) -> bool:
+    """Whether what a graph ends in is inside of a layer made of layers."""
+    layer, inputs = _origin(model.outputs[0])
+    while not _has_layers(layer):
+        if inputs is None or getattr(layer, "weights", ()):
+            return False
+        layer, inputs = _origin(inputs)
+    return True
+
+
+def _has_layers(layer: keras.Operation) -> bool:
+    return isinstance(layer, keras.Layer) and bool(children(layer))

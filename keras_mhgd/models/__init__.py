@@ -10,12 +10,21 @@ import re
 import keras
 
 from keras_mhgd.choices import unknown
+from keras_mhgd.models.fusion import fuse_batch_normalization
 from keras_mhgd.models.mobilenet import mobilenet
 from keras_mhgd.models.resnet import resnet
 from keras_mhgd.models.vgg import vgg
 from keras_mhgd.models.wide_resnet import wide_resnet
 
-__all__ = ["get", "mobilenet", "names", "resnet", "vgg", "wide_resnet"]
+__all__ = [
+    "fuse_batch_normalization",
+    "get",
+    "mobilenet",
+    "names",
+    "resnet",
+    "vgg",
+    "wide_resnet",
+]
 
 _VGG = {
     "stackwise_num_filters": (64, 128, 256, 512),

@@ -509,7 +509,7 @@ def test_refuses_an_embedding_or_logits_that_cannot_be_told():
     inputs = keras.Input((8, 8, 1))
     maps = keras.layers.Conv2D(3, 8)(inputs)
     model = keras.Model(inputs, keras.layers.Flatten()(maps), name="net")
-    with pytest.raises(ValueError, match=r"classifier is a layer .*'net'"):
+    with pytest.raises(ValueError, match=r"gets vectors .*'net'"):
         FeatureExtractor(model, [], ["embedding"])
     maps = keras.layers.EinsumDense("bijc,cd->bd", 3, activation="softmax")
     model = keras.Model(inputs, maps(inputs), name="net")

@@ -1,0 +1,81 @@
+"""Batch normalisation as one operation."""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+
+def fuse_batch_normalization(model: keras.Model) -> int:
+    """Lets the batch normalisation of a network run as one operation.
+
+    Keras 3 runs it as several; on a processor a training step of a small
+    residual network then takes about twice as long. Results and gradients are
+    the same up to rounding. The layers stay Keras's own: their weights,
+    configuration, files and clones know nothing of it, and a network that is
+    loaded from a file runs as Keras has it until it is fused anew.
+
+    Layers that normalise maps `(batch, height, width, channels)` over the last
+    axis are fused, at any depth; others, synchronised ones and those with
+    renormalisation are left as they are. In float16 and bfloat16, statistics
+    are float32, as in Keras.
+
+    Args:
+        model: A built network.
+
+    Returns:
+        The number of layers that are fused, those from before included.
+
+    Example:
+        >>> network = keras_mhgd.models.get("resnet_small", (28, 28, 1), 10)
+        >>> keras_mhgd.models.fuse_batch_normalization(network)
+        9
+    """
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if type(layer) is keras.layers.BatchNormalization
+        and not (layer.synchronized or layer.renorm)
+    ]
+    for layer in layers:
+        # Of the class: a second call must not wrap the first.
+        unfused = functools.partial(type(layer).call, layer)
+        layer.call = functools.partial(_call, layer, unfused)
+    return len(layers)
+
+
+def _call(layer, unfused, inputs, training=None, mask=None):
+    rank = inputs.shape.rank
+    fits = (
+        rank == 4
+        and layer.axis in (-1, 3)
+        and layer.compute_dtype != "float64"
+        and mask is None
+    )
+    if not fits:
+        return unfused(inputs, training=training, mask=mask)
+    channels = inputs.shape[-1]
+    by_batch = bool(training and layer.trainable)
+    mean, variance = (
+        tf.convert_to_tensor(each)
+        for each in (layer.moving_mean, layer.moving_variance)
+    )
+    scale = layer.gamma if layer.scale else tf.ones(channels)
+    offset = layer.beta if layer.center else tf.zeros(channels)
+    outputs, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=scale,
+        offset=offset,
+        mean=tf.zeros(0) if by_batch else mean,
+        variance=tf.zeros(0) if by_batch else variance,
+        epsilon=layer.epsilon,
+        is_training=by_batch,
+    )
+    if by_batch:
+        # The operation gives the unbiased variance; Keras keeps the biased.
+        count = tf.cast(tf.size(inputs) // channels, tf.float32)
+        batch_variance *= (count - 1) / count
+        old, new = layer.momentum, 1 - layer.momentum
+        layer.moving_mean.assign(mean * old + batch_mean * new)
+        layer.moving_variance.assign(variance * old + batch_variance * new)
+    return outputs

@@ -1,0 +1,135 @@
+"""Compares methods on one pair of networks, over several trials.
+
+python -m training.compare --dataset=glyphs --subset=2000
+    --teacher=saved_models/teachers/vgg_small_glyphs.keras
+    --student=resnet_small --methods=student,soft_logits,rkd,mhgd --trials=3
+    --epochs=40 --run=runs/table
+
+Every trial is a run folder: the same command again goes on where it was
+ended. Methods and trials may be added by a longer command.
+"""
+
+import shlex
+
+from absl import app, flags
+
+import keras_mhgd
+from training import options
+from training.comparison import Comparison, Way
+from training.literature import published
+from training.networks import load_network
+from training.outcome import Outcome
+
+options.define_data()
+options.define_training()
+flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
+flags.DEFINE_string(
+    "student", None, f"Network: {', '.join(keras_mhgd.models.names())}, ..."
+)
+flags.DEFINE_list(
+    "methods",
+    ["student", "soft_logits", "mhgd"],
+    "What is compared: student, which is the student alone and comes first, "
+    f"and any of {', '.join(keras_mhgd.methods.names())}, or several joined "
+    "by +.",
+)
+flags.DEFINE_multi_string(
+    "set",
+    [],
+    "An argument of a method, wherever it is, such as --set=mhgd.num_heads=4. "
+    "May be given several times.",
+)
+flags.DEFINE_list(
+    "sensing_points",
+    None,
+    "Layers as for training.distill. Stage ends if not given.",
+)
+flags.DEFINE_multi_string(
+    "way",
+    [],
+    "Another row: 'name: flags of training.distill', such as "
+    "--way='MHGD, one head: --method=mhgd --set=num_heads=1'. May be given "
+    "several times.",
+)
+options.define_positive("trials", 3, "Seeds of each method, from 0.")
+options.define_positive("jobs", 1, "Trainings at a time.")
+flags.mark_flags_as_required(["teacher", "student"])
+FLAGS = flags.FLAGS
+
+# Flags that belong to the comparison, not to its trainings.
+_OWN = ("seed", "run", "teacher", "student", "methods", "set", "way", "trials")
+_OWN += ("jobs", "sensing_points")
+
+
+def main(argv) -> None:
+    """Trains and compares what the flags name."""
+    ways = _ways()
+    # Wrong networks and data are told here, before any training.
+    teacher = load_network(FLAGS.teacher)
+    dataset = options.load_data()
+    shared = [
+        f"--{name}={value}"
+        for name, value in options.configuration().items()
+        if name not in _OWN and value not in (None, False)
+    ]
+    comparison = Comparison(FLAGS.run, ways, shared)
+    comparison.run(FLAGS.trials, FLAGS.jobs)
+    source, known = published(dataset.name, teacher.name, FLAGS.student)
+    outcome = Outcome(
+        comparison,
+        FLAGS.trials,
+        FLAGS.teacher,
+        dataset,
+        f"{FLAGS.student} from {teacher.name} on "
+        f"{len(dataset.x_train):,} images of {dataset.name}",
+    )
+    outcome.write(known, source)
+    print(f"\n{outcome.text}\nWritten to {comparison.directory}/index.html.")
+
+
+def _ways() -> list[Way]:
+    if FLAGS.methods[0] != "student":
+        raise app.UsageError(
+            "--methods must begin with student, the row that others are "
+            f"compared with. Received: --methods={','.join(FLAGS.methods)}."
+        )
+    distill = [f"--teacher={FLAGS.teacher}", f"--student={FLAGS.student}"]
+    if FLAGS.views:
+        distill.append("--cache_teacher")
+    points = []
+    if FLAGS.sensing_points:
+        points = [f"--sensing_points={','.join(FLAGS.sensing_points)}"]
+    ways = [Way("student", "train", (f"--model={FLAGS.student}",))]
+    for name in FLAGS.methods[1:]:
+        own = [each for each in FLAGS.set if _owner(each) in name.split("+")]
+        options.method(name, own)  # raises for what can't be
+        own = [f"--set={each}" for each in own]
+        arguments = (*distill, f"--method={name}", *points, *own)
+        if keras_mhgd.methods.get(name).teacher_learns:
+            arguments = tuple(
+                each for each in arguments if each != "--cache_teacher"
+            )
+        ways.append(Way(name, "distill", arguments))
+    for text in FLAGS.way:
+        name, colon, own = text.partition(": ")
+        if not colon:
+            raise app.UsageError(
+                "--way must be 'name: flags of training.distill'. "
+                f"Received: --way={text}."
+            )
+        arguments = (*distill, *shlex.split(own))
+        ways.append(Way(name, "distill", arguments))
+    return ways
+
+
+def _owner(argument: str) -> str:
+    owner, dot, _ = argument.partition("=")[0].rpartition(".")
+    if not dot or owner not in keras_mhgd.methods.names():
+        raise app.UsageError(
+            f"--set must be method.name=value. Received: --set={argument}."
+        )
+    return owner
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,190 @@
+"""Several ways to train one student, trial by trial, each in a run folder."""
+
+import concurrent.futures
+import dataclasses
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from keras_mhgd.files import require_writable, write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One way of training.
+
+    Attributes:
+        name: What tables call it.
+        program: `"train"` or `"distill"`.
+        arguments: Flags of that program that are this way's own.
+    """
+
+    name: str
+    program: str
+    arguments: tuple[str, ...]
+
+    @property
+    def methods(self) -> set[str]:
+        """Names of the methods that it uses."""
+        for argument in self.arguments:
+            if argument.startswith("--method="):
+                return set(argument.removeprefix("--method=").split("+"))
+        return set()
+
+
+class Comparison:
+    """A folder with the runs of all ways and trials.
+
+    Trial k of every way has seed k. What a way learns from the teacher alone,
+    and the teacher's outputs on the views of a seed, are made once and shared.
+    The same comparison again goes on where it was ended; ways and trials may
+    be added to it.
+
+    Args:
+        directory: The folder; made if missing.
+        ways: All ways; the first is the student alone.
+        shared: Flags of all programs and ways.
+
+    Raises:
+        OSError: If the folder can't be written.
+        ValueError: If two ways have one name, or if the folder holds the same
+            ways with other flags.
+    """
+
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        ways: Sequence[Way],
+        shared: Sequence[str],
+    ):
+        self.directory = require_writable(directory)
+        self.ways = list(ways)
+        self._shared = list(shared)
+        if len({_slug(way.name) for way in ways}) < len(ways):
+            raise ValueError(
+                "All ways of a comparison must have names of their own. "
+                f"Received: {[way.name for way in ways]}."
+            )
+        self._configure()
+
+    def _configure(self) -> None:
+        path = self.directory / "config.json"
+        config = {"shared": self._shared, "ways": {}}
+        if path.exists():
+            config = json.loads(path.read_text())
+        changed = [
+            f"{name}: {there} there, {now} now"
+            for name, there, now in (
+                ("all ways", config["shared"], self._shared),
+                *(
+                    (way.name, config["ways"][way.name], _flags(way))
+                    for way in self.ways
+                    if way.name in config["ways"]
+                ),
+            )
+            if there != now
+        ]
+        if changed:
+            raise ValueError(
+                f"The folder {self.directory} holds a comparison with other "
+                f"flags ({'; '.join(changed)}). Choose another --run, or "
+                "delete the folder."
+            )
+        config["ways"] |= {way.name: _flags(way) for way in self.ways}
+        write_atomically(path, json.dumps(config, indent=2) + "\n")
+
+    def folder(self, way: Way, trial: int) -> pathlib.Path:
+        """The run folder of a trial."""
+        return self.directory / f"{_slug(way.name)}_{trial}"
+
+    def run(self, trials: int, jobs: int) -> None:
+        """Trains what is not trained yet.
+
+        Args:
+            trials: Seeds 0, 1, ... of each way.
+            jobs: Trainings at a time, each in a process of its own.
+
+        Raises:
+            RuntimeError: If trainings failed, naming them; the others were
+                finished first.
+        """
+        trainings = {}
+        makers = {}  # for each method its first training
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            for trial in range(trials):
+                for way in self.ways:
+                    # Those wait that use what another is about to make.
+                    waits = [
+                        makers[name]
+                        for name in sorted(way.methods)
+                        if name in makers
+                    ]
+                    training = pool.submit(self._train, way, trial, waits)
+                    trainings[self.folder(way, trial)] = training
+                    for name in way.methods:
+                        makers.setdefault(name, training)
+        failed = [
+            f"{folder} (exit code {training.result()})"
+            for folder, training in trainings.items()
+            if training.result()
+        ]
+        if failed:
+            raise RuntimeError(
+                f"All trainings must succeed. Failed: {', '.join(failed)}. "
+                "What they printed is above; the same command again goes on."
+            )
+
+    def _train(
+        self,
+        way: Way,
+        trial: int,
+        waits: Sequence[concurrent.futures.Future],
+    ) -> int:
+        """Trains one trial; returns the exit code."""
+        folder = self.folder(way, trial)
+        if (folder / "result.json").exists():
+            return 0
+        concurrent.futures.wait(waits)
+        command = [
+            "-m",
+            f"training.{way.program}",
+            *self._shared,
+            *way.arguments,
+            f"--seed={trial}",
+            f"--run={folder}",
+        ]
+        if way.program == "distill":
+            command += [
+                f"--preparation_dir={self.directory / 'preparations'}",
+                f"--cache_dir={self.directory / f'teacher_{trial}'}",
+            ]
+        _print(f"$ python {' '.join(command)}\n")
+        with subprocess.Popen(
+            [sys.executable, "-u", *command],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            for line in process.stdout:
+                _print(f"{folder.name} | {line}")
+        return process.returncode
+
+
+def _slug(name: str) -> str:
+    """A name for a folder: letters, digits, `+` and `_`."""
+    return re.sub(r"[^a-z0-9+]+", "_", name.lower()).strip("_")
+
+
+def _flags(way: Way) -> list[str]:
+    return [way.program, *way.arguments]
+
+
+_printing = threading.Lock()
+
+
+def _print(text: str) -> None:
+    with _printing:
+        print(text, end="", flush=True)
