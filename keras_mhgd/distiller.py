@@ -40,9 +40,10 @@ class Distiller(keras.Model):
         method: A name of `keras_mhgd.methods.names()`, a `Method`, a loss of
             `keras.distillation`, or several: a list, or names joined by `+`.
         sensing_points: Where features are read: `None` finds and pairs the
-            stage ends; or layer names, or (student layer, teacher layer)
-            pairs, front end first. See `keras_mhgd.features.pair`. A method
-            that reads no maps leaves them unused.
+            ends of stages or blocks; or layer names, or (student layer,
+            teacher layer) pairs, front end first. See
+            `keras_mhgd.features.pair`. A method that reads no maps leaves
+            them unused.
         name: Name of the model.
 
     Raises:

@@ -1,7 +1,10 @@
 """Files that are either there and whole, or not there."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
+from collections.abc import Iterator
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
@@ -54,3 +57,31 @@ def require_writable(directory: str | os.PathLike) -> pathlib.Path:
             str(directory),
         ) from error
     return directory
+
+
+@contextlib.contextmanager
+def locked(directory: str | os.PathLike, wait: bool = False) -> Iterator[None]:
+    """Keeps other processes out of a folder; a dead process keeps out nobody.
+
+    Args:
+        directory: The folder; it must exist.
+        wait: Whether to wait for another process that holds the lock.
+
+    Yields:
+        Nothing, while the lock is held.
+
+    Raises:
+        BlockingIOError: If another process holds the lock, and `wait` is
+            false.
+    """
+    with pathlib.Path(directory, ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                error.errno,
+                "Another process must not be at work in the folder. Wait for "
+                "it, or end it",
+                str(directory),
+            ) from error
+        yield

@@ -1,8 +1,10 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
-from keras_mhgd.files import require_writable, write_atomically
+from keras_mhgd.files import locked, require_writable, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,27 @@ def test_require_writable_names_the_folder(tmp_path, below):
         require_writable(file / below)
     assert e.value.filename == str(file / below)
     assert file.read_text() == "content"
+
+
+def test_a_lock_keeps_others_out_until_its_holder_is_dead(tmp_path):
+    code = (
+        "import sys, time\nfrom keras_mhgd.files import locked\n"
+        "with locked(sys.argv[1]):\n    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(BlockingIOError, match="must not be at work.*Wait for"):
+        with locked(tmp_path):
+            pass
+    holder.kill()
+    holder.communicate()
+    with locked(tmp_path), pytest.raises(BlockingIOError):
+        with locked(tmp_path):
+            pass
+    with locked(tmp_path, wait=True):
+        pass

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from keras_mhgd.files import require_writable, write_atomically
+from keras_mhgd.files import locked, require_writable, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +149,9 @@ class Comparison:
         if (folder / "result.json").exists():
             return 0
         concurrent.futures.wait(waits)
+        # A training that a killed comparison left ends with its next line.
+        with locked(require_writable(folder), wait=True):
+            pass
         command = [
             "-m",
             f"training.{way.program}",

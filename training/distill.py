@@ -101,13 +101,22 @@ def main(argv) -> None:
         student, teacher, method, sensing_points=_sensing_points()
     )
     options.compile_model(distiller, dataset)
+    cache = None
+    if FLAGS.cache_teacher:
+        cache = keras_mhgd.TeacherCache(
+            distiller,
+            dataset,
+            FLAGS.batch_size,
+            FLAGS.views,
+            FLAGS.seed,
+            FLAGS.cache_dir,
+        )
     run.fit(
         distiller,
         student,
         dataset,
         distiller.resumable_variables,
-        FLAGS.cache_teacher,
-        FLAGS.cache_dir,
+        cache,
         preparations,
     )
     report(run)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import pathlib
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import keras
 
 import keras_mhgd
-from keras_mhgd.files import require_writable, write_atomically
+from keras_mhgd.files import locked, require_writable, write_atomically
 from training.networks import save_network
 from training.preparations import Preparations
 from training.report import of_run
@@ -57,8 +58,7 @@ class Run:
         student: keras.Model,
         dataset: keras_mhgd.data.Dataset,
         variables: Sequence[keras.Variable],
-        cache_teacher: bool = False,
-        cache_dir: str | None = None,
+        cache: keras_mhgd.TeacherCache | None = None,
         preparations: Preparations | None = None,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
@@ -68,13 +68,20 @@ class Run:
             student: The network that is saved: `model` or its student.
             dataset: The data.
             variables: What a resumed training needs beside the optimizer's.
-            cache_teacher: Whether the teacher runs once for all epochs.
-            cache_dir: Folder of the teacher's features; in memory if `None`.
+            cache: The teacher's features on the views of the images; `None`
+                runs the teacher in each step.
             preparations: Where networks learnt from the teacher are kept for
                 other runs.
+
+        Raises:
+            BlockingIOError: If another process trains in the folder.
         """
-        # Only now: a command that failed before leaves no configuration.
-        write_atomically(self._config_file, _json(self.config))
+        with locked(self.directory):
+            # Only now: a command that failed before leaves no configuration.
+            write_atomically(self._config_file, _json(self.config))
+            self._fit(model, student, dataset, variables, cache, preparations)
+
+    def _fit(self, model, student, dataset, variables, cache, preparations):
         model.optimizer.build(model.trainable_variables)
         checkpoint = keras_mhgd.callbacks.Checkpoint(
             self.directory / "checkpoints",
@@ -83,18 +90,15 @@ class Run:
         initial_epoch = checkpoint.restore()
         batch_size, epochs = self.config["batch_size"], self.config["epochs"]
         every = self.config["validation_freq"]
-        stream = {
-            name: self.config[name] for name in ("batch_size", "seed", "views")
-        }
-        if cache_teacher:
-            cache = keras_mhgd.TeacherCache(
-                model, dataset, **stream, directory=cache_dir
-            )
-            images = cache.train(initial_epoch)
-        else:
-            images = dataset.train(**stream, initial_epoch=initial_epoch)
         data = {
-            "x": images,
+            "x": cache.train(initial_epoch)
+            if cache
+            else dataset.train(
+                batch_size,
+                self.config["seed"],
+                initial_epoch,
+                views=self.config["views"],
+            ),
             "steps_per_epoch": dataset.steps_per_epoch(batch_size),
             "shuffle": False,  # the stream is
             # A line an epoch where nobody sees a bar move.
@@ -104,12 +108,7 @@ class Run:
         if initial_epoch:
             print(f"Resuming {self.directory} after epoch {initial_epoch}.")
         elif isinstance(model, keras_mhgd.Distiller):
-            if not model.method.prepared:
-                model.prepare(**data)
-            for name, network in model.method.artifacts().items():
-                save_network(network, self.directory / f"{name}.keras")
-            if preparations:
-                preparations.keep(model.method)
+            self._prepare(model, data, preparations)
             checkpoint.save(0)
         model.fit(
             **data,
@@ -127,6 +126,14 @@ class Run:
         )
         save_network(student, self.directory / "last.keras")
         self._finish(student, recorder.rows)
+
+    def _prepare(self, model, data, preparations) -> None:
+        if not model.method.prepared:
+            model.prepare(**data)
+        for name, network in model.method.artifacts().items():
+            save_network(network, self.directory / f"{name}.keras")
+        if preparations:
+            preparations.keep(model.method)
 
     def _finish(self, student, rows) -> None:
         accuracies = [accuracy for _, accuracy in validated(rows)]
@@ -148,6 +155,8 @@ class Run:
 
 class Recorder(keras.callbacks.Callback):
     """Writes `metrics.csv` after every epoch and `best.keras` when due.
+
+    Raises `FloatingPointError` after an epoch with a loss that is not finite.
 
     Args:
         directory: The run folder.
@@ -172,6 +181,14 @@ class Recorder(keras.callbacks.Callback):
         self._begin = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
+        lost = [name for name in logs if not math.isfinite(logs[name])]
+        if lost:
+            raise FloatingPointError(
+                f"The losses must be finite. Received NaN or infinity in "
+                f"epoch {epoch + 1}: {', '.join(lost)}. Lower the learning "
+                "rate or the method's weight. What was saved is of the epoch "
+                "before."
+            )
         best = max((value for _, value in validated(self.rows)), default=-1.0)
         if logs.get("val_accuracy", -1.0) > best:
             save_network(self.student, self.directory / "best.keras")

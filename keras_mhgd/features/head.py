@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mhgd.features.layers import Linear, inner_activation, is_activation
+from keras_mhgd.features.layers import Linear, is_activation
 
 Origin = tuple[keras.Operation | None, Any]
 
@@ -86,6 +86,6 @@ def _before_activation(
         "A method that reads logits must get networks that end in logits, a "
         "Dense layer, or a softmax or sigmoid of its own. Received: a last "
         f"layer {layer.name!r} of type {type(layer).__name__} with the "
-        f"activation {inner_activation(layer).__name__!r}. Move the "
+        f"activation {layer.activation.__name__!r}. Move the "
         "activation to a layer of its own."
     )

@@ -20,6 +20,21 @@ _ACTIVATIONS = (
     keras.layers.Softmax,
 )
 
+_ENDING_IN_ACTIVATION = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
 
 def is_graph(model: keras.Layer) -> bool:
     """Whether a model is a graph of layers, with symbolic inputs."""
@@ -54,32 +69,41 @@ def find_layer(model: keras.Model, path: str) -> keras.Layer:
 
 
 def crosses_code(model: keras.Model, path: str) -> bool:
-    """Whether a layer is called by code and not by a graph of layers."""
+    """Whether code or a model of several outputs is on the way to a layer."""
     *parents, _ = _along(model, path)
-    return not all(map(is_graph, parents))
+    return not all(
+        is_graph(parent) and len(parent.outputs) == 1 for parent in parents
+    )
 
 
 def _along(model: keras.Model, path: str) -> Iterator[keras.Layer]:
     """Yields the model, and then the layers that a path names."""
     layer = model
     yield layer
-    for name in path.split("/"):
+    parts = path.split("/")
+    for depth, name in enumerate(parts, start=1):
         parent = layer
         found = {child.name: child for child in children(parent)}
         if name not in found:
-            paths = names(model)
+            before = parts[: depth - 1]
+            within = ["/".join([*before, child]) for child in found]
+            paths = list(dict.fromkeys([*names(model), *within]))
             near = difflib.get_close_matches(path, paths, n=5, cutoff=0.4)
             raise ValueError(
                 f"A sensing point must be a layer of {model.name!r}. "
                 f"Received: {path!r}. Near names: {near or paths}."
             )
         layer = found[name]
-        if is_graph(parent) and symbolic_output(parent, layer) is None:
-            raise ValueError(
-                "A sensing point must be a layer that the network calls once "
-                f"and that has one output. Received: {path!r} of "
-                f"{model.name!r}, where {name!r} is not. Choose another layer."
-            )
+        if is_graph(parent):
+            calls = _symbolic_calls(parent, layer)
+            through = depth < len(parts)
+            if len(calls) != 1 or not through and len(calls[0]) != 1:
+                raise ValueError(
+                    "A sensing point must be a layer that the network calls "
+                    f"once and that has one output. Received: {path!r} of "
+                    f"{model.name!r}, where {name!r} is not. Choose another "
+                    "layer."
+                )
         yield layer
 
 
@@ -127,31 +151,30 @@ def symbolic_inputs(model: keras.Model) -> Any:
     return inputs[0] if single else inputs
 
 
-def symbolic_call(
+def symbolic_output(
     model: keras.Model, layer: keras.Layer
-) -> tuple[list[keras.KerasTensor], keras.KerasTensor] | None:
-    """Inputs and output of a layer that a graph calls once; else `None`.
+) -> keras.KerasTensor | None:
+    """The output of a layer that a graph calls once, if it has just one.
 
     Not `layer.output`, which is of the first call ever: it may belong to
     another model's graph, or to a sequential one before its last `add`.
     """
+    calls = _symbolic_calls(model, layer)
+    single = len(calls) == 1 and len(calls[0]) == 1
+    return calls[0][0] if single else None
+
+
+def _symbolic_calls(
+    model: keras.Model, layer: keras.Layer
+) -> list[list[keras.KerasTensor]]:
+    """The outputs of each call of a layer by a graph."""
     by_depth = getattr(graph_of(model), "_nodes_by_depth", {})
-    calls = [
-        (node.input_tensors, tensor)
+    return [
+        node.output_tensors
         for nodes in by_depth.values()
         for node in nodes
         if node.operation is layer
-        for tensor in node.output_tensors
     ]
-    return calls[0] if len(calls) == 1 else None
-
-
-def symbolic_output(
-    model: keras.Model, layer: keras.Layer
-) -> keras.KerasTensor | None:
-    """The output of a layer that a graph calls once; else `None`."""
-    call = symbolic_call(model, layer)
-    return call and call[1]
 
 
 def input_specs(model: keras.Model) -> Any:
@@ -187,11 +210,14 @@ def is_activation(layer: keras.Layer) -> bool:
 
 
 def inner_activation(layer: keras.Layer) -> Callable | None:
-    """The activation that a layer such as a convolution ends in, if any."""
-    activation = getattr(layer, "activation", None)
-    if is_activation(layer) or activation is keras.activations.linear:
+    """The activation that a layer such as a convolution ends in, if any.
+
+    Of others that have one, such as a recurrent layer, it is inside.
+    """
+    if not isinstance(layer, _ENDING_IN_ACTIVATION):
         return None
-    return activation
+    linear = layer.activation is keras.activations.linear
+    return None if linear else layer.activation
 
 
 def call_linearly(

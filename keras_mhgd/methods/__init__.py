@@ -13,7 +13,7 @@ from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
 from keras_mhgd.methods.crd import CRD
 from keras_mhgd.methods.dist import DIST
 from keras_mhgd.methods.dkd import DKD
-from keras_mhgd.methods.factor_transfer import FactorTransfer, Paraphraser
+from keras_mhgd.methods.factor_transfer import FactorTransfer
 from keras_mhgd.methods.fitnet import FitNet
 from keras_mhgd.methods.fsp import FSP
 from keras_mhgd.methods.kd_svd import KDSVD, KDSVDF
@@ -23,6 +23,7 @@ from keras_mhgd.methods.mhgd import MHGD, graph_divergence
 from keras_mhgd.methods.mutual_learning import MutualLearning
 from keras_mhgd.methods.nst import NST
 from keras_mhgd.methods.overhaul import Overhaul
+from keras_mhgd.methods.paraphraser import Paraphraser
 from keras_mhgd.methods.pkt import PKT
 from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD

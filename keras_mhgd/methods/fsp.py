@@ -104,9 +104,10 @@ class FSP(InitializingMethod):
             the paper; 0 to train by both together.
         preparation_learning_rate: Rate of that training's SGD (Nesterov
             momentum 0.9), > 0.
-        weight: Multiplier of the loss, >= 0. The paper trains this loss
-            alone first, all pairs at weight 1; beside a task, 5e-4 is in
-            use with `"sum"`, 50 with `"mean"`.
+        weight: Multiplier of the loss, >= 0. The default is that of the code
+            of MHGD's authors, beside a task; with `"mean"`, 50 is in use.
+            The paper trains this loss alone first, all pairs at weight 1,
+            which beside a task can overflow at common rates.
 
     Call arguments:
         student: `Features` with two maps or more: `(batch, height, width,
@@ -140,9 +141,10 @@ class FSP(InitializingMethod):
         self,
         pooling: str = "max",
         reduction: str = "sum",
+        weight: float = 5e-4,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(weight=weight, **kwargs)
         require_known("pooling", pooling, _POOLINGS)
         require_known("reduction", reduction, REDUCTIONS)
         self.pooling = pooling

@@ -67,7 +67,8 @@ class Projection(keras.Layer):
         if self.kernel is None:
             return inputs
         kernel = tf.convert_to_tensor(self.kernel)
-        return tf.einsum("...c,cd->...d", inputs, kernel)
+        # Not tf.einsum: it takes the positions for a batch of products.
+        return tf.tensordot(inputs, kernel, 1)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)

@@ -1,5 +1,6 @@
-"""How a loss joins its parts: one list for all methods."""
+"""How a loss measures differences and joins its parts."""
 
 import tensorflow as tf
 
 REDUCTIONS = {"sum": tf.reduce_sum, "mean": tf.reduce_mean}
+DISTANCES = {"absolute": tf.abs, "squared": tf.square}

@@ -529,3 +529,115 @@ def test_require_finite_covers_logits_and_embedding(need, x):
         match=f"features of 'net' must be finite.* at its {need}",
     ):
         extractor(x)
+
+
+@pytest.mark.parametrize("where", ["head", "network"])
+def test_logits_and_embedding_inside_of_what_a_network_ends_in(where, x):
+    """A softmax there must not pass for logits."""
+    inner = ending(
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(3, activation="softmax", name="last"),
+    )
+    average, last = inner.get_layer("average"), inner.get_layer("last")
+    scaled = keras.layers.Rescaling(2.0)
+    if where == "network":
+        model = keras.Sequential([keras.Input((8, 8, 1)), scaled, inner])
+    else:
+        inputs = keras.Input((8, 8, 1))
+        outputs = average(inner.get_layer("conv")(scaled(inputs)))
+        head = keras.Sequential([keras.layers.Dropout(0.5), last])
+        model = keras.Model(inputs, head(outputs))
+    extractor = FeatureExtractor(model, [], ["logits", "embedding"])
+    assert extractor.shapes.embedding == (None, 4)
+    found = tf.function(extractor)(x)
+    embedding = average(inner.get_layer("conv")(2 * x))
+    close = dict(rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.embedding, embedding, **close)
+    np.testing.assert_allclose(
+        found.logits, embedding @ last.kernel + last.bias, **close
+    )
+    np.testing.assert_allclose(found.outputs, model(x), **close)
+
+
+def test_a_convolution_of_one_position_can_classify(x):
+    """As in MobileNetV3."""
+    inputs = keras.Input((8, 8, 1))
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True)(inputs)
+    hidden = keras.layers.Conv2D(5, 1, name="hidden")(pooled)
+    scores = keras.layers.Conv2D(3, 1, name="scores")(hidden)
+    outputs = keras.layers.Softmax()(keras.layers.Flatten()(scores))
+    model = keras.Model(inputs, outputs)
+    extractor = FeatureExtractor(
+        model, [], ["logits", "embedding"], ["hidden", "scores"]
+    )
+    assert extractor.shapes.embedding == (None, 5)
+    found = extractor(x)
+    np.testing.assert_array_equal(
+        found.embedding, found.layers["hidden"][:, 0, 0]
+    )
+    np.testing.assert_array_equal(found.logits, found.layers["scores"][:, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "end", [lambda outputs: outputs / 2.0, keras.ops.softmax]
+)
+def test_refuses_logits_of_a_network_that_ends_in_operations(end):
+    inner = ending(keras.layers.Dense(3))
+    model = keras.Model(inner.input, end(inner.output), name="net")
+    message = "networks that end in a layer. Received: 'net'"
+    with pytest.raises(ValueError, match=message):
+        FeatureExtractor(model, [], ["logits"])
+    extractor = FeatureExtractor(model, [], ["embedding"])
+    assert extractor.shapes.embedding == (None, 4)
+
+
+@pytest.mark.parametrize("function", [keras.ops.softmax, tf.nn.softmax])
+def test_a_softmax_of_another_module_is_one(function, x):
+    model = ending(keras.layers.Dense(3, activation=function))
+    found = FeatureExtractor(model, [], ["logits"])(x)
+    np.testing.assert_allclose(tf.nn.softmax(found.logits), found.outputs)
+
+
+def test_an_activation_inside_of_a_layer_is_not_its_end():
+    inputs = keras.Input((6, 2))
+    outputs = keras.layers.LSTM(3, return_sequences=True, name="lstm")(inputs)
+    outputs = keras.layers.GlobalAveragePooling1D()(outputs)
+    model = keras.Model(inputs, keras.layers.Dense(3)(outputs))
+    extractor = FeatureExtractor(model, ["lstm"], ["maps_before_activation"])
+    found = extractor(np.ones((2, 6, 2), "float32"))
+    np.testing.assert_array_equal(
+        found.maps_before_activation[0], found.maps[0]
+    )
+
+
+def test_a_point_inside_of_a_model_of_several_outputs(x):
+    inner = backbone()
+    both = [inner.get_layer("front").output, inner.output]
+    inner = keras.Model(inner.input, both, name="backbone")
+    inputs = keras.Input((8, 8, 1))
+    front, back = inner(inputs)
+    pools = [keras.layers.GlobalMaxPooling2D()(each) for each in (front, back)]
+    outputs = keras.layers.Dense(3)(keras.layers.Concatenate()(pools))
+    model = keras.Model(inputs, outputs)
+    points = ["backbone/front", "backbone/back"]
+    assert list(stage_ends(model).values()) == points
+    found = FeatureExtractor(model, points)(x)
+    for ours, theirs in zip(found.maps, inner(x), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_allclose(found.outputs, model(x), atol=1e-6)
+    with pytest.raises(ValueError, match="one output. Received: 'backbone'"):
+        FeatureExtractor(model, ["backbone"])
+
+
+def test_operations_inside_of_a_last_layer():
+    """What they give can't be told, unless a layer follows."""
+    inputs = keras.Input((6, 2))
+    recurrent = keras.layers.Bidirectional(keras.layers.LSTM(2))
+    outputs = recurrent(inputs)
+    with pytest.raises(ValueError, match="must get networks that end in a lay"):
+        FeatureExtractor(keras.Model(inputs, outputs), [], ["logits"])
+    outputs = keras.layers.Activation("linear")(outputs)
+    model = keras.Model(inputs, outputs)
+    x = np.ones((2, 6, 2), "float32")
+    found = FeatureExtractor(model, [], ["logits"])(x)
+    np.testing.assert_array_equal(found.logits, model(x))

@@ -113,3 +113,77 @@ def test_an_image_beside_another_input():
     x = keras.layers.Concatenate()([x, number])
     model = keras.Model([number, image], keras.layers.Dense(3)(x))
     assert stage_ends(model) == {1: "fine", 2: "coarse"}
+
+
+def test_what_scales_channels_or_comes_after_the_pooling_is_no_stage():
+    """As in MobileNetV3; `pad2` has the size of the stage before."""
+    image = x = keras.Input((16, 16, 3))
+    x = keras.layers.Normalization(name="normal")(x)
+    for stage in (1, 2):
+        x = keras.layers.Conv2D(4, 3, 2, padding="same", name=f"c{stage}")(x)
+        weights = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+        weights = keras.layers.Conv2D(4, 1, activation="sigmoid")(weights)
+        x = keras.layers.Multiply(name=f"scaled{stage}")([x, weights])
+        x = keras.layers.Dropout(0.1)(x)
+    x = keras.layers.ZeroPadding2D(2, name="pad2")(x)
+    x = keras.layers.Conv2D(4, 5, name="c3")(x)
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = keras.layers.Conv2D(8, 1, name="hidden")(x)
+    x = keras.layers.Conv2D(3, 1, name="scores")(x)
+    model = keras.Model(image, keras.layers.Flatten()(x))
+    assert stage_ends(model) == {2: "scaled1", 4: "c3"}
+
+
+def test_patches_of_an_image_become_a_sequence():
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(6, 8, 8, name="patches")(image)
+    x = keras.layers.Reshape((16, 6))(x)
+    for index in range(3):
+        x = Block(name=f"block{index}")(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(image, keras.layers.Dense(3)(x))
+    assert stage_ends(model) == {}
+    assert block_ends(model) == ["block0", "block1", "block2"]
+    assert pair(convolutions(1, 2), model) == [
+        ("c0", "block1"),
+        ("c1", "block2"),
+    ]
+
+
+def test_images_of_one_resolution():
+    """And of an unknown one."""
+    expected = [("c0", "c1"), ("c1", "c2")]
+    assert pair(convolutions(1, 1), convolutions(1, 1, 1)) == expected
+    unknown = [
+        convolutions(*strides, size=None) for strides in ((1, 2), (1, 2, 2))
+    ]
+    assert pair(*unknown) == expected
+
+
+def test_scaling_and_noise_end_no_block():
+    x = inputs = keras.Input((12,))
+    x = keras.layers.Normalization()(x)
+    for index in range(2):
+        x = keras.layers.Dense(4, name=f"h{index}")(x)
+        x = keras.layers.LayerNormalization(name=f"n{index}")(x)
+        x = keras.layers.Dropout(0.5)(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    assert block_ends(model) == ["n0", "n1"]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Stages(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.fine = keras.layers.Conv2D(4, 3, padding="same", name="fine")
+        self.coarse = keras.layers.Conv2D(4, 3, 2, name="coarse")
+
+    def call(self, inputs):
+        return self.coarse(self.fine(inputs))
+
+
+def test_stages_of_code_inside_of_a_graph():
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.GlobalAveragePooling2D()(Stages(name="code")(image))
+    model = keras.Model(image, keras.layers.Dense(3)(x))
+    assert list(stage_ends(model).values()) == ["code/fine", "code/coarse"]

@@ -175,3 +175,35 @@ def test_refuses_what_a_tap_cannot_tell(x):
         FeatureExtractor(model, ["pool"], ("maps_before_activation",))
     with pytest.raises(TypeError, match="must be a built keras.Model"):
         FeatureExtractor(Subclassed(), ["front"])
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OfTwo(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = keras.layers.Conv2D(2, 3, name="conv")
+        self.pool = keras.layers.GlobalAveragePooling2D()
+        self.dense = keras.layers.Dense(3, name="scores")
+
+    def call(self, inputs):
+        pooled = self.pool(self.conv(inputs["image"]))
+        return self.dense(keras.ops.concatenate([pooled, inputs["x"]], -1))
+
+
+def test_several_inputs(x):
+    inputs = {"x": np.ones((4, 5), "float32"), "image": x}
+    model = OfTwo()
+    model(inputs)
+    extractor = FeatureExtractor(model, ["conv"], ("embedding",))
+    assert extractor.shapes.maps == [(None, 6, 6, 2)]
+    assert extractor.shapes.embedding == (None, 7)
+    found = extractor(inputs)
+    np.testing.assert_allclose(found.maps[0], model.conv(x), atol=1e-6)
+    np.testing.assert_array_equal(found.embedding[:, 2:], inputs["x"])
+
+
+def test_refuses_inputs_of_unknown_shape():
+    model = OfTwo(name="unknown")
+    model.built = True
+    with pytest.raises(ValueError, match="shapes are known. .*'unknown', wh"):
+        FeatureExtractor(model, ["conv"])

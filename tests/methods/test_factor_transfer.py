@@ -8,10 +8,9 @@ import tensorflow as tf
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.methods.factor_transfer import (
     FactorTransfer,
-    Paraphraser,
-    ParaphraserTrainer,
     factor_transfer_loss,
 )
+from keras_mhgd.methods.paraphraser import Paraphraser, ParaphraserTrainer
 
 FORMS = ("paraphraser", "pyramid")
 

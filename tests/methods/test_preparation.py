@@ -46,7 +46,11 @@ def test_initialisation_lowers_the_terms(name, distiller, images):
     for epochs in (1, 20):
         copy = keras.models.clone_model(student)
         copy.set_weights(student.get_weights())
-        method = kind(preparation_epochs=epochs, preparation_learning_rate=1e-3)
+        method = kind(
+            preparation_epochs=epochs,
+            preparation_learning_rate=1e-3,
+            weight=1.0,
+        )
         keras.utils.set_random_seed(3)
         model = keras_mhgd.Distiller(copy, distiller(name).teacher, method)
         model.prepare(*images, verbose=0, shuffle=False)

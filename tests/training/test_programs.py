@@ -13,6 +13,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_mhgd.files import locked
+from tests.training.launcher import launch
+
 pytestmark = pytest.mark.slow
 
 TEACHER = ["--model=vgg_small", "--epochs=2"]
@@ -26,11 +29,8 @@ def command(program, *arguments):
 
 def run(program, *arguments, fails=False):
     """Runs a program; returns what it printed."""
-    done = subprocess.run(
-        command(program, *arguments), capture_output=True, text=True
-    )
-    output = done.stdout + done.stderr
-    assert (done.returncode != 0) == fails, output
+    code, output = launch(f"training.{program}", *map(str, arguments))
+    assert (code != 0) == fails, output
     return output
 
 
@@ -100,7 +100,7 @@ def read_rows(path):
 
 def test_a_run_leaves_its_files(student):
     names = {path.name for path in student.iterdir()}
-    assert names == {
+    assert names - {".lock"} == {
         "best.keras",
         "checkpoints",
         "config.json",
@@ -135,6 +135,33 @@ def test_a_finished_run_says_so(student, distill):
     output = run("distill", *distill, f"--run={student}")
     assert "is finished: accuracy" in output
     assert (student / "last.keras").stat().st_mtime_ns == before
+
+
+def test_divergence_is_told(folder, distill):
+    """And the checkpoint is of the epoch before: here of none."""
+    path = folder / "diverged"
+    output = run(
+        "distill",
+        *[each for each in distill if not each.startswith("--set")],
+        "--method=fsp",
+        "--set=weight=1e30",
+        f"--run={path}",
+        fails=True,
+    )
+    assert "must be finite. Received NaN or infinity in epoch 1: " in output
+    names = [each.name for each in (path / "checkpoints").iterdir()]
+    assert names == ["epoch_00000.npz"]
+
+
+def test_a_second_process_is_refused(folder, data):
+    """And not once the first one is dead."""
+    path = folder / "busy"
+    arguments = [*data, "--model=resnet_small", "--epochs=1", f"--run={path}"]
+    path.mkdir()
+    with locked(path):
+        output = run("train", *arguments, fails=True)
+    assert "Another process must not be at work in the folder" in output
+    run("train", *arguments)
 
 
 def test_another_configuration_is_refused(student, distill):
@@ -268,14 +295,140 @@ def test_arguments_of_the_method_and_sensing_points(folder, data, teacher):
 
 
 def test_a_cached_teacher(folder, distill):
-    """Two views of each image; the run resumes as any other."""
-    flags = ["--views=2", "--cache_teacher"]
-    run("distill", *distill, *flags, f"--run={folder}/cached")
+    """Two views of each image, in memory and in a folder."""
+    cache = ["--views=2", "--cache_teacher"]
     run("distill", *distill, "--views=2", f"--run={folder}/uncached")
-    found, expected = (
-        read_rows(folder / name) for name in ("cached", "uncached")
+    run("distill", *distill, *cache, f"--run={folder}/cached")
+    cache.append(f"--cache_dir={folder}/features")
+    run("distill", *distill, *cache, f"--run={folder}/filed")
+    expected = read_rows(folder / "uncached")
+    for name in ("cached", "filed"):
+        for found, row in zip(
+            read_rows(folder / name)[:2], expected[:2], strict=True
+        ):
+            found, row = (
+                {key: float(value) for key, value in each.items()}
+                for each in (found, row)
+            )
+            assert found == pytest.approx(row, rel=1e-6)
+    assert (folder / "features" / "vectors@stage2.npy").exists()
+    distill = [*distill, *cache, "--seed=1", f"--run={folder}/foreign"]
+    output = run("distill", *distill, fails=True)
+    assert "teacher cache" in output and "seed: 0 there, 1 now" in output
+
+
+def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
+    """MHAN, for another seed and beside another method."""
+    shared = f"--preparation_dir={folder}/preparations"
+    for name, flags in (
+        ("makes", []),
+        ("uses", ["--seed=1"]),
+        ("beside", ["--method=mhgd+soft_logits"]),
+        ("other", ["--set=num_heads=3"]),
+    ):
+        flags = [
+            f"--set=mhgd.{flag.removeprefix('--set=')}"
+            if flag.startswith("--set=")
+            else flag
+            for flag in [*distill, *flags]
+        ]
+        output = run("distill", *flags, shared, f"--run={folder}/{name}")
+        assert ("Preparing" in output) == (name in ("makes", "other"))
+    networks = [
+        keras.saving.load_model(folder / name / "mhan.keras").get_weights()
+        for name in ("makes", "uses", "beside")
+    ]
+    for other in networks[1:]:
+        for a, b in zip(networks[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert len(list((folder / "preparations").iterdir())) == 2
+
+
+@pytest.fixture(scope="module")
+def compared(folder, data, teacher):
+    """Arguments of a small comparison, and its folder after it was killed."""
+    path = folder / "compared"
+    arguments = [
+        *data,
+        f"--teacher={teacher}",
+        "--student=resnet_small",
+        "--methods=student,soft_logits,mhgd,mutual_learning",
+        "--set=mhgd.preparation_epochs=1",
+        "--set=soft_logits.temperature=2",
+        "--way=MHGD, 2 heads: --method=mhgd --set=num_heads=2 "
+        "--set=preparation_epochs=1",
+        "--epochs=1",
+        "--views=1",
+        "--trials=2",
+        "--jobs=2",
+        f"--run={path}",
+    ]
+    process = subprocess.Popen(command("compare", *arguments))
+    while not list(path.glob("*/result.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    return path, arguments
+
+
+def test_a_killed_comparison_goes_on(compared):
+    path, arguments = compared
+    done = {each: each.stat().st_mtime_ns for each in path.glob("*_?/result.*")}
+    output = run("compare", *arguments)
+    for each, time_written in done.items():
+        assert each.stat().st_mtime_ns == time_written
+    table = (path / "table.md").read_text()
+    assert table in output
+    lines = table.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:7]] == [
+        "| student",
+        "| soft_logits",
+        "| mhgd",
+        "| mutual_learning",
+        "| MHGD, 2 heads",
+    ]
+    assert "2 trials, teacher " in table
+    assert (path / "table.csv").read_text().count("\n") == 1 + 5 * 2
+    assert (path / "result.png").read_bytes().startswith(b"\x89PNG")
+    page = (path / "index.html").read_text()
+    assert "<svg" in page and "MHGD, 2 heads" in page
+    assert 'src="' not in page and 'href="http' not in page
+    # Once for all trials; the teacher's outputs once a seed.
+    assert len(list((path / "preparations").glob("MHGD-*/mhan.keras"))) == 2
+    for trial in (0, 1):
+        names = {each.name for each in (path / f"teacher_{trial}").iterdir()}
+        assert {"logits.npy", "vectors@stage1.npy"} < names
+    configuration = json.loads(
+        (path / "soft_logits_1" / "config.json").read_text()
     )
-    assert found[:2] == expected[:2]
+    assert configuration["set"] == ["soft_logits.temperature=2"]
+    assert configuration["seed"] == 1
+
+
+def test_a_comparison_with_other_flags_is_refused(compared):
+    path, arguments = compared
+    output = run("compare", *arguments, "--epochs=2", fails=True)
+    assert "holds a comparison with other flags (all ways: " in output
+    output = run("compare", *arguments, "--set=mhgd.num_heads=3", fails=True)
+    assert "(mhgd: [" in output
+
+
+def test_a_failed_training_is_named(folder, data, teacher):
+    output = run(
+        "compare",
+        *data,
+        f"--teacher={teacher}",
+        "--student=resnet_small",
+        "--methods=student",
+        "--way=wrong: --method=mhgd --sensing_points=stage1,stage9",
+        "--epochs=1",
+        "--trials=1",
+        f"--run={folder}/failing",
+        fails=True,
+    )
+    assert "failing/wrong_0 (exit code 1)" in output
+    assert (folder / "failing" / "student_0" / "result.json").exists()
 
 
 WRONG = {
@@ -293,6 +446,46 @@ WRONG = {
         "distill",
         ["--teacher=TEACHER", "--student=resnet_small", "--set=heads=2"],
         "--set must name an argument of mhgd: .*num_heads.*Received: heads",
+    ),
+    "argument of several methods": (
+        "distill",
+        [
+            "--teacher=TEACHER",
+            "--student=resnet_small",
+            "--method=mhgd+rkd",
+            "--set=num_heads=2",
+        ],
+        "or method.name=value where there are several.*num_heads=2",
+    ),
+    "comparison without the student": (
+        "compare",
+        ["--teacher=TEACHER", "--student=resnet_small", "--methods=mhgd"],
+        "--methods must begin with student",
+    ),
+    "method of a comparison": (
+        "compare",
+        ["--teacher=TEACHER", "--student=resnet_small", "--methods=student,kd"],
+        "`method` must be one of .*Received: method='kd'",
+    ),
+    "argument of a comparison": (
+        "compare",
+        ["--teacher=TEACHER", "--student=resnet_small", "--set=num_heads=2"],
+        "--set must be method.name=value",
+    ),
+    "way of a comparison": (
+        "compare",
+        ["--teacher=TEACHER", "--student=resnet_small", "--way=--method=rkd"],
+        "--way must be 'name: flags of training.distill'",
+    ),
+    "two ways of one name": (
+        "compare",
+        [
+            "--teacher=TEACHER",
+            "--student=resnet_small",
+            "--methods=student,mhgd",
+            "--way=MHGD: --method=mhgd",
+        ],
+        "must have names of their own.*'mhgd', 'MHGD'",
     ),
     "teacher": (
         "distill",
@@ -368,9 +561,9 @@ def test_demo(folder):
         f"--out={folder}/demo_export",
     ]
     output = run("demo", *arguments)
-    assert "| MHGD, gain |" in output
-    assert "Teacher: 84.84" in output
+    assert "| alone | " in output and "| MHGD | " in output
+    assert "1 trial, teacher 84.84" in output
     assert output.count("of 5000 test images") == 2
     assert (folder / "demo" / "result.png").stat().st_size > 10_000
     assert (folder / "demo_export" / "model.tflite").exists()
-    assert "| MHGD, gain |" in (folder / "demo" / "table.md").read_text()
+    assert (folder / "demo" / "table.md").read_text() in output

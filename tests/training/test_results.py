@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import keras_mhgd
-from training import pictures, report, results
+from training import pictures, report, results, tables
 
 
 def rows(*accuracies):
@@ -14,23 +14,6 @@ def rows(*accuracies):
     ]
 
 
-def test_summary():
-    """Alone 70 and 74 (mean 72, teacher 82: gap 10); gains 3 and 2."""
-    table = results.summary(
-        0.82, {"alone": [0.70, 0.74], "MHGD": [0.73, 0.76]}
-    ).splitlines()
-    assert table[0] == "|  | seed 0 | seed 1 | mean | gap closed |"
-    assert table[2] == "| alone | 70.00 | 74.00 | 72.00 ± 2.83 |  |"
-    assert table[3] == "| MHGD | 73.00 | 76.00 | 74.50 ± 2.12 |  |"
-    assert table[4] == "| MHGD, gain | +3.00 | +2.00 | +2.50 ± 0.71 | 25% |"
-    assert table[6].endswith("Teacher: 82.00.")
-
-
-def test_summary_of_one_trial():
-    table = results.summary(0.8, {"alone": [0.7], "MHGD": [0.65]})
-    assert "| MHGD, gain | -5.00 | -5.00 | -50% |" in table
-
-
 def test_measure():
     glyphs = keras_mhgd.data.load("glyphs", subset=100)
     right = np.eye(100)[glyphs.y_test]
@@ -40,13 +23,24 @@ def test_measure():
         results.measure(lambda _: right[:, :10], glyphs)
 
 
-def test_comparison_is_a_picture(tmp_path):
+@pytest.mark.parametrize("ways", [2, 9])
+def test_comparison_is_a_picture(tmp_path, ways):
+    """With curves of a few ways; of many with their names and means alone."""
+    names = ["alone", *(f"way {i}" for i in range(1, ways))]
+    curves = {name: [rows(None, 0.2, 0.6)] * 2 for name in names}
+    made = tables.rows(
+        0.8,
+        {
+            name: [{"accuracy": 0.6, "best_accuracy": 0.6, "seconds": 1}] * 2
+            for name in names
+        },
+    )
+    figure = pictures.comparison(made, curves, 0.8, "title")
+    assert len(figure.axes) == (2 if ways == 2 else 1)
+    svg = pictures.as_svg(figure)
+    assert svg.startswith("<svg") and "</svg>" in svg
     path = tmp_path / "result.png"
-    curves = {
-        "alone": [rows(0.1, 0.5)] * 2,
-        "MHGD": [rows(None, 0.2, 0.6)] * 2,
-    }
-    pictures.comparison(path, curves, 0.8, "title")
+    pictures.save(path, figure)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -60,7 +54,7 @@ def test_report_is_one_page_and_escapes():
         "seconds": 90.0,
         "configuration": {"dataset": "<script>"},
     }
-    page = report.page("a & b", result, rows(0.25, None, 0.5))
+    page = report.of_run("a & b", result, rows(0.25, None, 0.5))
     for part in ("a &amp; b", "50.00 %", "62.50 %", "12,345", "<svg"):
         assert part in page
     assert "&lt;script&gt;" in page
