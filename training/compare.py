@@ -56,10 +56,6 @@ options.define_positive("jobs", 1, "Trainings at a time.")
 flags.mark_flags_as_required(["teacher", "student"])
 FLAGS = flags.FLAGS
 
-# Flags that belong to the comparison, not to its trainings.
-_OWN = ("seed", "run", "teacher", "student", "methods", "set", "way", "trials")
-_OWN += ("jobs", "sensing_points")
-
 
 def main(argv) -> None:
     """Trains and compares what the flags name."""
@@ -70,7 +66,7 @@ def main(argv) -> None:
     shared = [
         f"--{name}={value}"
         for name, value in options.configuration().items()
-        if name not in _OWN and value not in (None, False)
+        if name != "seed" and value is not None
     ]
     comparison = Comparison(FLAGS.run, ways, shared)
     comparison.run(FLAGS.trials, FLAGS.jobs)

@@ -359,6 +359,7 @@ def compared(folder, data, teacher):
         "--set=preparation_epochs=1",
         "--epochs=1",
         "--views=1",
+        "--weight_decay=0",
         "--trials=2",
         "--jobs=2",
         f"--run={path}",
@@ -403,6 +404,7 @@ def test_a_killed_comparison_goes_on(compared):
         (path / "soft_logits_1" / "config.json").read_text()
     )
     assert configuration["set"] == ["soft_logits.temperature=2"]
+    assert configuration["weight_decay"] == 0
     assert configuration["seed"] == 1
 
 
