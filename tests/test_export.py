@@ -519,3 +519,18 @@ def test_missing_file(tmp_path):
         FileNotFoundError, match="`path` must be .* which doesn't exist."
     ):
         export.load(tmp_path / "none.keras")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "probable", "expected"),
+    [
+        ([[0.2, 0.7, 0.1], [3.0, 1.0, 2.0]], False, [1, 0]),
+        ([[-0.5], [0.3], [0.7]], False, [False, True, True]),
+        ([[0.3], [0.7]], True, [False, True]),
+    ],
+)
+def test_the_class_of_one_output_is_told_by_its_size(
+    outputs, probable, expected
+):
+    found = export._classes(np.array(outputs), probable)
+    np.testing.assert_array_equal(found, expected)

@@ -17,7 +17,7 @@ import keras_mhgd
 from training import options
 from training.comparison import Comparison, Way
 from training.literature import published
-from training.networks import load_network
+from training.networks import load_network, network_file
 from training.outcome import Outcome
 
 options.define_data()
@@ -74,7 +74,7 @@ def main(argv) -> None:
     outcome = Outcome(
         comparison,
         FLAGS.trials,
-        FLAGS.teacher,
+        network_file(FLAGS.teacher),
         dataset,
         f"{FLAGS.student} from {teacher.name} on "
         f"{len(dataset.x_train):,} images of {dataset.name}",

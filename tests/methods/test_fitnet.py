@@ -37,7 +37,7 @@ def test_published_numbers_at_equal_widths(project, golden, close):
         features(stored, of, 3) for of in ("student", "teacher")
     )
     method = built(FitNet(project), student, teacher)
-    assert method.weights == []
+    assert method.trainable_variables == []
     loss, found, _ = run(method, student, teacher)
     assert float(loss) == pytest.approx(float(stored["hint/loss"]), rel=1e-4)
     for point, gradient in enumerate(found):

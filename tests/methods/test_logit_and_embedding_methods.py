@@ -91,7 +91,8 @@ def test_interface(method):
         assert float(value) > 0
     shapes = [(None, each.shape[-1]) for each in (student, teacher)]
     method.build(*features(method, *shapes))
-    assert method.built and not method.weights
+    assert method.built and not method.trainable_variables
+    assert [each.name for each in method.weights] == ["weight"]
 
 
 def test_gradient_against_finite_differences(method):
@@ -201,9 +202,32 @@ def test_config_round_trip(method):
 
 
 @pytest.mark.parametrize("kind", [SoftLogits, DKD, DIST])
-@pytest.mark.parametrize("counts", [(3, 4), (1, 1)])
+@pytest.mark.parametrize("counts", [(3, 4), (1, 2)])
 def test_classes_must_agree(kind, counts):
     shapes = [types.SimpleNamespace(logits=(None, count)) for count in counts]
-    message = "`logits` must be of the same two .*Received: %d and %d classes."
+    message = "`logits` must be of the same classes .*Received: %d and %d outp"
     with pytest.raises(ValueError, match=message % counts):
         kind().build(*shapes)
+
+
+@pytest.mark.parametrize("kind", [SoftLogits, DKD, DIST])
+def test_one_output_is_the_logit_of_the_second_of_two_classes(kind):
+    """sigmoid(z) is the second of softmax(0, z)."""
+    student, teacher = np.random.default_rng(0).normal(size=(2, 6, 1))
+    labels = tf.constant([0, 1, 1, 0, 1, 0])
+    found, expected = (
+        kind().call(
+            *(
+                types.SimpleNamespace(logits=tf.constant(logits))
+                for logits in pair
+            ),
+            labels,
+        )
+        for pair in (
+            (student, teacher),
+            [np.hstack([0 * each, each]) for each in (student, teacher)],
+        )
+    )
+    assert expected
+    for term, value in expected.items():
+        np.testing.assert_allclose(found[term], value, rtol=1e-6)

@@ -1,7 +1,5 @@
 """What every method on feature maps does beside test_contract.py."""
 
-from types import SimpleNamespace
-
 import keras
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import tensorflow as tf
 
 from keras_mhgd import gradients
 from keras_mhgd.compression import student_vector, teacher_vector
+from keras_mhgd.features import Features
 from keras_mhgd.methods import attention_transfer, fsp, kd_svd, nst
 from keras_mhgd.methods import similarity_preserving as sp
 from keras_mhgd.methods.fitnet import FitNet, hint_loss
@@ -25,7 +24,7 @@ METHODS = {
         {"power": 3},
     ),
     "nst": (nst.NST, 50.0, {}),
-    "fsp": (fsp.FSP, 1.0, {"pooling": "average", "reduction": "mean"}),
+    "fsp": (fsp.FSP, 5e-4, {"pooling": "average", "reduction": "mean"}),
     "fitnet": (FitNet, 1.0, {"project": "teacher"}),
     "kd_svd": (
         kd_svd.KDSVD,
@@ -81,13 +80,13 @@ LOSSES = {
 def features(seed=0, batch=BATCH, shapes=SHAPES, dtype="float32"):
     rng = np.random.default_rng(seed)
     maps = [rng.normal(size=(batch, *shape)) for shape in shapes]
-    return SimpleNamespace(maps=[tf.cast(each, dtype) for each in maps])
+    return Features(None, [tf.cast(each, dtype) for each in maps])
 
 
 def built(method, student=SHAPES, teacher=SHAPES):
     method.build(
         *(
-            SimpleNamespace(maps=[(None, *shape) for shape in shapes])
+            Features(None, [(None, *shape) for shape in shapes])
             for shapes in (student, teacher)
         )
     )
@@ -149,7 +148,7 @@ def test_zero_and_smallest_where_student_equals_teacher(name):
 
 
 def teacher_like(features):
-    return SimpleNamespace(maps=[tf.identity(each) for each in features.maps])
+    return Features(None, [tf.identity(each) for each in features.maps])
 
 
 @each_method
@@ -158,9 +157,11 @@ def test_order_of_the_batch_does_nothing(name):
     student, teacher = features(0), features(1, shapes=SMALLER)
     expected, _ = run(method, student, teacher)
     order = [2, 0, 3, 1]
-    for each in (student, teacher):
-        each.maps = [tf.gather(feature, order) for feature in each.maps]
-    found, _ = run(method, student, teacher)
+    permuted = (
+        Features(None, [tf.gather(feature, order) for feature in each.maps])
+        for each in (student, teacher)
+    )
+    found, _ = run(method, *permuted)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
