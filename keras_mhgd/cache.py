@@ -129,10 +129,12 @@ class TeacherCache:
                 ),
                 "views": views,
                 "seed": seed,
-                "dtype": dtype,
             },
         )
-        files = {name: directory / f"{name}.npy" for name in specs}
+        files = {
+            name: directory / f"{name}.{kind}.npy"
+            for name, (_, kind) in specs.items()
+        }
         self._write(files, specs)
         self._kept = {
             name: np.load(path, mmap_mode="r") for name, path in files.items()

@@ -125,12 +125,12 @@ def test_in_a_folder_it_is_what_it_is_in_memory(distiller, bars, tmp_path):
             np.testing.assert_array_equal(a, b)
     assert {each.name for each in tmp_path.iterdir()} == {
         "manifest.json",
-        "outputs.npy",
-        "logits.npy",
-        "maps@stage1.npy",
-        "maps@stage2.npy",
-        "vectors@stage1.npy",
-        "vectors@stage2.npy",
+        "outputs.float32.npy",
+        "logits.float32.npy",
+        "maps@stage1.float32.npy",
+        "maps@stage2.float32.npy",
+        "vectors@stage1.float32.npy",
+        "vectors@stage2.float32.npy",
     }
 
 
@@ -159,7 +159,10 @@ def test_float16(distiller, bars, tmp_path):
     half = batch(
         cache_of(distiller, "kd_svd", bars, tmp_path, dtype="float16")[1]
     )
-    assert np.load(tmp_path / "vectors@stage1.npy").dtype == np.float16
+    assert np.load(tmp_path / "vectors@stage1.float16.npy").dtype == np.float16
+    # Exact features may lie beside the rounded ones.
+    whole = batch(cache_of(distiller, "kd_svd", bars, tmp_path)[1])
+    np.testing.assert_array_equal(whole.vectors[0], exact.vectors[0])
     assert half.vectors[0].dtype == "float32"
     np.testing.assert_allclose(half.vectors[0], exact.vectors[0], atol=1e-3)
     assert not np.array_equal(half.vectors[0], exact.vectors[0])
@@ -186,8 +189,10 @@ def test_refuses_a_foreign_folder(distiller, bars, tmp_path):
 
 def test_refuses_a_damaged_file(distiller, bars, tmp_path):
     cache_of(distiller, "soft_logits", bars, tmp_path)
-    np.save(tmp_path / "logits.npy", np.zeros((2, 32, 4), "float32"))
-    with pytest.raises(ValueError, match=r"logits.npy must hold.*\(2, 32, 4\)"):
+    np.save(tmp_path / "logits.float32.npy", np.zeros((2, 32, 4), "float32"))
+    with pytest.raises(
+        ValueError, match=r"logits.float32.npy must hold.*\(2, 32, 4\)"
+    ):
         cache_of(distiller, "soft_logits", bars, tmp_path)
 
 

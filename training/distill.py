@@ -48,6 +48,13 @@ flags.DEFINE_string(
     "Folder of --cache_teacher, for other runs as well; in memory if not "
     "given.",
 )
+flags.DEFINE_enum(
+    "cache_dtype",
+    "float32",
+    ["float32", "float16"],
+    "What --cache_teacher keeps: exact features, or rounded ones in half the "
+    "space.",
+)
 flags.DEFINE_string(
     "preparation_dir",
     None,
@@ -74,6 +81,7 @@ def main(argv) -> None:
             "set",
             "sensing_points",
             "cache_teacher",
+            "cache_dtype",
             "preparation_dir",
             program="distill",
         ),
@@ -83,7 +91,8 @@ def main(argv) -> None:
         return
     method = options.method(FLAGS.method, FLAGS.set)
     teacher = load_network(FLAGS.teacher)
-    keras_mhgd.models.fuse_batch_normalization(teacher)
+    if FLAGS.fused:
+        keras_mhgd.models.fuse_batch_normalization(teacher)
     preparations = None
     if FLAGS.preparation_dir:
         learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
@@ -110,6 +119,7 @@ def main(argv) -> None:
             FLAGS.views,
             FLAGS.seed,
             FLAGS.cache_dir,
+            FLAGS.cache_dtype,
         )
     run.fit(
         distiller,

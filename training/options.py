@@ -75,6 +75,11 @@ def define_training() -> None:
         ["float32", "mixed_bfloat16", "mixed_float16"],
         "Keras dtype policy of the networks that are built.",
     )
+    flags.DEFINE_boolean(
+        "fused",
+        True,
+        "Train with fused batch normalisation, which is faster on CPU.",
+    )
     flags.DEFINE_string(
         "run", None, "Run folder. The same command again resumes it."
     )
@@ -103,7 +108,7 @@ def configuration(*names: str, **extra: Any) -> dict[str, Any]:
     """
     shared = (
         "dataset data_dir subset batch_size epochs learning_rate schedule "
-        "weight_decay seed views validation_freq precision"
+        "weight_decay seed views validation_freq precision fused"
     )
     values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
     return json.loads(json.dumps(values | extra))
@@ -134,7 +139,8 @@ def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
         dataset.num_classes,
         weight_decay=FLAGS.weight_decay,
     )
-    keras_mhgd.models.fuse_batch_normalization(network)
+    if FLAGS.fused:
+        keras_mhgd.models.fuse_batch_normalization(network)
     return network
 
 
