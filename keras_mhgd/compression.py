@@ -1,5 +1,6 @@
 """Feature maps to one unit vector a sample."""
 
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -18,8 +19,9 @@ def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
     loss would depend on the linear-algebra library.
 
     Args:
-        feature: Maps `(batch, height, width, D)`, sequences `(batch, length,
-            D)` or vectors `(batch, D)`, which are normalised only.
+        feature: Maps `(batch, height, width, D)`, of videos too, sequences
+            `(batch, length, D)` or vectors `(batch, D)`, which are normalised
+            only.
 
     Returns:
         Unit vectors `(batch, D)`, float32 or float64, no gradient.
@@ -86,8 +88,9 @@ def student_vectors(
 
 
 def _matrices(feature: tf.Tensor) -> tf.Tensor:
-    if feature.shape.rank == 3:
+    *positions, depth = feature.shape[1:]
+    if len(positions) == 1:
         return feature
-    shape = feature.shape
-    size = -1 if None in shape[1:3] else shape[1] * shape[2]
-    return tf.reshape(feature, (-1, size, shape[3]))
+    if None in positions:
+        return tf.reshape(feature, (tf.shape(feature)[0], -1, depth))
+    return tf.reshape(feature, (-1, math.prod(positions), depth))

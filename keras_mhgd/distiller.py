@@ -121,7 +121,6 @@ class Distiller(keras.Model):
         shapes = self._student_features.shapes, self._teacher_features.shapes
         _require_same_classes(*shapes)
         method.build(*shapes)
-        self.supports_jit = method.supports_jit
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
         self.built = True
@@ -164,8 +163,7 @@ class Distiller(keras.Model):
         """Configures the training as `keras.Model.compile` does.
 
         Raises:
-            ValueError: If there is no `loss`, or `jit_compile=True` and the
-                method can't run under XLA.
+            ValueError: If there is no `loss`.
             NotImplementedError: Under a strategy with several replicas.
         """
         replicas = self.distribute_strategy.num_replicas_in_sync
@@ -180,13 +178,6 @@ class Distiller(keras.Model):
                 "`loss` must be the student's task loss, such as "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
                 " Received: loss=None."
-            )
-        if kwargs.get("jit_compile") is True and not self.supports_jit:
-            raise ValueError(
-                "`jit_compile` must not be True with the method "
-                f"{self.method.name!r}: its eigendecomposition does not "
-                "finish under XLA on CPU. Received: jit_compile=True. Leave "
-                "it at 'auto' or pass False."
             )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 

@@ -2,20 +2,25 @@
 
 import tensorflow as tf
 
+from keras_mhgd import subspace
+from keras_mhgd.choices import require_known
 from keras_mhgd.precision import as_float
 
 # Relative to the largest squared singular value, per floating-point type:
 # below, a squared singular value is round-off of the Gram matrix.
 _ROUND_OFF = {tf.float32: 1e-6, tf.float64: 1e-13}
+# Below this size of the Gram matrix its eigendecomposition is the faster.
+_LARGE = 32
 
 
-def right_singular_vectors(x: tf.Tensor, k: int) -> tf.Tensor:
+def right_singular_vectors(
+    x: tf.Tensor, k: int, solver: str | None = None
+) -> tf.Tensor:
     """Computes the `k` leading right singular vectors of each matrix.
 
     With `X = U S V^T`, gives the first `k` columns of `V`, unit length, in
-    descending order of their singular values. They come from the
-    eigendecomposition of the smaller of the Gram matrices `X^T X` and
-    `X X^T`. Signs are those of the linear-algebra library.
+    descending order of their singular values. They come from the smaller of
+    the Gram matrices `X^T X` and `X X^T`. Signs are arbitrary.
 
     A singular value of zero has no direction that the data determines: its
     column is zero. So are the columns beyond `min(HW, D)`.
@@ -26,19 +31,29 @@ def right_singular_vectors(x: tf.Tensor, k: int) -> tf.Tensor:
         dX = X (Z V^T + V Z^T),
         Z_j = sum over i != j of v_i (v_i . g_j) / (l_j - l_i),
 
-    where `1 / d` is taken as `d / (d^2 + e^2)`, `e` being round-off: it stays
-    finite for equal and for zero singular values.
+    where `1 / d` is taken as `d^3 / (d^4 + e^4)`, `e` being round-off: it stays
+    finite for equal and for zero singular values. Subspace iteration knows
+    the first terms of the sum; conjugate gradients add the rest.
 
     Args:
         x: Matrices `(batch, HW, D)`, any float dtype.
         k: Number of vectors, >= 1.
+        solver: How the Gram matrix gives them. `"eigh"`: by its
+            eigendecomposition. `"subspace"`: by subspace iteration, as
+            precise as float32 whatever the dtype; `D` must be static. `None`:
+            the faster of the two on a CPU, by the shape; in float64,
+            `"eigh"`. On the maps of networks the two agree; where singular
+            values hardly decay, as those of noise, iteration leaves angles
+            of up to about 0.02.
 
     Returns:
         Vectors `(batch, D, k)`; float64 if `x` is float64, else float32. A
-        matrix with a value that is not finite gives NaN, no exception.
+        matrix with a value that is not finite, or whose sum of magnitudes is
+        not, gives NaN, no exception.
 
     Raises:
-        ValueError: If `x` is not of rank 3 or `k` is not positive.
+        ValueError: If `x` is not of rank 3, `k` is not positive, or `solver`
+            is unknown or needs a static `D`.
 
     Example:
         >>> x = tf.random.normal((8, 49, 64))
@@ -57,64 +72,95 @@ def right_singular_vectors(x: tf.Tensor, k: int) -> tf.Tensor:
         )
     if k < 1:
         raise ValueError(f"`k` must be 1 or more. Received: k={k}.")
-    # The eigensolver aborts the program's step on NaN: such matrices go
-    # through as zeros and come out as NaN.
-    finite = tf.reduce_all(tf.math.is_finite(x), axis=(1, 2), keepdims=True)
-    vectors = _leading_vectors(tf.where(finite, x, 0), k)
-    return tf.where(finite, vectors, float("nan"))
+    if solver is None:
+        solver = _faster(x, k)
+    require_known("solver", solver, ["eigh", "subspace"])
+    if solver == "subspace" and x.shape[2] is None:
+        raise ValueError(
+            "`x` must have a static D for solver='subspace'. "
+            f"Received: x of shape {x.shape}. Take solver='eigh'."
+        )
+    vectors = _leading_vectors(x, k, solver)
+    missing = k - tf.shape(vectors)[-1]
+    vectors = tf.pad(vectors, [[0, 0], [0, 0], [0, missing]])
+    return tf.ensure_shape(vectors, (x.shape[0], x.shape[2], k))
 
 
-def _leading_vectors(x: tf.Tensor, k: int) -> tf.Tensor:
+def _faster(x: tf.Tensor, k: int) -> str:
+    if x.dtype == tf.float64 or None in x.shape[1:]:
+        return "eigh"
+    return "subspace" if min(x.shape[1:]) >= max(_LARGE, 8 * k) else "eigh"
+
+
+def _eigenpairs(
+    gram: tf.Tensor, k: int, solver: str
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gives `k` leading eigenvalues and eigenvectors, in rows, or more."""
+    if solver == "subspace":
+        return subspace.leading_eigenvectors(gram, k)
+    values, basis = tf.linalg.eigh(gram)
+    rows = tf.linalg.matrix_transpose(basis)
+    return tf.reverse(values, [1])[:, :, tf.newaxis], tf.reverse(rows, [1])
+
+
+def _leading_vectors(x: tf.Tensor, k: int, solver: str) -> tf.Tensor:
     tall = None in x.shape[1:] or x.shape[1] >= x.shape[2]
-    round_off = _ROUND_OFF[x.dtype]
+    iterates = solver == "subspace"
+    round_off = subspace.ROUND_OFF if iterates else _ROUND_OFF[x.dtype]
 
     @tf.custom_gradient
     def decompose(x):
-        # Vectors don't depend on the scale of x; at largest entry 1, squares
-        # neither overflow nor underflow.
-        scale = tf.reduce_max(tf.abs(x), axis=(1, 2), keepdims=True)
-        scale = tf.where(scale > 1e-30, scale, 1)
-        x = x / scale
+        # Vectors don't depend on the scale of x; after this, squares neither
+        # overflow nor underflow. The solvers end the program's step on NaN:
+        # such matrices go through as zeros and come out as NaN.
+        size = tf.reduce_mean(tf.abs(x), axis=(1, 2), keepdims=True)
+        finite = size < x.dtype.max
+        scale = tf.where(finite & (size > 1e-30), 1 / size, 0)
+        x = tf.math.multiply_no_nan(x, scale)
         gram = tf.matmul(x, x, transpose_a=tall, transpose_b=not tall)
-        values, basis = tf.linalg.eigh(gram)
-        values = tf.reverse(values, [-1])
-        basis = tf.reverse(basis, [-1])
-        top, largest = values[:, tf.newaxis, :k], values[:, tf.newaxis, :1]
-        tolerance = round_off * largest
-        nonzero = (top > tolerance) & (largest > 0)
-        vectors = basis[:, :, :k]
+        trace = tf.linalg.trace(gram)[:, tf.newaxis, tf.newaxis]
+        trace = tf.where(trace > 0, trace, 1)
+        gram /= trace
+        values, basis = _eigenpairs(gram, k, solver)
+        top, leading = values[:, :k], basis[:, :k]
+        tolerance = round_off * values[:, :1]
+        nonzero = top > tolerance
+        vectors = leading
         if not tall:
-            vectors = tf.matmul(x, vectors, transpose_a=True)
-            vectors = tf.math.l2_normalize(vectors, axis=1)
+            vectors = tf.math.l2_normalize(tf.matmul(leading, x), axis=2)
         vectors = tf.where(nonzero, vectors, 0)
 
+        def solve(right):
+            unit = tf.maximum(tolerance, 1e-30)
+            gap = (top - tf.linalg.matrix_transpose(values)) / unit
+            z = tf.matmul(right, basis, transpose_b=True)
+            z = tf.matmul(z * gap**3 / (gap**4 + 1) / unit, basis)
+            if iterates:
+                z = subspace.complete(gram, top, leading, right, z, tolerance)
+            return z
+
         def gradient(upstream):
+            upstream = tf.linalg.matrix_transpose(upstream)
             upstream = tf.where(nonzero, upstream, 0)
-            gap = top - values[:, :, tf.newaxis]
-            factor = gap / (gap**2 + tolerance**2 + 1e-30)
             if tall:
-                z = tf.matmul(basis, upstream, transpose_a=True)
-                z = tf.matmul(basis, factor * z)
+                z = solve(upstream)
             else:
                 # The directions outside the row space of x have l_i = 0.
                 # Taking 1 / l_j out of the sum needs the small side's basis
                 # alone: 1 / (l_j - l_i) = 1 / l_j + l_i / (l_j (l_j - l_i)).
-                z = tf.matmul(basis, tf.matmul(x, upstream), transpose_a=True)
-                z = tf.matmul(x, tf.matmul(basis, factor * z), transpose_a=True)
-                along = tf.reduce_sum(vectors * upstream, 1, keepdims=True)
+                z = solve(tf.matmul(upstream, x, transpose_b=True) / trace)
+                z = tf.matmul(z, x)
+                along = tf.reduce_sum(vectors * upstream, 2, keepdims=True)
                 z += upstream - vectors * along
                 z /= tf.where(nonzero, top, 1)
-            return (
-                tf.matmul(tf.matmul(x, z), vectors, transpose_b=True)
-                + tf.matmul(tf.matmul(x, vectors), z, transpose_b=True)
-            ) / scale
+            left = tf.concat([z, vectors], axis=1)
+            right = tf.concat([vectors, z], axis=1) * (scale / trace)
+            return tf.matmul(tf.matmul(x, left, transpose_b=True), right)
 
-        return vectors, gradient
+        columns = tf.linalg.matrix_transpose(vectors)
+        return tf.where(finite, columns, float("nan")), gradient
 
-    vectors = decompose(x)
-    missing = k - tf.shape(vectors)[-1]
-    vectors = tf.pad(vectors, [[0, 0], [0, 0], [0, missing]])
-    return tf.ensure_shape(vectors, (x.shape[0], x.shape[2], k))
+    return decompose(x)
 
 
 def align(student_vectors: tf.Tensor, teacher_vectors: tf.Tensor) -> tf.Tensor:

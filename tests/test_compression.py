@@ -18,7 +18,9 @@ def test_agrees_with_the_reference(golden, close):
         close(aligned, reference[f"mid/V_S{i}"][:, :, 0], 1e-5)
 
 
-@pytest.mark.parametrize("shape", [(5, 4, 4, 6), (5, 9, 6), (5, 6)])
+@pytest.mark.parametrize(
+    "shape", [(5, 2, 4, 4, 6), (5, 4, 4, 6), (5, 9, 6), (5, 6)]
+)
 def test_maps_sequences_and_vectors_compress(shape):
     rng = np.random.default_rng(0)
     teacher = teacher_vector(rng.normal(size=shape).astype("float32"))

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_mhgd import linalg
 
 CASES = ["hw_gt_d", "hw_lt_d", "hw_eq_d"]
+SOLVERS = ["eigh", "subspace"]
 
 
 def with_gradient(function, x):
@@ -115,14 +116,15 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", DEGENERATE)
-def test_degenerate_maps_stay_finite(name, dtype):
+def test_degenerate_maps_stay_finite(name, dtype, solver):
     x = tf.cast(DEGENERATE[name], dtype)
     weights = np.random.default_rng(0).normal(size=(x.shape[2], 4))
 
     def loss(x):
-        vectors = linalg.right_singular_vectors(x, 4)
+        vectors = linalg.right_singular_vectors(x, 4, solver)
         return tf.reduce_sum(tf.cast(vectors, tf.float64) * weights)
 
     value, gradient = with_gradient(loss, x)
@@ -132,17 +134,95 @@ def test_degenerate_maps_stay_finite(name, dtype):
     assert np.abs(gradient).max() < 1e4
 
 
+def maps(rows, columns, batch=4, seed=0):
+    """Like those of a network: not negative, a spectrum that decays."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.normal(size=(batch, rows, 12))
+    patterns = patterns @ rng.normal(size=(batch, 12, columns))
+    noise = rng.normal(size=(batch, rows, columns))
+    return np.maximum(patterns + noise + 1, 0).astype("float32")
+
+
+@pytest.mark.parametrize("shape", [(256, 64), (40, 96), (64, 64), (33, 32)])
+def test_iteration_is_exact_on_maps(shape):
+    """Against float64 eigendecomposition: sines and gradient."""
+    x = maps(*shape)
+    weights = np.random.default_rng(1).normal(size=(len(x), shape[1], 4))
+
+    def loss(x, solver):
+        vectors = linalg.right_singular_vectors(x, 4, solver)
+        products = tf.reduce_sum(weights.astype(x.dtype.name) * vectors, 1)
+        return tf.reduce_sum(products**2 * [1, 2, 3, 4])
+
+    _, expected = with_gradient(lambda x: loss(x, "eigh"), x.astype("float64"))
+    _, found = with_gradient(lambda x: loss(x, "subspace"), x)
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=1e-3 * np.abs(expected).max()
+    )
+    vectors = linalg.right_singular_vectors(x, 4, "subspace").numpy()
+    exact = np.linalg.svd(x.astype("float64"))[2][:, :4]
+    cosines = np.einsum("bdk,bkd->bk", vectors, exact)
+    residual = vectors - exact.swapaxes(1, 2) * cosines[:, None]
+    assert np.linalg.norm(residual, axis=1).max() < 1e-4
+
+
+@pytest.mark.parametrize("rank", range(9))
+@pytest.mark.parametrize("positive", [False, True])
+def test_iteration_gives_as_many_vectors_as_the_rank(rank, positive):
+    rng = np.random.default_rng(rank)
+    left, right = rng.normal(size=(4, 49, rank)), rng.normal(size=(4, rank, 64))
+    if positive:
+        left, right = abs(left), abs(right)
+    x = (left @ right).astype("float32")
+    vectors, gradient = with_gradient(
+        lambda x: linalg.right_singular_vectors(x, 4, "subspace"), x
+    )
+    products = vectors.numpy().swapaxes(1, 2) @ vectors.numpy()
+    expected = np.diag(np.arange(4) < rank)
+    np.testing.assert_allclose(products - expected, 0, atol=1e-4)
+    values = np.linalg.norm(x @ vectors.numpy(), axis=1)
+    exact = np.linalg.svd(x, compute_uv=False)[:, :4]
+    largest = exact[:, :1] if rank else 1
+    np.testing.assert_allclose(values / largest, exact / largest, atol=1e-3)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("shape", [(784, 16), (36, 64), (64, 40)])
+def test_xla_agrees(shape):
+    x = maps(*shape)
+    weights = np.random.default_rng(1).normal(size=shape[1]).astype("float32")
+
+    def run(x):
+        return with_gradient(
+            lambda x: (
+                tf.einsum(
+                    "bdk,d->bk", linalg.right_singular_vectors(x, 4), weights
+                )
+                ** 2
+            ),
+            x,
+        )
+
+    compiled = tf.function(run, jit_compile=True)(x)
+    for found, expected in zip(compiled, run(x), strict=True):
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, atol=2e-3 * largest)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (60, 40)])
 @pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e15])
-def test_vectors_do_not_depend_on_the_scale(scale):
-    x = np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
-    one = linalg.right_singular_vectors(x, 4)
-    other = linalg.right_singular_vectors(x * np.float32(scale), 4)
-    np.testing.assert_allclose(np.abs(one), np.abs(other), atol=1e-5)
+def test_vectors_do_not_depend_on_the_scale(scale, shape):
+    x = maps(*shape)
+    one = linalg.right_singular_vectors(x, 3)
+    other = linalg.right_singular_vectors(x * np.float32(scale), 3)
+    np.testing.assert_allclose(np.abs(one), np.abs(other), atol=1e-4)
 
 
-def test_nan_spoils_its_own_sample_only():
-    x = np.random.default_rng(0).normal(size=(3, 6, 4))
-    x[1, 2, 3] = np.nan
+@pytest.mark.parametrize("shape", [(6, 4), (60, 40)])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_nan_spoils_its_own_sample_only(shape, wrong):
+    x = maps(*shape)
+    x[1, 2, 3] = wrong
     vectors = linalg.right_singular_vectors(x, 2).numpy()
     assert np.isnan(vectors[1]).all()
     assert np.isfinite(vectors[[0, 2]]).all()
@@ -200,6 +280,17 @@ def test_alignment_of_a_zero_vector_is_zero():
         (
             lambda: linalg.right_singular_vectors(tf.zeros((2, 3, 4)), 0),
             "`k` must be 1 or more. Received: k=0",
+        ),
+        (
+            lambda: linalg.right_singular_vectors(tf.zeros((2, 3, 4)), 1, "qr"),
+            "`solver` must be one of eigh, subspace. .*'qr'",
+        ),
+        (
+            tf.function(
+                lambda x: linalg.right_singular_vectors(x, 1, "subspace"),
+                input_signature=[tf.TensorSpec((None, 4, None))],
+            ).get_concrete_function,
+            "`x` must have a static D .* Take solver='eigh'",
         ),
         (
             lambda: linalg.align(tf.zeros((2, 3, 4)), tf.zeros((2, 4))),

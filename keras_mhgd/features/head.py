@@ -19,6 +19,8 @@ _SQUASHING = (
     tf.nn.sigmoid,
 )
 
+_RESHAPING = (keras.layers.Flatten, keras.layers.Reshape)
+
 
 def head_of(
     outputs: Any,
@@ -47,6 +49,8 @@ def head_of(
     layer, inputs = origin(outputs)
     if "logits" in needs:
         found["logits"] = _before_activation(layer, inputs, outputs, name)
+        if found["logits"] is outputs:
+            _require_no_activation(layer, inputs, origin)
     if "embedding" in needs:
         while inputs is not None and not getattr(layer, "weights", ()):
             layer, inputs = origin(inputs)
@@ -82,10 +86,26 @@ def _before_activation(
         return inputs
     if isinstance(layer, keras.layers.Dense):
         return Linear(layer)(inputs)
-    raise ValueError(
+    raise _not_last(layer)
+
+
+def _require_no_activation(
+    layer: keras.Operation | None,
+    inputs: Any,
+    origin: Callable[[Any], Origin],
+) -> None:
+    """Raises if what only reshapes hides a softmax or sigmoid."""
+    while isinstance(layer, _RESHAPING):
+        layer, inputs = origin(inputs)
+        squashes = getattr(layer, "activation", None) in _SQUASHING
+        if squashes or isinstance(layer, keras.layers.Softmax):
+            raise _not_last(layer)
+
+
+def _not_last(layer: keras.Layer) -> ValueError:
+    return ValueError(
         "A method that reads logits must get networks that end in logits, a "
-        "Dense layer, or a softmax or sigmoid of its own. Received: a last "
-        f"layer {layer.name!r} of type {type(layer).__name__} with the "
-        f"activation {layer.activation.__name__!r}. Move the "
-        "activation to a layer of its own."
+        "Dense layer, or a softmax or sigmoid of its own. Received: a softmax "
+        f"or sigmoid in the layer {layer.name!r} of type "
+        f"{type(layer).__name__}. Move it to a layer of its own at the end."
     )

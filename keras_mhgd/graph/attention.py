@@ -1,15 +1,86 @@
 """Attention heads between the samples of a batch."""
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
+
+from keras_mhgd.graph.blocks import over_rows
+
+
+class Edge(NamedTuple):
+    """An edge's graphs in factors: a head's logits are `queries keys^T`.
+
+    Attributes:
+        queries: Of the back-end samples, the rows of a graph, `(num_heads,
+            batch, width)`.
+        keys: Of the front-end samples, its columns, `(num_heads, batch,
+            width)`.
+    """
+
+    queries: tf.Tensor
+    keys: tf.Tensor
+
+    @property
+    def logits(self) -> tf.Tensor:
+        """Before the softmax, `(num_heads, batch, batch)`."""
+        return tf.matmul(self.queries, self.keys, transpose_b=True)
+
+
+def attend(edge: Edge, values: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+    """Moves values along the graphs: `kept * softmax(logits) values`.
+
+    Memory grows linearly with the batch: graphs are made in blocks of rows,
+    and anew for the gradient.
+
+    Args:
+        edge: The graphs' factors.
+        values: Of the front-end samples, `(num_heads, batch, width)`.
+        kept: Multiplier of each row, `(num_heads, batch, 1)`, a constant.
+
+    Returns:
+        Of the back-end samples, `(num_heads, batch, width)`.
+    """
+
+    @tf.custom_gradient
+    def moved(queries, keys, values):
+        def forward(queries, kept):
+            graph = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True))
+            return kept * tf.matmul(graph, values), []
+
+        def gradient(upstream):
+            def backward(queries, upstream):
+                logits = tf.matmul(queries, keys, transpose_b=True)
+                graph = tf.nn.softmax(logits)
+                of_graph = tf.matmul(upstream, values, transpose_b=True)
+                of_graph *= graph
+                total = tf.reduce_sum(of_graph, -1, keepdims=True)
+                of_logits = of_graph - graph * total
+                return tf.matmul(of_logits, keys), [
+                    tf.matmul(of_logits, queries, transpose_a=True),
+                    tf.matmul(graph, upstream, transpose_a=True),
+                ]
+
+            of_queries, totals = over_rows(
+                backward,
+                [queries, kept * upstream],
+                queries.shape[-1],
+                [tf.zeros_like(keys), tf.zeros_like(values)],
+            )
+            return of_queries, *totals
+
+        rows, _ = over_rows(forward, [queries, kept], values.shape[-1], [])
+        return rows, gradient
+
+    return moved(*edge, values)
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class AttentionHeads(keras.Layer):
-    """Computes the logits of each head's attention between samples.
+    """Computes the graphs of each head's attention between samples.
 
-    S_a[i, j] = theta_a(back_i) . phi_a(front_j), where theta and phi are
-    one dense layer each, without bias, then batch normalisation.
+    Logits S_a[i, j] = theta_a(back_i) . phi_a(front_j), where theta and phi
+    are one dense layer each, without bias, then batch normalisation.
 
     Args:
         num_heads: Number of heads.
@@ -23,7 +94,7 @@ class AttentionHeads(keras.Layer):
         training: Whether to normalise by batch statistics.
 
     Returns:
-        Logits `(num_heads, batch, batch)`.
+        The `Edge`: theta's and phi's outputs.
 
     Reference:
         S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226, equation 5.
@@ -57,14 +128,14 @@ class AttentionHeads(keras.Layer):
     def call(self, back, front, training=False):
         theta = self.theta_norm(self.theta(back), training=training)
         phi = self.phi_norm(self.phi(front), training=training)
-        # n, m: samples; c: width of a head; a: heads, running fastest.
-        shape = (-1, self.head_size, self.num_heads)
-        logits = tf.einsum(
-            "nca,mca->anm", tf.reshape(theta, shape), tf.reshape(phi, shape)
-        )
         if self.scale_logits:
-            logits /= self.head_size**0.5
-        return logits
+            theta /= self.head_size**0.5
+        return Edge(self._by_head(theta), self._by_head(phi))
+
+    def _by_head(self, x):
+        # Heads run fastest, as in the published code.
+        x = tf.reshape(x, (-1, self.head_size, self.num_heads))
+        return tf.transpose(x, (2, 0, 1))
 
     def get_config(self):
         return {

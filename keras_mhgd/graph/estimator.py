@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_mhgd.graph.attention import dense, norm
+from keras_mhgd.graph.attention import Edge, attend, dense, norm
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -11,8 +11,8 @@ class Estimator(keras.Layer):
     """Predicts back-end vectors from front-end vectors along a graph.
 
     f1 = ReLU(BN(dense(front))), by batch statistics always; `G_a f1` for
-    each head `a`; heads concatenated; a dense layer to `back_size`; unit
-    length. Only used while MHAN trains.
+    each head `a`, zero in the rows that drop the head; heads concatenated; a
+    dense layer to `back_size`; unit length. Only used while MHAN trains.
 
     Args:
         hidden_size: Width of f1.
@@ -21,7 +21,8 @@ class Estimator(keras.Layer):
 
     Call arguments:
         front: Front-end vectors `(batch, D_F)`.
-        graph: Attention `(num_heads, batch, batch)`.
+        edge: The graphs' factors.
+        kept: 1 where a row keeps a head, else 0, `(num_heads, batch)`.
 
     Returns:
         Unit vectors `(batch, back_size)`.
@@ -42,18 +43,21 @@ class Estimator(keras.Layer):
         self.back_size = back_size
         self.regularizer = keras.regularizers.get(regularizer)
 
-    def build(self, front_shape, graph_shape):
+    def build(self, front_shape, num_heads):
         self.hidden = dense(self.hidden_size, self.regularizer, False, "hidden")
         self.hidden_norm = norm(self.regularizer, "hidden_norm")
         self.project = dense(self.back_size, self.regularizer, True, "project")
         self.hidden.build(front_shape)
         self.hidden_norm.build((None, self.hidden_size))
-        self.project.build((None, graph_shape[0] * self.hidden_size))
+        self.project.build((None, num_heads * self.hidden_size))
 
-    def call(self, front, graph):
+    def call(self, front, edge: Edge, kept):
         hidden = self.hidden_norm(self.hidden(front), training=True)
-        moved = tf.einsum("anm,mc->nac", graph, tf.nn.relu(hidden))
-        width = graph.shape[0] * self.hidden_size
+        num_heads = edge.queries.shape[0]
+        values = tf.repeat(tf.nn.relu(hidden)[tf.newaxis], num_heads, axis=0)
+        moved = attend(edge, values, kept[:, :, tf.newaxis])
+        moved = tf.transpose(moved, (1, 0, 2))
+        width = num_heads * self.hidden_size
         estimate = self.project(tf.reshape(moved, (-1, width)))
         return tf.math.l2_normalize(estimate, axis=-1)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.graph.attention import AttentionHeads
+from keras_mhgd.graph.attention import AttentionHeads, Edge
 from keras_mhgd.graph.estimator import Estimator
 
 
@@ -101,15 +101,30 @@ class MHAN(keras.Model):
                 dtype="float32",
                 name=f"edge{edge}_estimator",
             )
-            estimator.build((None, front), (num_heads, None, None))
+            estimator.build((None, front), num_heads)
             self.estimators.append(estimator)
         self.built = True
 
     def call(self, vectors, training=False):
-        edges = zip(vectors[:-1], vectors[1:], strict=True)
+        return [edge.logits for edge in self.edges(vectors, training)]
+
+    def edges(
+        self, vectors: Sequence[tf.Tensor], training: bool = False
+    ) -> list[Edge]:
+        """Gives the logits' factors, whose size is linear in the batch.
+
+        Args:
+            vectors: As in the call.
+            training: As in the call.
+
+        Returns:
+            Queries and keys of each edge.
+        """
         return [
             heads(back, front, training=training)
-            for heads, (front, back) in zip(self.heads, edges, strict=True)
+            for heads, front, back in zip(
+                self.heads, vectors[:-1], vectors[1:], strict=True
+            )
         ]
 
     def estimate(
@@ -128,18 +143,18 @@ class MHAN(keras.Model):
         Returns:
             Unit vectors `(batch, D)` for each edge.
         """
-        logits = self(vectors, training=True)
+        edges = self.edges(vectors, training=True)
         if noise is None:
             noise = [
                 keras.random.normal(
-                    tf.shape(edge)[:2], seed=self.seed_generator
+                    tf.shape(edge.queries)[:2], seed=self.seed_generator
                 )
-                for edge in logits
+                for edge in edges
             ]
         return [
-            estimator(front, drop_heads(tf.nn.softmax(edge), edge_noise))
+            estimator(front, edge, kept_heads(edge_noise))
             for estimator, front, edge, edge_noise in zip(
-                self.estimators, vectors[:-1], logits, noise, strict=True
+                self.estimators, vectors[:-1], edges, noise, strict=True
             )
         ]
 
@@ -155,19 +170,18 @@ class MHAN(keras.Model):
         }
 
 
-def drop_heads(graph: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-    """Drops heads at random, for each row by itself.
+def kept_heads(noise: tf.Tensor) -> tf.Tensor:
+    """Drops heads at random, for each row of a graph by itself.
 
     Args:
-        graph: Attention `(num_heads, batch, batch)`.
         noise: Normal noise `(num_heads, batch)`: a head stays for a row
             where its noise exceeds the mean of that row's over the heads.
 
     Returns:
-        The graph with dropped rows zero; the others are not rescaled. A
-        single head is never dropped.
+        1 where a head stays, else 0, `(num_heads, batch)`: rows that stay are
+        not rescaled. A single head always stays.
     """
-    if graph.shape[0] == 1:
-        return graph
+    if noise.shape[0] == 1:
+        return tf.ones_like(noise)
     kept = noise > tf.reduce_mean(noise, axis=0, keepdims=True)
-    return graph * tf.cast(kept, graph.dtype)[:, :, tf.newaxis]
+    return tf.cast(kept, noise.dtype)

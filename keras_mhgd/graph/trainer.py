@@ -38,8 +38,6 @@ class MHANTrainer(keras.Model):
         self.mhan = mhan
         self._teacher = teacher
         self._estimate_loss = keras.metrics.Mean("estimate_loss")
-        # The eigensolver doesn't finish under XLA on CPU.
-        self.supports_jit = False
         self.built = True
 
     def train_step(self, data):

@@ -72,7 +72,6 @@ class Combined(Method):
             method.teacher_learns for method in self.methods
         )
         self.min_points = max(method.min_points for method in self.methods)
-        self.supports_jit = all(method.supports_jit for method in self.methods)
 
     @property
     def limited_terms(self):

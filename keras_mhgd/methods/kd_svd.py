@@ -105,8 +105,6 @@ class _SingularVectors(Method):
         self.clipping = clipping
         self.clip_bound = clip_bound
         self.gradient_rule = gradients.get(clipping, clip_bound)
-        # The eigensolver doesn't finish under XLA on CPU.
-        self.supports_jit = False
 
     def build(self, student, teacher):
         super().build(student, teacher)

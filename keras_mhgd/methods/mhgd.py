@@ -11,49 +11,96 @@ import tensorflow as tf
 from keras_mhgd import gradients
 from keras_mhgd.choices import require_known
 from keras_mhgd.compression import student_vectors, teacher_vectors
-from keras_mhgd.graph import MHAN, MHANTrainer
+from keras_mhgd.graph import MHAN, Edge, MHANTrainer
+from keras_mhgd.graph.blocks import over_rows
 from keras_mhgd.methods.preparation import PreparedMethod
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
 
-_ACTIVATIONS = {"tanh": tf.tanh, "linear": tf.identity}
+# Function and, by its value, its derivative.
+_ACTIVATIONS = {
+    "tanh": (tf.tanh, lambda value: 1 - value**2),
+    "linear": (tf.identity, tf.ones_like),
+}
 
 
 def graph_divergence(
-    student_logits: Sequence[tf.Tensor],
-    teacher_logits: Sequence[tf.Tensor],
+    student: Sequence[Edge],
+    teacher: Sequence[Edge],
     activation: str = "tanh",
     reduction: str = "sum",
 ) -> tf.Tensor:
     """Computes how far the student's attention graphs are from the teacher's.
 
     loss = sum over edges, heads a, rows i and columns j of
-    G^S (log G^S - log G^T), with G = softmax_j(activation(logits)).
+    G^S (log G^S - log G^T), with G = softmax_j(activation(queries keys^T)).
+
+    Memory grows linearly with the batch: the graphs are gone through in
+    blocks of rows, each of which gives its part of the loss and of the
+    gradient.
 
     Args:
-        student_logits: `(num_heads, batch, batch)` for each edge.
-        teacher_logits: The same; no gradient flows into them.
+        student: The factors of the logits, for each edge.
+        teacher: The same; no gradient flows into them.
         activation: `"tanh"` (the published code) or `"linear"` (the
             published formula), before the softmax of both.
         reduction: `"sum"` over heads and rows (published) or their `"mean"`.
 
     Returns:
-        Scalar >= 0, of the logits' dtype; 0 where the graphs are equal.
+        Scalar >= 0, of the factors' dtype; 0 where the graphs are equal.
 
     Raises:
         ValueError: If `activation` or `reduction` is unknown.
+
+    Example:
+        >>> edge = keras_mhgd.graph.Edge(
+        ...     queries=tf.random.normal((8, 32, 24)),
+        ...     keys=tf.random.normal((8, 32, 24)),
+        ... )
+        >>> float(keras_mhgd.methods.graph_divergence([edge], [edge]))
+        0.0
     """
     require_known("activation", activation, _ACTIVATIONS)
     require_known("reduction", reduction, REDUCTIONS)
-    bound, reduce = _ACTIVATIONS[activation], REDUCTIONS[reduction]
     losses = []
-    for student, teacher in zip(student_logits, teacher_logits, strict=True):
-        # Logarithms come from log_softmax: no log of a vanishing graph.
-        log_student = tf.nn.log_softmax(bound(student))
-        log_teacher = tf.nn.log_softmax(bound(tf.stop_gradient(teacher)))
-        difference = tf.exp(log_student) * (log_student - log_teacher)
-        losses.append(reduce(tf.reduce_sum(difference, axis=-1)))
+    for each in zip(student, teacher, strict=True):
+        loss = _edge_divergence(*each, *_ACTIVATIONS[activation])
+        if reduction == "mean":
+            loss /= tf.cast(tf.size(each[0].queries[:, :, 0]), loss.dtype)
+        losses.append(loss)
     return tf.add_n(losses)
+
+
+def _edge_divergence(student, teacher, activation, derivative):
+    def block(queries, keys, of_teacher):
+        bound = activation(tf.matmul(queries, keys, transpose_b=True))
+        # Logarithms come from log_softmax: no log of a vanishing graph.
+        log_graph = tf.nn.log_softmax(bound)
+        logits = tf.matmul(of_teacher, teacher.keys, transpose_b=True)
+        difference = log_graph - tf.nn.log_softmax(activation(logits))
+        graph = tf.exp(log_graph)
+        rows = tf.reduce_sum(graph * difference, -1, keepdims=True)
+        upstream = graph * (difference - rows) * derivative(bound)
+        return tf.matmul(upstream, keys), [
+            tf.reduce_sum(rows),
+            tf.matmul(upstream, queries, transpose_a=True),
+        ]
+
+    @tf.custom_gradient
+    def divergence(queries, keys):
+        of_queries, (loss, of_keys) = over_rows(
+            lambda queries, of_teacher: block(queries, keys, of_teacher),
+            [queries, teacher.queries],
+            queries.shape[-1],
+            [tf.zeros((), queries.dtype), tf.zeros_like(keys)],
+        )
+
+        def gradient(upstream):
+            return upstream * of_queries, upstream * of_keys
+
+        return loss, gradient
+
+    return divergence(*student)
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -156,8 +203,6 @@ class MHGD(PreparedMethod):
         self.mhan = mhan
         self._mhan_given = mhan is not None
         self.gradient_rule = gradients.get(clipping, clip_bound)
-        # The eigensolver doesn't finish under XLA on CPU.
-        self.supports_jit = False
 
     def build(self, student, teacher):
         super().build(student, teacher)
@@ -199,8 +244,8 @@ class MHGD(PreparedMethod):
         maps = projected(self.projections, self.gradient_rule.maps(student))
         expected = teacher_vectors(teacher)
         loss = graph_divergence(
-            self.mhan(student_vectors(maps, expected)),
-            self.mhan(expected),
+            self.mhan.edges(student_vectors(maps, expected)),
+            self.mhan.edges(expected),
             activation=self.logit_activation,
             reduction=self.reduction,
         )

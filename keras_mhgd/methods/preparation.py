@@ -146,7 +146,6 @@ class _Initializer(keras.Model):
         self.student = student.network
         self._teacher_features = teacher
         self._student_features = student
-        self.supports_jit = method.supports_jit
         self.built = True
 
     def train_step(self, data):

@@ -513,7 +513,29 @@ def test_refuses_an_embedding_or_logits_that_cannot_be_told():
         FeatureExtractor(model, [], ["embedding"])
     maps = keras.layers.EinsumDense("bijc,cd->bd", 3, activation="softmax")
     model = keras.Model(inputs, maps(inputs), name="net")
-    with pytest.raises(ValueError, match="of type EinsumDense .*'softmax'"):
+    with pytest.raises(ValueError, match="of type EinsumDense. Move it"):
+        FeatureExtractor(model, [], ["logits"])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda: keras.layers.Conv2D(3, 8, activation="softmax", name="last"),
+        lambda: keras.layers.Softmax(name="last"),
+    ],
+)
+def test_refuses_probabilities_that_are_only_reshaped(last):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.AveragePooling2D(8),
+            keras.layers.UpSampling2D(8),
+            last(),
+            keras.layers.Flatten(),
+            keras.layers.Reshape((-1,)),
+        ]
+    )
+    with pytest.raises(ValueError, match="in the layer 'last' .* Move it"):
         FeatureExtractor(model, [], ["logits"])
 
 

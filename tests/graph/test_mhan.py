@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd.compression import student_vector
-from keras_mhgd.graph import MHAN, drop_heads, estimation_loss
+from keras_mhgd.graph import MHAN, estimation_loss, kept_heads
 from keras_mhgd.methods import graph_divergence
 
 EDGES = (1, 2)
@@ -79,12 +79,11 @@ def test_logits_with_moving_averages(reference, mhan, close):
 
 def test_head_dropping(reference):
     for edge in EDGES:
-        dropped = drop_heads(
-            tf.constant(reference[f"mid/attention_softmax{edge}"]),
-            tf.constant(reference[f"in/noise{edge}"][:, :, 0]),
-        )
+        kept = kept_heads(tf.constant(reference[f"in/noise{edge}"][:, :, 0]))
+        graph = reference[f"mid/attention_softmax{edge}"]
         np.testing.assert_array_equal(
-            dropped, reference[f"mid/attention_dropped{edge}"]
+            graph * kept[:, :, tf.newaxis],
+            reference[f"mid/attention_dropped{edge}"],
         )
 
 
@@ -129,12 +128,12 @@ def test_moving_averages_after_one_update(reference, mhan, close):
 def test_transfer_loss_and_its_gradient(reference, mhan, close):
     student = [tf.Variable(v) for v in vectors(reference, "S")]
     with tf.GradientTape() as tape:
-        student_logits = mhan(student)
-        teacher_logits = mhan(vectors(reference, "T"))
-        loss = graph_divergence(student_logits, teacher_logits)
+        students = mhan.edges(student)
+        teachers = mhan.edges(vectors(reference, "T"))
+        loss = graph_divergence(students, teachers)
     for edge in EDGES:
         edge_loss = graph_divergence(
-            student_logits[edge - 1 : edge], teacher_logits[edge - 1 : edge]
+            students[edge - 1 : edge], teachers[edge - 1 : edge]
         )
         expected = reference[f"edge_loss{edge}"]
         assert float(edge_loss) == pytest.approx(expected, rel=1e-4)
@@ -151,7 +150,7 @@ def test_gradient_at_the_students_maps_is_the_exact_one(reference, mhan, close):
             student_vector(feature, vector)
             for feature, vector in zip(maps, teacher, strict=True)
         ]
-        loss = graph_divergence(mhan(student), mhan(teacher))
+        loss = graph_divergence(mhan.edges(student), mhan.edges(teacher))
     assert float(loss) == pytest.approx(reference["loss"], rel=1e-4)
     for i, gradient in enumerate(tape.gradient(loss, maps)):
         close(gradient, reference[f"grad_true/student{i}"], 1e-3)
@@ -196,8 +195,7 @@ def test_scaled_logits(reference):
 
 
 def test_a_single_head_is_never_dropped():
-    graph = tf.ones((1, 4, 4))
-    np.testing.assert_array_equal(drop_heads(graph, tf.zeros((1, 4))), graph)
+    np.testing.assert_array_equal(kept_heads(tf.zeros((1, 4))), [[1] * 4])
 
 
 def test_saves_and_loads(reference, mhan, tmp_path):

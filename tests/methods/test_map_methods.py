@@ -116,7 +116,6 @@ def test_what_it_is(name):
     assert method.terms == (name,)
     assert method.needs == ("maps",)
     assert method.weight == weight
-    assert method.supports_jit == (not name.startswith("kd_svd"))
     clips = isinstance(method.gradient_rule, gradients.PerVariableClipping)
     assert clips == name.startswith("kd_svd")
 

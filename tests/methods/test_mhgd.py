@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_mhgd import gradients, methods
 from keras_mhgd.compression import teacher_vector
 from keras_mhgd.features import FeatureExtractor, Features
-from keras_mhgd.graph import MHAN
+from keras_mhgd.graph import MHAN, Edge
 from keras_mhgd.methods import MHGD, graph_divergence
 
 HEADS, BATCH = 2, 5
@@ -20,8 +20,21 @@ def logits(seed, edges=2, heads=HEADS, batch=BATCH, scale=2.0):
     return [rng.normal(scale=scale, size=shape) for _ in range(edges)]
 
 
-def constants(arrays):
-    return [tf.constant(array) for array in arrays]
+def edges(logits):
+    """Factors of given logits."""
+    logits = [tf.convert_to_tensor(each) for each in logits]
+    return [
+        Edge(
+            each,
+            tf.eye(each.shape[2], batch_shape=each.shape[:1], dtype=each.dtype),
+        )
+        for each in logits
+    ]
+
+
+def divergence(student, teacher, *args, **kwargs):
+    """Of logits."""
+    return graph_divergence(edges(student), edges(teacher), *args, **kwargs)
 
 
 # --- graph_divergence
@@ -37,14 +50,12 @@ def test_hand_value():
     student = [tf.math.log([[[3.0, 1.0], [1.0, 1.0]]])]
     teacher = [tf.math.log([[[1.0, 3.0], [1.0, 1.0]]])]
     expected = 0.5 * np.log(3.0)
-    found = graph_divergence(student, teacher, activation="linear")
+    found = divergence(student, teacher, activation="linear")
     assert float(found) == pytest.approx(expected, rel=1e-6)
-    mean = graph_divergence(
-        student, teacher, activation="linear", reduction="mean"
-    )
+    mean = divergence(student, teacher, activation="linear", reduction="mean")
     assert float(mean) == pytest.approx(expected / 2, rel=1e-6)
     # Of student and teacher exchanged: 1/4 log 1/3 + 3/4 log 3 too.
-    swapped = graph_divergence(teacher, student, activation="linear")
+    swapped = divergence(teacher, student, activation="linear")
     assert float(swapped) == pytest.approx(expected, rel=1e-6)
 
 
@@ -56,34 +67,30 @@ def test_direction_is_the_students_graph_first():
     """
     student = [tf.math.log([[[1.0, 1.0]]])]
     teacher = [tf.math.log([[[1.0, 3.0]]])]
-    found = graph_divergence(student, teacher, activation="linear")
+    found = divergence(student, teacher, activation="linear")
     assert float(found) == pytest.approx(0.5 * np.log(4 / 3), rel=1e-5)
 
 
 def test_tanh_comes_before_the_softmax():
     student, teacher = logits(0), logits(1)
-    found = graph_divergence(constants(student), constants(teacher))
-    expected = graph_divergence(
-        constants(map(np.tanh, student)),
-        constants(map(np.tanh, teacher)),
+    found = divergence(student, teacher)
+    expected = divergence(
+        map(np.tanh, student),
+        map(np.tanh, teacher),
         activation="linear",
     )
-    linear = graph_divergence(
-        constants(student), constants(teacher), activation="linear"
-    )
+    linear = divergence(student, teacher, activation="linear")
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert float(linear) > 1.5 * float(found)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "linear"])
 def test_zero_where_graphs_are_equal(activation):
-    graph = constants(logits(0))
-    assert float(graph_divergence(graph, graph, activation)) == 0
+    graph = logits(0)
+    assert float(divergence(graph, graph, activation)) == 0
     # A constant added to a row leaves its softmax.
-    shifted = [
-        edge + tf.range(5.0, dtype=edge.dtype)[:, None] for edge in graph
-    ]
-    found = graph_divergence(graph, shifted, "linear")
+    shifted = [edge + np.arange(5.0)[:, None] for edge in graph]
+    found = divergence(graph, shifted, "linear")
     assert abs(float(found)) < 1e-12
 
 
@@ -100,13 +107,13 @@ def test_properties(seed, batch, heads, scale, activation):
     student, teacher = (
         logits(seed + i, 1, heads, batch, scale) for i in (0, 1000)
     )
-    found = float(graph_divergence(student, teacher, activation))
+    found = float(divergence(student, teacher, activation))
     assert found >= -1e-12
     assert batch > 1 or found == 0
-    mean = graph_divergence(student, teacher, activation, reduction="mean")
+    mean = divergence(student, teacher, activation, reduction="mean")
     assert found == pytest.approx(float(mean) * heads * batch, abs=1e-9)
     order = np.random.default_rng(seed).permutation(batch)
-    permuted = graph_divergence(
+    permuted = divergence(
         [edge[:, order][:, :, order] for edge in student],
         [edge[:, order][:, :, order] for edge in teacher],
         activation,
@@ -115,15 +122,15 @@ def test_properties(seed, batch, heads, scale, activation):
 
 
 def test_edges_add():
-    student, teacher = constants(logits(0)), constants(logits(1))
+    student, teacher = logits(0), logits(1)
     parts = [
-        float(graph_divergence([a], [b]))
+        float(divergence([a], [b]))
         for a, b in zip(student, teacher, strict=True)
     ]
-    found = graph_divergence(student, teacher)
+    found = divergence(student, teacher)
     assert float(found) == pytest.approx(sum(parts), rel=1e-12)
     with pytest.raises(ValueError, match="shorter"):
-        graph_divergence(student, teacher[:1])
+        divergence(student, teacher[:1])
 
 
 @pytest.mark.parametrize("activation", ["tanh", "linear"])
@@ -132,7 +139,7 @@ def test_gradient_against_finite_differences(activation, reduction):
     student, teacher = logits(0, 1, batch=3)[0], logits(1, 1, batch=3)[0]
 
     def loss(student, teacher):
-        return graph_divergence([student], [teacher], activation, reduction)
+        return divergence([student], [teacher], activation, reduction)
 
     variables = tf.constant(student), tf.constant(teacher)
     with tf.GradientTape() as tape:
@@ -160,7 +167,7 @@ def test_extreme_logits_are_finite(activation, scale):
     )
     with tf.GradientTape() as tape:
         tape.watch(student)
-        loss = graph_divergence(student, teacher, activation)
+        loss = divergence(student, teacher, activation)
     assert np.isfinite(loss)
     for gradient in tape.gradient(loss, student):
         assert np.isfinite(gradient).all()
@@ -247,7 +254,7 @@ def features(seed=0, batch=BATCH, shapes=SHAPES, dtype="float32", value=None):
 def test_divergence_refuses_unknown_names(name):
     graph = [tf.zeros((1, 2, 2))]
     with pytest.raises(ValueError, match=f"`{name}` must be one of .*='max'"):
-        graph_divergence(graph, graph, **{name: "max"})
+        divergence(graph, graph, **{name: "max"})
 
 
 def built(method=None, shapes=SHAPES, seed=1):
