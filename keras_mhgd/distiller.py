@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd import methods
+from keras_mhgd import methods, replicas
 from keras_mhgd.features import (
     FeatureExtractor,
     Features,
@@ -164,15 +164,7 @@ class Distiller(keras.Model):
 
         Raises:
             ValueError: If there is no `loss`.
-            NotImplementedError: Under a strategy with several replicas.
         """
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise NotImplementedError(
-                "A distiller must train on one device for now. "
-                f"Received: a strategy with {replicas} replicas. Build and "
-                "compile it outside of the strategy's scope."
-            )
         if loss is None:
             raise ValueError(
                 "`loss` must be the student's task loss, such as "
@@ -180,6 +172,7 @@ class Distiller(keras.Model):
                 " Received: loss=None."
             )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        self._task_function = loss
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -200,14 +193,15 @@ class Distiller(keras.Model):
         if verbose:
             name = type(self.method).__name__
             print(f"Preparing {name} on {self.teacher.name!r}.")
-        self.method.prepare(
-            self._teacher_features,
-            self._student_features,
-            x=x,
-            y=y,
-            verbose=verbose,
-            **fit_arguments,
-        )
+        with self.distribute_strategy.scope():
+            self.method.prepare(
+                self._teacher_features,
+                self._student_features,
+                x=x,
+                y=y,
+                verbose=verbose,
+                **fit_arguments,
+            )
 
     def fit(
         self,
@@ -279,12 +273,12 @@ class Distiller(keras.Model):
                 teacher = self._teacher_features(x, training=True)
             terms = {}
             if self.method.terms:
-                terms = self.method(student, teacher, y)
-            task_loss = self._compile_loss(y, student.outputs, sample_weight)
+                terms = self.method.shares(student, teacher, y)
+            task_loss = self._task_share(y, student.outputs, sample_weight)
             of_teacher = []
             if learns:
                 of_teacher = [
-                    self._compile_loss(y, teacher.outputs, sample_weight)
+                    self._task_share(y, teacher.outputs, sample_weight)
                 ]
             limited = self.method.limited_terms
             losses = Losses(
@@ -292,7 +286,7 @@ class Distiller(keras.Model):
                     [task_loss, *of_teacher]
                     + [terms[name] for name in terms if name not in limited]
                 ),
-                regularization=_total(self.losses),
+                regularization=replicas.share(_total(self.losses)),
                 transfer=_total([terms[name] for name in limited]),
             )
             scaled = Losses(*map(self.optimizer.scale_loss, losses))
@@ -309,11 +303,19 @@ class Distiller(keras.Model):
             self.method.update(student, teacher, y)
 
         batch_size = tf.shape(student.outputs)[0]
+        losses, task_loss, terms = replicas.summed(
+            (list(losses), task_loss, terms)
+        )
         self._loss_tracker.update_state(sum(losses), batch_size)
         self._task_loss.update_state(task_loss, batch_size)
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
         return self.compute_metrics(x, y, student.outputs, sample_weight)
+
+    def _task_share(self, y, outputs, sample_weight):
+        """This replica's share of the task's loss on the whole batch."""
+        whole = replicas.joined((y, outputs, sample_weight))
+        return replicas.share(self._compile_loss(*whole), self._task_function)
 
     def test_step(self, data):
         logs = super().test_step(data)

@@ -5,11 +5,12 @@ features, own)` and returns what the optimizer applies.
 """
 
 import abc
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_mhgd import replicas
 from keras_mhgd.choices import unknown
 from keras_mhgd.features import Features
 
@@ -58,6 +59,8 @@ class Rule(abc.ABC):
     ) -> Gradients:
         """Computes what the optimizer applies.
 
+        Of several replicas, each computes its share: optimizers sum.
+
         Args:
             tape: What recorded the losses; persistent if there are several
                 backward passes.
@@ -92,9 +95,10 @@ class _Separate(Rule):
         task, regularization, transfer = (
             tape.gradient(loss, variables) for loss in losses
         )
-        joined = self.join(task, transfer, epoch)
+        # Of the whole batch: so are the norms that are compared.
+        joined = self.join(*replicas.summed((task, transfer)), epoch)
         return [
-            _add(gradient, decay)
+            _add(_share_of(gradient), decay)
             for gradient, decay in zip(joined, regularization, strict=True)
         ]
 
@@ -144,7 +148,9 @@ class PerVariableClipping(_Separate):
         self.bound = _require_positive(bound)
 
     def limit(self, task, transfer, epoch):
-        return transfer * _share(task, transfer, epoch, self.bound)
+        return transfer * _allowed(
+            _norm(task), _norm(transfer), epoch, self.bound, transfer.dtype
+        )
 
 
 class PerFeatureClipping(Rule):
@@ -188,12 +194,16 @@ class PerFeatureClipping(Rule):
         @tf.custom_gradient
         def fork(feature):
             def gradient(arriving, transfer):
-                share = _share(arriving, transfer, epoch, self.bound)
-                return arriving + share * transfer
+                allowed = self._allowed(arriving, transfer, epoch)
+                return arriving + allowed * transfer
 
             return (tf.identity(feature), tf.identity(feature)), gradient
 
         return fork(feature)
+
+    def _allowed(self, arriving, transfer, epoch):
+        norms = _batch_norm(arriving), _batch_norm(transfer)
+        return _allowed(*norms, epoch, self.bound, transfer.dtype)
 
     def maps(self, features):
         return features.maps if features.forks is None else features.forks
@@ -210,10 +220,11 @@ class PerFeatureClipping(Rule):
         ]
         share = _quotient(
             [
-                transfer * _share(arriving, transfer, epoch, self.bound)
+                transfer * self._allowed(arriving, transfer, epoch)
                 for arriving, transfer in sides
             ],
             [transfer for _, transfer in sides],
+            _batch_norm,
         )
         only_transfer = {id(variable) for variable in own}
         return [
@@ -274,15 +285,18 @@ def _require_positive(bound: float) -> float:
     return bound
 
 
-def _share(
-    task: tf.Tensor, transfer: tf.Tensor, epoch: tf.Tensor, bound: float
+def _allowed(
+    task_norm: tf.Tensor,
+    transfer_norm: tf.Tensor,
+    epoch: tf.Tensor,
+    bound: float,
+    dtype: tf.DType,
 ) -> tf.Tensor:
     """What is left of the transfer's gradient when clipped, 0 to 1."""
-    task_norm, transfer_norm = _norm(task), _norm(transfer)
     allowed = bound * tf.sigmoid(tf.cast(epoch, task_norm.dtype)) * task_norm
     # Not clip_by_norm: it gives NaN where both norms are zero.
     largest = tf.maximum(transfer_norm, allowed)
-    return tf.cast(tf.math.divide_no_nan(allowed, largest), transfer.dtype)
+    return tf.cast(tf.math.divide_no_nan(allowed, largest), dtype)
 
 
 def _norm(x: tf.Tensor) -> tf.Tensor:
@@ -294,12 +308,25 @@ def _norm(x: tf.Tensor) -> tf.Tensor:
     return largest * tf.norm(tf.math.divide_no_nan(x, largest))
 
 
-def _quotient(after: Iterable[tf.Tensor], before: Iterable[tf.Tensor]):
+def _batch_norm(x: tf.Tensor) -> tf.Tensor:
+    """Norm over the whole batch, of which each replica has a part."""
+    return _norm(replicas.joined(_norm(x)[tf.newaxis]))
+
+
+def _quotient(
+    after: Iterable[tf.Tensor],
+    before: Iterable[tf.Tensor],
+    norm: Callable[[tf.Tensor], tf.Tensor] = _norm,
+) -> tf.Tensor | float:
     """Quotient of the norms of two lists of gradients; 1 of empty ones."""
-    norms = [[_norm(each) for each in part] for part in (after, before)]
+    norms = [[norm(each) for each in part] for part in (after, before)]
     if not norms[0]:
         return 1.0
     return tf.math.divide_no_nan(*(_norm(tf.stack(part)) for part in norms))
+
+
+def _share_of(gradient):
+    return None if gradient is None else replicas.share(gradient)
 
 
 def _add(a, b):

@@ -12,7 +12,7 @@ import tensorflow as tf
 _EXTRA = 4
 # Of powers, then of polynomials with ever better bounds. Rows are made
 # orthonormal after each: after two, those of small eigenvalues would be lost.
-_STEPS = (3, 4, 9)
+_STEPS = (2, 3, 7)
 _SOLVER_STEPS = 6
 # Relative additions to the diagonals of rows' products, plus the second for
 # each of n terms: Cholesky factors exist in spite of round-off. Rows keep that

@@ -89,8 +89,10 @@ def main(argv) -> None:
     if run.result:
         report(run)
         return
-    method = options.method(FLAGS.method, FLAGS.set)
-    teacher = load_network(FLAGS.teacher)
+    strategy = options.strategy()
+    with strategy.scope():
+        method = options.method(FLAGS.method, FLAGS.set)
+        teacher = load_network(FLAGS.teacher)
     if FLAGS.fused:
         keras_mhgd.models.fuse_batch_normalization(teacher)
     preparations = None
@@ -101,15 +103,17 @@ def main(argv) -> None:
             FLAGS.preparation_dir,
             {name: run.config[name] for name in learnt_on},
         )
-        method = preparations.reuse(method)
+        with strategy.scope():
+            method = preparations.reuse(method)
     # What comes before draws no random number that the student's would miss.
     options.start()
     dataset = options.load_data()
-    student = options.network(FLAGS.student, dataset)
-    distiller = keras_mhgd.Distiller(
-        student, teacher, method, sensing_points=_sensing_points()
-    )
-    options.compile_model(distiller, dataset)
+    with strategy.scope():
+        student = options.network(FLAGS.student, dataset)
+        distiller = keras_mhgd.Distiller(
+            student, teacher, method, sensing_points=_sensing_points()
+        )
+        options.compile_model(distiller, dataset)
     cache = None
     if FLAGS.cache_teacher:
         cache = keras_mhgd.TeacherCache(

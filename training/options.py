@@ -80,6 +80,18 @@ def define_training() -> None:
         True,
         "Train with fused batch normalisation, which is faster on CPU.",
     )
+    flags.DEFINE_enum(
+        "strategy",
+        "default",
+        ["default", "mirrored"],
+        "One device, or all GPUs of this machine, which share each batch.",
+    )
+    flags.DEFINE_boolean(
+        "synchronized",
+        True,
+        "With --strategy=mirrored, batch normalisation by the statistics of "
+        "the whole batch, as on one device; else of each GPU's part.",
+    )
     flags.DEFINE_string(
         "run", None, "Run folder. The same command again resumes it."
     )
@@ -108,7 +120,8 @@ def configuration(*names: str, **extra: Any) -> dict[str, Any]:
     """
     shared = (
         "dataset data_dir subset batch_size epochs learning_rate schedule "
-        "weight_decay seed views validation_freq precision fused"
+        "weight_decay seed views validation_freq precision fused strategy "
+        "synchronized"
     )
     values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
     return json.loads(json.dumps(values | extra))
@@ -131,6 +144,21 @@ def start() -> None:
     keras.config.set_dtype_policy(FLAGS.precision)
 
 
+def strategy() -> tf.distribute.Strategy:
+    """Makes the strategy that the flags name; models are built in its scope."""
+    if FLAGS.strategy == "default":
+        return tf.distribute.get_strategy()
+    made = tf.distribute.MirroredStrategy()
+    count = made.num_replicas_in_sync
+    if FLAGS.batch_size % count:
+        raise app.UsageError(
+            "--batch_size must be a multiple of the number of devices that "
+            f"share a batch. Received: --batch_size={FLAGS.batch_size}, "
+            f"{count} devices."
+        )
+    return made
+
+
 def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
     """Builds one of the library's networks for a data set."""
     network = keras_mhgd.models.get(
@@ -139,7 +167,9 @@ def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
         dataset.num_classes,
         weight_decay=FLAGS.weight_decay,
     )
-    if FLAGS.fused:
+    if FLAGS.strategy != "default" and FLAGS.synchronized:
+        keras_mhgd.models.synchronize_batch_normalization(network)
+    elif FLAGS.fused:
         keras_mhgd.models.fuse_batch_normalization(network)
     return network
 

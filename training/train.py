@@ -28,11 +28,12 @@ def main(argv) -> None:
         return
     options.start()
     dataset = options.load_data()
-    network = options.network(FLAGS.model, dataset)
-    # A shell around the network is compiled, so that the files of the network
-    # hold no optimizer.
-    model = keras.Model(network.inputs, network.outputs)
-    options.compile_model(model, dataset)
+    with options.strategy().scope():
+        network = options.network(FLAGS.model, dataset)
+        # A shell around the network is compiled, so that the files of the
+        # network hold no optimizer.
+        model = keras.Model(network.inputs, network.outputs)
+        options.compile_model(model, dataset)
     run.fit(model, network, dataset, network.variables)
     report(run)
 

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_mhgd import replicas
 from keras_mhgd.compression import teacher_vectors
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.graph.mhan import MHAN
@@ -44,11 +45,14 @@ class MHANTrainer(keras.Model):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         taught = isinstance(x, Taught)
         vectors = teacher_vectors(x.features if taught else self._teacher(x))
+        # Each replica trains on the whole batch: vectors are small, and heads
+        # and normalisation see all samples.
+        vectors = replicas.joined(vectors)
         with tf.GradientTape() as tape:
             estimates = self.mhan.estimate(vectors)
             estimate_loss = estimation_loss(vectors, estimates)
             loss = estimate_loss + sum(self.mhan.losses)
-            scaled = self.optimizer.scale_loss(loss)
+            scaled = self.optimizer.scale_loss(replicas.share(loss))
         gradients = tape.gradient(scaled, self.mhan.trainable_variables)
         self.optimizer.apply(gradients, self.mhan.trainable_variables)
         batch_size = tf.shape(vectors[0])[0]

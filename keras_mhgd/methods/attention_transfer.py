@@ -97,6 +97,7 @@ class AttentionTransfer(Method):
 
     terms = ("attention_transfer",)
     needs = ("maps",)
+    per_sample = True
 
     def __init__(self, power: int = 2, weight: float = 500.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -119,6 +119,12 @@ class Combined(Method):
             terms |= method(student, teacher, labels)
         return terms
 
+    def shares(self, student, teacher, labels):
+        terms = {}
+        for method in self.methods:
+            terms |= method.shares(student, teacher, labels)
+        return terms
+
     def update(self, student, teacher, labels):
         for method in self.methods:
             method.update(student, teacher, labels)

@@ -190,6 +190,7 @@ class CRD(Method):
         return {"crd": self.weight * tf.add_n(losses)}
 
     def update(self, student, teacher, labels):
+        student, teacher, labels = self.joined(student, teacher, labels)
         comparisons = self._comparisons(student, teacher, labels)
         for side, comparison in comparisons:
             side.log_partition.assign(self._log_partition(side, comparison))

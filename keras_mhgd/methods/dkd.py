@@ -98,6 +98,7 @@ class DKD(LogitMethod):
     """
 
     terms = ("dkd_target", "dkd_non_target")
+    per_sample = True
 
     def __init__(
         self,

@@ -93,6 +93,7 @@ class FitNet(InitializingMethod):
 
     terms = ("fitnet",)
     needs = ("maps",)
+    per_sample = True
 
     def __init__(self, project: str = "student", **kwargs):
         super().__init__(**kwargs)

@@ -135,6 +135,7 @@ class FSP(InitializingMethod):
 
     terms = ("fsp",)
     needs = ("maps",)
+    per_sample = True
     min_points = 2
 
     def __init__(

@@ -6,6 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
+from keras_mhgd import replicas
 from keras_mhgd.features import Features
 from keras_mhgd.methods.method import Method
 
@@ -78,6 +79,11 @@ class KerasLoss(Method):
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(loss).__name__).lower()
         layer = (self._named[0] or "").replace("/", "_")
         self.terms = (f"{name}_{layer}" if layer else name,)
+
+    def shares(self, student, teacher, labels):
+        terms = self(*self.joined(student, teacher, labels))
+        function = self.loss.loss
+        return {name: replicas.share(terms[name], function) for name in terms}
 
     def call(self, student, teacher, labels):
         ours, theirs = (

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mhgd import gradients
+from keras_mhgd import gradients, replicas
 from keras_mhgd.features import FeatureExtractor, Features
 
 
@@ -46,6 +46,11 @@ class Method(keras.Layer):
     teacher_learns: bool = False
     """Whether the teacher trains along, by terms of the method: then it runs
     in training mode, and its features carry gradients.
+    """
+
+    per_sample: bool = False
+    """Whether the terms are means over samples of what each gives by itself.
+    Then replicas compute them apart, else on the whole batch.
     """
 
     def __init__(self, weight: float = 1.0, **kwargs):
@@ -137,13 +142,41 @@ class Method(keras.Layer):
             f"{type(self).__name__} must implement `call`."
         )
 
+    def joined(
+        self, student: Features, teacher: Features, labels: tf.Tensor
+    ) -> tuple[Features, Features, tf.Tensor]:
+        """Joins what `call` reads of the replicas' parts of a batch."""
+        return replicas.joined((student, teacher, labels))
+
+    def shares(
+        self, student: Features, teacher: Features, labels: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Computes a replica's shares of the terms of a batch.
+
+        Args:
+            student: The student's features of this replica's part.
+            teacher: The teacher's.
+            labels: The labels.
+
+        Returns:
+            A scalar for each of `terms`: over the replicas they add up to the
+            terms of the whole batch.
+        """
+        if self.per_sample:
+            part = replicas.share_of_batch(student.outputs)
+            terms = self(student, teacher, labels)
+            return {name: part * terms[name] for name in terms}
+        terms = self(*self.joined(student, teacher, labels))
+        return {name: replicas.share(terms[name]) for name in terms}
+
     def update(
         self, student: Features, teacher: Features, labels: tf.Tensor
     ) -> None:
         """Moves state that no gradient trains, such as a memory.
 
         Called once a training step, after the optimizer, with the arguments
-        of `call`, which changes nothing itself.
+        of `call`, which changes nothing itself. Of several replicas, each
+        must come to the same state: see `joined`.
         """
 
     def get_config(self):

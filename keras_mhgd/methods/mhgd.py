@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd import gradients
+from keras_mhgd import gradients, replicas
 from keras_mhgd.choices import require_known
 from keras_mhgd.compression import student_vectors, teacher_vectors
+from keras_mhgd.features import Features
 from keras_mhgd.graph import MHAN, Edge, MHANTrainer
 from keras_mhgd.graph.blocks import over_rows
 from keras_mhgd.methods.preparation import PreparedMethod
@@ -240,11 +241,28 @@ class MHGD(PreparedMethod):
     def targets(self, teacher):
         return teacher._replace(maps=[], vectors=teacher_vectors(teacher))
 
-    def call(self, student, teacher, labels):
+    def joined(self, student, teacher, labels):
+        # Vectors, which are much smaller than maps.
+        expected = teacher_vectors(teacher)
+        found = self._student_vectors(student, expected)
+        return replicas.joined(
+            (
+                Features(student.outputs, [], vectors=found),
+                Features(teacher.outputs, [], vectors=expected),
+                labels,
+            )
+        )
+
+    def _student_vectors(self, student, expected):
+        if student.vectors is not None:
+            return student.vectors
         maps = projected(self.projections, self.gradient_rule.maps(student))
+        return student_vectors(maps, expected)
+
+    def call(self, student, teacher, labels):
         expected = teacher_vectors(teacher)
         loss = graph_divergence(
-            self.mhan.edges(student_vectors(maps, expected)),
+            self.mhan.edges(self._student_vectors(student, expected)),
             self.mhan.edges(expected),
             activation=self.logit_activation,
             reduction=self.reduction,

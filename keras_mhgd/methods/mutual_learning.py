@@ -102,6 +102,7 @@ class MutualLearning(LogitMethod):
 
     terms = ("mutual_learning", "mutual_learning_of_teacher")
     teacher_learns = True
+    per_sample = True
 
     def __init__(
         self,

@@ -91,6 +91,7 @@ class NST(Method):
 
     terms = ("nst",)
     needs = ("maps",)
+    per_sample = True
 
     def __init__(self, weight: float = 50.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from keras_mhgd import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.reductions import DISTANCES
@@ -204,7 +205,8 @@ class ParaphraserTrainer(keras.Model):
         with tf.GradientTape() as tape:
             difference = self.paraphraser.reconstruct(maps) - maps
             loss = tf.reduce_mean(self._distance(difference))
-            scaled = self.optimizer.scale_loss(loss)
+            part = replicas.share_of_batch(maps)
+            scaled = self.optimizer.scale_loss(part * loss)
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
         self._loss_tracker.update_state(loss, tf.shape(maps)[0])
         return self.get_metrics_result()

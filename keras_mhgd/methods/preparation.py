@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_mhgd import replicas
 from keras_mhgd.features import FeatureExtractor, Features, Taught
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.ranges import require_not_negative, require_positive
@@ -127,7 +128,8 @@ class InitializingMethod(PreparedMethod):
         )
 
     def call(self, student, teacher, labels):
-        if self.preparation_epochs:
+        # While it initialises the student, it is not yet prepared.
+        if self.preparation_epochs and not self.trainable:
             return {}
         return self.compute_terms(student, teacher, labels)
 
@@ -156,9 +158,10 @@ class _Initializer(keras.Model):
             teacher = self.method.targets(self._teacher_features(x))
         with tf.GradientTape() as tape:
             student = self._student_features(x, training=True)
-            terms = self.method.compute_terms(student, teacher, y)
-            losses = [*terms.values(), *self.student.losses]
-            scaled = self.optimizer.scale_loss(tf.add_n(losses))
+            terms = self.method.shares(student, teacher, y)
+            decay = [replicas.share(loss) for loss in self.student.losses]
+            loss = tf.add_n([*terms.values(), *decay])
+            scaled = self.optimizer.scale_loss(loss)
         variables = self.student.trainable_variables
         variables = [*variables, *self.method.trainable_variables]
         gradients = tape.gradient(scaled, variables)
@@ -170,5 +173,5 @@ class _Initializer(keras.Model):
         ]
         self.optimizer.apply(*zip(*reached, strict=True))
         batch_size = tf.shape(student.outputs)[0]
-        self._loss_tracker.update_state(tf.add_n(losses), batch_size)
+        self._loss_tracker.update_state(replicas.summed(loss), batch_size)
         return self.get_metrics_result()

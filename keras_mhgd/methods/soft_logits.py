@@ -84,6 +84,7 @@ class SoftLogits(LogitMethod):
     """
 
     terms = ("soft_logits",)
+    per_sample = True
 
     def __init__(
         self,

@@ -10,8 +10,11 @@ import re
 import keras
 
 from keras_mhgd.choices import unknown
-from keras_mhgd.models.fusion import fuse_batch_normalization
 from keras_mhgd.models.mobilenet import mobilenet
+from keras_mhgd.models.normalization import (
+    fuse_batch_normalization,
+    synchronize_batch_normalization,
+)
 from keras_mhgd.models.resnet import resnet
 from keras_mhgd.models.vgg import vgg
 from keras_mhgd.models.wide_resnet import wide_resnet
@@ -22,6 +25,7 @@ __all__ = [
     "mobilenet",
     "names",
     "resnet",
+    "synchronize_batch_normalization",
     "vgg",
     "wide_resnet",
 ]

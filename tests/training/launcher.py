@@ -10,25 +10,35 @@ import runpy
 import sys
 import tempfile
 
+import tensorflow as tf
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["keras_mhgd"])
 
 
-def launch(module: str, *arguments: str) -> tuple[int, str]:
-    """Runs `python -m module`; returns exit code and what it printed."""
+def launch(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
+    """Runs `python -m module`; returns exit code and what it printed.
+
+    TensorFlow sees the processor as so many devices.
+    """
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
         process = _CONTEXT.Process(
-            target=_main, args=(module, arguments, str(output))
+            target=_main, args=(module, arguments, str(output), devices)
         )
         process.start()
         process.join()
         return process.exitcode, output.read_text()
 
 
-def _main(module, arguments, output):
+def _main(module, arguments, output, devices):
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
+    if devices > 1:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * devices,
+        )
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -27,9 +27,11 @@ def command(program, *arguments):
     return [sys.executable, "-m", f"training.{program}", *map(str, arguments)]
 
 
-def run(program, *arguments, fails=False):
+def run(program, *arguments, fails=False, devices=1):
     """Runs a program; returns what it printed."""
-    code, output = launch(f"training.{program}", *map(str, arguments))
+    code, output = launch(
+        f"training.{program}", *map(str, arguments), devices=devices
+    )
     assert (code != 0) == fails, output
     return output
 
@@ -151,6 +153,19 @@ def test_divergence_is_told(folder, distill):
     assert "must be finite. Received NaN or infinity in epoch 1: " in output
     names = [each.name for each in (path / "checkpoints").iterdir()]
     assert names == ["epoch_00000.npz"]
+
+
+def test_two_devices_train_like_one(folder, distill):
+    arguments = [*distill, "--epochs=1", "--learning_rate=0.01"]
+    paths = folder / "one_device", folder / "two_devices"
+    run("distill", *arguments, "--nofused", f"--run={paths[0]}")
+    arguments += ["--strategy=mirrored", f"--run={paths[1]}"]
+    run("distill", *arguments, devices=2)
+    for a, b in zip(*map(weights, paths), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    arguments += ["--batch_size=15", f"--run={folder}/odd"]
+    output = run("distill", *arguments, fails=True, devices=2)
+    assert "must be a multiple of the number of devices" in output
 
 
 def test_a_second_process_is_refused(folder, data):

@@ -1,4 +1,4 @@
-"""Batch normalisation as one operation."""
+"""Batch normalisation as one operation, or over all replicas."""
 
 import functools
 
@@ -33,15 +33,46 @@ def fuse_batch_normalization(model: keras.Model) -> int:
     """
     layers = [
         layer
-        for layer in model._flatten_layers()
-        if type(layer) is keras.layers.BatchNormalization
-        and not (layer.synchronized or layer.renorm)
+        for layer in _layers(model)
+        if not (layer.synchronized or layer.renorm)
     ]
     for layer in layers:
         # Of the class: a second call must not wrap the first.
         unfused = functools.partial(type(layer).call, layer)
         layer.call = functools.partial(_call, layer, unfused)
     return len(layers)
+
+
+def synchronize_batch_normalization(model: keras.Model) -> int:
+    """Lets batch normalisation take the statistics of all replicas.
+
+    Under a `tf.distribute` strategy each replica else normalises its part of
+    the batch by itself. It is Keras's own option of the layers, and stays in
+    their configuration; on one device it changes nothing.
+
+    Args:
+        model: A network that is not fused.
+
+    Returns:
+        The number of layers.
+
+    Example:
+        >>> network = keras_mhgd.models.get("resnet_small", (28, 28, 1), 10)
+        >>> keras_mhgd.models.synchronize_batch_normalization(network)
+        9
+    """
+    layers = _layers(model)
+    for layer in layers:
+        layer.synchronized = True
+    return len(layers)
+
+
+def _layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if type(layer) is keras.layers.BatchNormalization
+    ]
 
 
 def _call(layer, unfused, inputs, training=None, mask=None):

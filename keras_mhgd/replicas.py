@@ -1,0 +1,88 @@
+"""What the replicas of a `tf.distribute` strategy tell each other.
+
+Each replica has a part of the batch and computes its share of the losses: the
+shares add up to the loss of the whole batch, as do their gradients, which
+optimizers sum. On one device, all functions here give what they get.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def number() -> int:
+    """The number of replicas that train in step."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def joined(structure: Any) -> Any:
+    """Joins the replicas' parts of a batch, in their order.
+
+    Gradients flow back to the replica whose part it is, from all replicas.
+
+    Args:
+        structure: Tensors whose first axis is the batch, in any nesting;
+            `None` stays.
+
+    Returns:
+        The same structure, of the whole batch, on each replica.
+    """
+    if number() == 1:
+        return structure
+    context = tf.distribute.get_replica_context()
+    return tf.nest.map_structure(
+        lambda x: None if x is None else context.all_gather(x, axis=0),
+        structure,
+    )
+
+
+def summed(structure: Any) -> Any:
+    """Adds up the replicas' tensors; no gradient is defined.
+
+    Args:
+        structure: Tensors in any nesting; `None` stays.
+
+    Returns:
+        The same structure of sums, on each replica.
+    """
+    if number() == 1:
+        return structure
+    tensors = [x for x in tf.nest.flatten(structure) if x is not None]
+    context = tf.distribute.get_replica_context()
+    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, tensors))
+    return tf.nest.map_structure(
+        lambda x: None if x is None else next(sums), structure
+    )
+
+
+def share_of_batch(x: tf.Tensor) -> tf.Tensor:
+    """Computes which part of the batch this replica has.
+
+    Args:
+        x: A tensor whose first axis is the batch.
+
+    Returns:
+        Scalar float32, 0 to 1: what a mean over the replica's samples counts
+        in the mean over all.
+    """
+    if number() == 1:
+        return tf.constant(1.0)
+    count = tf.cast(tf.shape(x)[0], tf.float32)
+    return tf.math.divide_no_nan(count, summed(count))
+
+
+def share(loss: tf.Tensor, function: Any = None) -> tf.Tensor:
+    """Takes a replica's share of a loss that each computes on the whole batch.
+
+    Args:
+        loss: The loss of the whole batch.
+        function: The Keras loss that computed it. Under a strategy, those
+            that take a mean divide by the number of replicas themselves.
+
+    Returns:
+        The loss divided by the number of replicas.
+    """
+    reduction = getattr(function, "reduction", None)
+    if number() == 1 or reduction not in (None, "none", "sum"):
+        return loss
+    return loss / number()

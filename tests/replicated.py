@@ -1,0 +1,104 @@
+"""Trains on one device and on several; prints how far the two are apart.
+
+python replicated.py <devices> <method>,<images> ...
+
+In a process of its own: TensorFlow must see the processor as several devices
+from the start, and takes only one strategy.
+"""
+
+import contextlib
+import json
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_mhgd
+from keras_mhgd import methods
+
+BATCH, STEPS = 16, 20
+METHODS = {
+    "per_variable": lambda: methods.MHGD(num_heads=2, preparation_epochs=1),
+    "per_feature": lambda: methods.MHGD(
+        num_heads=2, preparation_epochs=1, clipping="per_feature"
+    ),
+    "fitnet as published": lambda: methods.FitNet(preparation_epochs=1),
+    "keras": lambda: keras.distillation.LogitsDistillation(
+        loss=keras.losses.KLDivergence()
+    ),
+}
+
+
+def network(synchronized, seed):
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((8, 8, 1))
+    for stage in (1, 2):
+        x = keras.layers.Conv2D(
+            2 + 2 * stage,
+            3,
+            strides=stage,
+            padding="same",
+            kernel_regularizer=keras.regularizers.L2(1e-3),
+        )(x)
+        x = keras.layers.BatchNormalization(synchronized=synchronized)(x)
+        x = keras.layers.ReLU(name=f"stage{stage}")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="average")(x)
+    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
+
+
+def trained(strategy, method, count):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, 8, 8, 1)).astype("float32")
+    y = rng.integers(0, 3, count)
+    weight = rng.uniform(0, 2, count)
+    scope = strategy.scope() if strategy else contextlib.nullcontext()
+    with scope:
+        teacher, student = network(False, 1), network(True, 2)
+        keras.utils.set_random_seed(3)
+        made = METHODS.get(method, lambda: method)()
+        distiller = keras_mhgd.Distiller(
+            student, teacher, made, ["stage1", "stage2", "average", "logits"]
+        )
+        distiller.compile(
+            keras.optimizers.SGD(0.01, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    history = distiller.fit(
+        x,
+        y,
+        sample_weight=weight,
+        batch_size=BATCH,
+        epochs=-(-STEPS * BATCH // count),
+        shuffle=False,
+        verbose=0,
+    ).history
+    numbers = {name: np.array(values) for name, values in history.items()}
+    weights = [*student.get_weights(), *distiller.method.get_weights()]
+    return numbers | {str(i): each for i, each in enumerate(weights)}
+
+
+def main(devices, *cases):
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * int(devices),
+    )
+    strategy = tf.distribute.MirroredStrategy()
+    assert strategy.num_replicas_in_sync == int(devices)
+    differences = {}
+    for case in cases:
+        method, count = case.split(",")
+        one = trained(None, method, int(count))
+        several = trained(strategy, method, int(count))
+        differences[case] = max(
+            float(np.abs(one[name] - several[name]).max())
+            / max(1.0, float(np.abs(one[name]).max()))
+            for name in one
+        )
+        assert all(np.isfinite(each).all() for each in one.values())
+    print(json.dumps(differences))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
