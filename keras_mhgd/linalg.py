@@ -9,8 +9,9 @@ from keras_mhgd.precision import as_float
 # Relative to the largest squared singular value, per floating-point type:
 # below, a squared singular value is round-off of the Gram matrix.
 _ROUND_OFF = {tf.float32: 1e-6, tf.float64: 1e-13}
-# Below this size of the Gram matrix its eigendecomposition is the faster.
-_LARGE = 32
+# Of Gram matrices that are smaller, or smaller than eight times the number of
+# vectors, the eigendecomposition is the faster.
+_LARGE = 16
 
 
 def right_singular_vectors(

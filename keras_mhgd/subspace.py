@@ -4,6 +4,8 @@ Beside products there are decompositions of a few rows and columns alone. XLA
 runs these fast; its decompositions of whole Gram matrices it doesn't.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -12,7 +14,9 @@ import tensorflow as tf
 _EXTRA = 4
 # Of powers, then of polynomials with ever better bounds. Rows are made
 # orthonormal after each: after two, those of small eigenvalues would be lost.
-_STEPS = (2, 3, 7)
+_STEPS = (2, 3, 6)
+# For one vector, which stands out of a block of five.
+_STEPS_OF_ONE = (2, 4)
 _SOLVER_STEPS = 6
 # Relative additions to the diagonals of rows' products, plus the second for
 # each of n terms: Cholesky factors exist in spite of round-off. Rows keep that
@@ -53,7 +57,8 @@ def leading_eigenvectors(
     if n <= k + _EXTRA:
         values, vectors = _diagonalize(gram)
     else:
-        block = _leading_block(gram, k + _EXTRA)
+        steps = _STEPS_OF_ONE if k == 1 else _STEPS
+        block = _leading_block(gram, k + _EXTRA, steps)
         inner = tf.matmul(tf.matmul(block, gram), block, transpose_b=True)
         values, rotation = _diagonalize(inner)
         vectors = tf.matmul(rotation, block)
@@ -116,13 +121,15 @@ def complete(
     return solution
 
 
-def _leading_block(gram: tf.Tensor, size: int) -> tf.Tensor:
+def _leading_block(
+    gram: tf.Tensor, size: int, degrees: Sequence[int]
+) -> tf.Tensor:
     """Spans the `size` leading eigenvectors by orthonormal rows, roughly."""
     start = np.random.default_rng(0).normal(size=(size, gram.shape[-1]))
     block = tf.zeros_like(gram[:, :size]) + tf.constant(start, gram.dtype)
     bound = tf.zeros_like(gram[:, :1, :1])
-    for steps in _STEPS:
-        block = _filter(gram, block, bound, steps)
+    for degree in degrees:
+        block = _filter(gram, block, bound, degree)
         image = tf.matmul(block, gram)
         bound = tf.reduce_sum(image * block, 2, keepdims=True)
         bound = tf.maximum(tf.reduce_min(bound, 1, keepdims=True), 0)
