@@ -211,6 +211,8 @@ class PerFeatureClipping(Rule):
     def __call__(
         self, tape, losses, variables, epoch, features, own
     ) -> Gradients:
+        if not own:
+            return tape.gradient(list(losses), variables)
         sides = features.maps, features.forks
         found, *sides = tape.gradient(list(losses), [variables, *sides])
         sides = [
@@ -300,12 +302,18 @@ def _allowed(
 
 
 def _norm(x: tf.Tensor) -> tf.Tensor:
-    # In float32 at least, and scaled by the largest entry: squares of
-    # gradients that carry a loss scale could overflow.
+    # In float32 at least. Where squares overflow, as they may in gradients
+    # that carry a loss scale, or vanish, x is scaled by its largest entry.
     if x.dtype != tf.float64:
         x = tf.cast(x, tf.float32)
-    largest = tf.reduce_max(tf.abs(x))
-    return largest * tf.norm(tf.math.divide_no_nan(x, largest))
+
+    def scaled():
+        largest = tf.reduce_max(tf.abs(x))
+        return largest * tf.norm(tf.math.divide_no_nan(x, largest))
+
+    squares = 2 * tf.nn.l2_loss(x)
+    in_range = tf.math.is_finite(squares) & (squares > 1e-30)
+    return tf.cond(in_range, lambda: tf.sqrt(squares), scaled)
 
 
 def _batch_norm(x: tf.Tensor) -> tf.Tensor:
