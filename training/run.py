@@ -82,7 +82,8 @@ class Run:
             self._fit(model, student, dataset, variables, cache, preparations)
 
     def _fit(self, model, student, dataset, variables, cache, preparations):
-        model.optimizer.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
         checkpoint = keras_mhgd.callbacks.Checkpoint(
             self.directory / "checkpoints",
             [*variables, *model.optimizer.variables],

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from keras_mhgd import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.methods.connector import connected, connectors
 from keras_mhgd.methods.maps import common_size, to_one_size
@@ -209,10 +210,14 @@ class _NegativeMeans(keras.Model):
         ):
             negative = tf.minimum(tf.cast(map_, tf.float64), 0)
             axes = list(range(map_.shape.rank - 1))
-            total.assign_add(tf.reduce_sum(negative, axes))
-            count.assign_add(
-                tf.math.count_nonzero(negative, axes, dtype=tf.float64)
+            sums = (
+                tf.reduce_sum(negative, axes),
+                tf.math.count_nonzero(negative, axes, dtype=tf.float64),
             )
+            for kept, added in zip(
+                (total, count), replicas.summed(sums), strict=True
+            ):
+                kept.assign_add(added)
             found = tf.math.divide_no_nan(
                 tf.convert_to_tensor(total), tf.convert_to_tensor(count)
             )

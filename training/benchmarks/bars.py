@@ -172,8 +172,11 @@ def _graph(results) -> Iterator[Bar]:
 
 
 def _fusion(result, pair) -> Iterator[Bar]:
-    what = "fused and Keras's batch normalisation: weights after 20 steps"
-    yield _below(f"{pair}: {what}", result, 1e-4)
+    what = f"{pair}: fused and Keras's batch normalisation after 20 steps"
+    yield _below(f"{what}: trained weights", result["weights"], 1e-4)
+    yield _below(
+        f"{what}: moving statistics, relative", result["statistics"], 1e-4
+    )
 
 
 def _input(result, pair) -> Iterator[Bar]:
