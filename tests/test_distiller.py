@@ -395,20 +395,6 @@ def test_steps_under_xla_are_the_same(images, distiller):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
-def test_refuses_several_replicas(small_net, distiller):
-    devices = ["CPU:0", "CPU:0"]
-    with tf.distribute.MirroredStrategy(devices[:1]).scope():
-        distiller()  # one replica is as good as none
-    model = distiller()
-    model._distribute_strategy = Replicas()
-    with pytest.raises(NotImplementedError, match="with 2 replicas"):
-        model.compile(loss="mse")
-
-
-class Replicas:
-    num_replicas_in_sync = 2
-
-
 def test_refuses_a_missing_loss(distiller):
     with pytest.raises(ValueError, match="`loss` must be the student's task l"):
         distiller(loss=None)

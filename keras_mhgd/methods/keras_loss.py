@@ -82,7 +82,7 @@ class KerasLoss(Method):
 
     def shares(self, student, teacher, labels):
         terms = self(*self.joined(student, teacher, labels))
-        function = self.loss.loss
+        function = getattr(self.loss, "loss", None)
         return {name: replicas.share(terms[name], function) for name in terms}
 
     def call(self, student, teacher, labels):
