@@ -172,7 +172,12 @@ class Distiller(keras.Model):
                 " Received: loss=None."
             )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
-        self._task_function = loss
+        # `compile` makes loss objects that take a mean of what isn't one.
+        self._keras_shares = all(
+            replicas.keras_shares(each)
+            for each in keras.tree.flatten(loss)
+            if isinstance(each, keras.losses.Loss)
+        )
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -314,8 +319,8 @@ class Distiller(keras.Model):
 
     def _task_share(self, y, outputs, sample_weight):
         """This replica's share of the task's loss on the whole batch."""
-        whole = replicas.joined((y, outputs, sample_weight))
-        return replicas.share(self._compile_loss(*whole), self._task_function)
+        loss = self._compile_loss(*replicas.joined((y, outputs, sample_weight)))
+        return loss if self._keras_shares else replicas.share(loss)
 
     def test_step(self, data):
         logs = super().test_step(data)

@@ -318,7 +318,10 @@ def _norm(x: tf.Tensor) -> tf.Tensor:
 
 def _batch_norm(x: tf.Tensor) -> tf.Tensor:
     """Norm over the whole batch, of which each replica has a part."""
-    return _norm(replicas.joined(_norm(x)[tf.newaxis]))
+    norm = _norm(x)
+    if replicas.number() == 1:
+        return norm
+    return _norm(replicas.joined(norm[tf.newaxis]))
 
 
 def _quotient(

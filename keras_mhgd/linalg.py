@@ -11,7 +11,7 @@ from keras_mhgd.precision import as_float
 _ROUND_OFF = {tf.float32: 1e-6, tf.float64: 1e-13}
 # Of Gram matrices that are smaller, or smaller than eight times the number of
 # vectors, the eigendecomposition is the faster.
-_LARGE = 16
+_LARGE = 32
 
 
 def right_singular_vectors(
@@ -93,17 +93,6 @@ def _faster(x: tf.Tensor, k: int) -> str:
     return "subspace" if min(x.shape[1:]) >= max(_LARGE, 8 * k) else "eigh"
 
 
-def _eigenpairs(
-    gram: tf.Tensor, k: int, solver: str
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gives `k` leading eigenvalues and eigenvectors, in rows, or more."""
-    if solver == "subspace":
-        return subspace.leading_eigenvectors(gram, k)
-    values, basis = tf.linalg.eigh(gram)
-    rows = tf.linalg.matrix_transpose(basis)
-    return tf.reverse(values, [1])[:, :, tf.newaxis], tf.reverse(rows, [1])
-
-
 def _leading_vectors(x: tf.Tensor, k: int, solver: str) -> tf.Tensor:
     tall = None in x.shape[1:] or x.shape[1] >= x.shape[2]
     iterates = solver == "subspace"
@@ -122,7 +111,10 @@ def _leading_vectors(x: tf.Tensor, k: int, solver: str) -> tf.Tensor:
         trace = tf.linalg.trace(gram)[:, tf.newaxis, tf.newaxis]
         trace = tf.where(trace > 0, trace, 1)
         gram /= trace
-        values, basis = _eigenpairs(gram, k, solver)
+        if iterates:
+            values, basis = subspace.leading_eigenvectors(gram, k)
+        else:
+            values, basis = subspace.eigenvectors(gram)
         top, leading = values[:, :k], basis[:, :k]
         tolerance = round_off * values[:, :1]
         nonzero = top > tolerance

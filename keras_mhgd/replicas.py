@@ -7,6 +7,7 @@ optimizers sum. On one device, all functions here give what they get.
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
@@ -71,18 +72,29 @@ def share_of_batch(x: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(count, summed(count))
 
 
-def share(loss: tf.Tensor, function: Any = None) -> tf.Tensor:
+def share(loss: tf.Tensor) -> tf.Tensor:
     """Takes a replica's share of a loss that each computes on the whole batch.
 
     Args:
         loss: The loss of the whole batch.
-        function: The Keras loss that computed it. Under a strategy, those
-            that take a mean divide by the number of replicas themselves.
 
     Returns:
         The loss divided by the number of replicas.
     """
-    reduction = getattr(function, "reduction", None)
-    if number() == 1 or reduction not in (None, "none", "sum"):
-        return loss
-    return loss / number()
+    return loss if number() == 1 else loss / number()
+
+
+def keras_shares(loss: Any) -> bool:
+    """Whether a loss is a replica's share already when Keras has computed it.
+
+    Under a strategy, Keras's loss objects that take a mean divide it by the
+    number of replicas; those that take a sum, and plain functions, don't.
+
+    Args:
+        loss: A `keras.losses.Loss`, or a function.
+    """
+    return isinstance(loss, keras.losses.Loss) and loss.reduction in (
+        "sum_over_batch_size",
+        "mean",
+        "mean_with_sample_weight",
+    )

@@ -4,8 +4,6 @@ Beside products there are decompositions of a few rows and columns alone. XLA
 runs these fast; its decompositions of whole Gram matrices it doesn't.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import tensorflow as tf
 
@@ -14,9 +12,7 @@ import tensorflow as tf
 _EXTRA = 4
 # Of powers, then of polynomials with ever better bounds. Rows are made
 # orthonormal after each: after two, those of small eigenvalues would be lost.
-_STEPS = (2, 3, 6)
-# For one vector, which stands out of a block of five.
-_STEPS_OF_ONE = (2, 4)
+_STEPS = (2, 3, 7)
 _SOLVER_STEPS = 6
 # Relative additions to the diagonals of rows' products, plus the second for
 # each of n terms: Cholesky factors exist in spite of round-off. Rows keep that
@@ -27,6 +23,21 @@ _JITTER, _JITTER_PER_TERM, _FIRST_JITTER = 1e-5, 1.5e-7, 1e-7
 _TINY = 1e-37
 # Relative to the largest eigenvalue: differences below are round-off.
 ROUND_OFF = 4e-6
+
+
+def eigenvectors(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes all eigenvectors of each symmetric matrix.
+
+    Args:
+        matrix: Symmetric matrices `(batch, n, n)`.
+
+    Returns:
+        Eigenvalues `(batch, n, 1)`, descending, and eigenvectors in rows,
+        `(batch, n, n)`.
+    """
+    values, vectors = tf.linalg.eigh(matrix)
+    rows = tf.linalg.matrix_transpose(vectors)
+    return tf.reverse(values, [1])[:, :, tf.newaxis], tf.reverse(rows, [1])
 
 
 def leading_eigenvectors(
@@ -55,14 +66,12 @@ def leading_eigenvectors(
     """
     n = gram.shape[-1]
     if n <= k + _EXTRA:
-        values, vectors = _diagonalize(gram)
+        values, vectors = eigenvectors(gram)
     else:
-        steps = _STEPS_OF_ONE if k == 1 else _STEPS
-        block = _leading_block(gram, k + _EXTRA, steps)
+        block = _leading_block(gram, k + _EXTRA)
         inner = tf.matmul(tf.matmul(block, gram), block, transpose_b=True)
-        values, rotation = _diagonalize(inner)
+        values, rotation = eigenvectors(inner)
         vectors = tf.matmul(rotation, block)
-    values = values[:, :, tf.newaxis]
     length = tf.sqrt(tf.maximum(_squares(vectors), _TINY))
     nonzero = values > ROUND_OFF * values[:, :1]
     return values, tf.where(nonzero, vectors / length, 0)
@@ -121,15 +130,13 @@ def complete(
     return solution
 
 
-def _leading_block(
-    gram: tf.Tensor, size: int, degrees: Sequence[int]
-) -> tf.Tensor:
+def _leading_block(gram: tf.Tensor, size: int) -> tf.Tensor:
     """Spans the `size` leading eigenvectors by orthonormal rows, roughly."""
     start = np.random.default_rng(0).normal(size=(size, gram.shape[-1]))
     block = tf.zeros_like(gram[:, :size]) + tf.constant(start, gram.dtype)
     bound = tf.zeros_like(gram[:, :1, :1])
-    for degree in degrees:
-        block = _filter(gram, block, bound, degree)
+    for steps in _STEPS:
+        block = _filter(gram, block, bound, steps)
         image = tf.matmul(block, gram)
         bound = tf.reduce_sum(image * block, 2, keepdims=True)
         bound = tf.maximum(tf.reduce_min(bound, 1, keepdims=True), 0)
@@ -174,13 +181,6 @@ def _orthonormal(block: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     inner *= tf.constant(1 + np.diag(jitters), inner.dtype)
     inner += tf.constant(_TINY * np.eye(size), inner.dtype)
     return tf.linalg.triangular_solve(tf.linalg.cholesky(inner), rows)
-
-
-def _diagonalize(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gives all eigenvalues, descending, and eigenvectors in rows."""
-    values, vectors = tf.linalg.eigh(matrix)
-    rows = tf.linalg.matrix_transpose(vectors)
-    return tf.reverse(values, [1]), tf.reverse(rows, [1])
 
 
 def _squares(rows: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """Trains on one device and on several; prints how far the two are apart.
 
-python replicated.py <devices> <method>,<images> ...
+python replicated.py <devices> <method>,<images>[,<loss>] ...
 
 In a process of its own: TensorFlow must see the processor as several devices
 from the start, and takes only one strategy.
@@ -30,6 +30,24 @@ METHODS = {
 }
 
 
+LOSSES = {
+    "": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "sum": lambda: keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="sum"
+    ),
+    "weighted mean": lambda: keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    ),
+    "function": lambda: cross_entropy,
+}
+
+
+def cross_entropy(labels, outputs):
+    return keras.losses.sparse_categorical_crossentropy(
+        labels, outputs, from_logits=True
+    )
+
+
 def network(synchronized, seed):
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
@@ -47,7 +65,8 @@ def network(synchronized, seed):
     return keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
 
 
-def trained(strategy, method, count):
+def trained(strategy, method, count, loss=""):
+    count = int(count)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count, 8, 8, 1)).astype("float32")
     y = rng.integers(0, 3, count)
@@ -61,8 +80,8 @@ def trained(strategy, method, count):
             student, teacher, made, ["stage1", "stage2", "average", "logits"]
         )
         distiller.compile(
-            keras.optimizers.SGD(0.01, momentum=0.9),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            keras.optimizers.SGD(0.001 if loss == "sum" else 0.01, 0.9),
+            LOSSES[loss](),
             metrics=["accuracy"],
         )
     history = distiller.fit(
@@ -88,9 +107,8 @@ def main(devices, *cases):
     assert strategy.num_replicas_in_sync == int(devices)
     differences = {}
     for case in cases:
-        method, count = case.split(",")
-        one = trained(None, method, int(count))
-        several = trained(strategy, method, int(count))
+        one = trained(None, *case.split(","))
+        several = trained(strategy, *case.split(","))
         differences[case] = max(
             float(np.abs(one[name] - several[name]).max())
             / max(1.0, float(np.abs(one[name]).max()))

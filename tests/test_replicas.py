@@ -18,6 +18,15 @@ PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
         ("2", ["per_variable,64", "per_feature,59", "rkd,64"]),
         ("2", ["fitnet as published,59", "keras,59", "crd,59"]),
         ("4", ["per_variable,59", "rkd,59", "soft_logits,59"]),
+        # Losses that Keras divides by the number of replicas, and not.
+        (
+            "2",
+            [
+                "soft_logits,59,sum",
+                "soft_logits,59,weighted mean",
+                "soft_logits,59,function",
+            ],
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

@@ -18,20 +18,12 @@ from absl import app, flags
 flags.DEFINE_string(
     "run", None, "Folder of the results. The same command again resumes it."
 )
-flags.DEFINE_list("pairs", ["glyphs", "wrn"], "Pairs: glyphs, wrn.")
+flags.DEFINE_list("pairs", [], "glyphs, wrn; both if not given.")
 flags.DEFINE_list(
     "sections",
-    [
-        "steps",
-        "parts",
-        "vectors",
-        "graph",
-        "compile",
-        "fusion",
-        "input",
-        "imports",
-    ],
-    "What is measured.",
+    [],
+    "What is measured, of: steps, parts, vectors, graph, compile, fusion, "
+    "input, imports. All if not given.",
 )
 flags.DEFINE_list(
     "routes", [], "Routes of the section steps; all if not given."
@@ -73,7 +65,12 @@ def main(argv) -> None:
     }
     benchmark = Benchmark(FLAGS.run, config)
     benchmark.run(
-        tasks(FLAGS.sections, FLAGS.pairs, names=config.pop("routes"), **config)
+        tasks(
+            FLAGS.sections or SECTIONS,
+            FLAGS.pairs or list(PAIRS),
+            names=config.pop("routes"),
+            **config,
+        )
     )
     print(f"\n{benchmark.text}\nWritten to {benchmark.directory}.")
 

@@ -89,26 +89,24 @@ def main(argv) -> None:
     if run.result:
         report(run)
         return
-    strategy = options.strategy()
-    with strategy.scope():
+    with options.strategy().scope():
         method = options.method(FLAGS.method, FLAGS.set)
         teacher = load_network(FLAGS.teacher)
-    if FLAGS.fused:
-        keras_mhgd.models.fuse_batch_normalization(teacher)
-    preparations = None
-    if FLAGS.preparation_dir:
-        learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
-        learnt_on += ("subset", "batch_size", "views")
-        preparations = Preparations(
-            FLAGS.preparation_dir,
-            {name: run.config[name] for name in learnt_on},
-        )
-        with strategy.scope():
+        if FLAGS.fused:
+            keras_mhgd.models.fuse_batch_normalization(teacher)
+        preparations = None
+        if FLAGS.preparation_dir:
+            learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
+            learnt_on += ("subset", "batch_size", "views")
+            preparations = Preparations(
+                FLAGS.preparation_dir,
+                {name: run.config[name] for name in learnt_on},
+            )
             method = preparations.reuse(method)
-    # What comes before draws no random number that the student's would miss.
-    options.start()
-    dataset = options.load_data()
-    with strategy.scope():
+        # What comes before draws no random number that the student's would
+        # miss.
+        options.start()
+        dataset = options.load_data()
         student = options.network(FLAGS.student, dataset)
         distiller = keras_mhgd.Distiller(
             student, teacher, method, sensing_points=_sensing_points()

@@ -45,13 +45,12 @@ def attend(edge: Edge, values: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def moved(queries, keys, values):
         def forward(queries, kept):
-            graph = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True))
+            graph = tf.nn.softmax(Edge(queries, keys).logits)
             return kept * tf.matmul(graph, values), []
 
         def gradient(upstream):
             def backward(queries, upstream):
-                logits = tf.matmul(queries, keys, transpose_b=True)
-                graph = tf.nn.softmax(logits)
+                graph = tf.nn.softmax(Edge(queries, keys).logits)
                 of_graph = tf.matmul(upstream, values, transpose_b=True)
                 of_graph *= graph
                 total = tf.reduce_sum(of_graph, -1, keepdims=True)

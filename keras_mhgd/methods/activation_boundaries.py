@@ -139,7 +139,7 @@ class ActivationBoundaries(InitializingMethod):
     def targets(self, teacher):
         return teacher._replace(maps=[])
 
-    def compute_terms(self, student, teacher, labels):
+    def call(self, student, teacher, labels):
         loss = activation_boundary_loss(
             connected(self.connectors, student.maps_before_activation),
             teacher.maps_before_activation,

@@ -74,6 +74,11 @@ class Combined(Method):
         self.min_points = max(method.min_points for method in self.methods)
 
     @property
+    def _asked(self):
+        """All but those that initialised the student."""
+        return [method for method in self.methods if method.terms]
+
+    @property
     def limited_terms(self):
         return tuple(
             term for method in self._limiting for term in method.limited_terms
@@ -115,13 +120,13 @@ class Combined(Method):
 
     def call(self, student, teacher, labels):
         terms = {}
-        for method in self.methods:
+        for method in self._asked:
             terms |= method(student, teacher, labels)
         return terms
 
     def shares(self, student, teacher, labels):
         terms = {}
-        for method in self.methods:
+        for method in self._asked:
             terms |= method.shares(student, teacher, labels)
         return terms
 

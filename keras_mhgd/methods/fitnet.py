@@ -109,7 +109,7 @@ class FitNet(InitializingMethod):
             common_size(source, target)
         self.projections = projections(sources, targets)
 
-    def compute_terms(self, student, teacher, labels):
+    def call(self, student, teacher, labels):
         student_maps = student.maps
         teacher_maps = [tf.stop_gradient(each) for each in teacher.maps]
         if self.project == "student":

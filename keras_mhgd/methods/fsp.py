@@ -158,7 +158,7 @@ class FSP(InitializingMethod):
                 common_size(front, back)
         self.projections = projections(student.maps, teacher.maps)
 
-    def compute_terms(self, student, teacher, labels):
+    def call(self, student, teacher, labels):
         loss = fsp_loss(
             projected(self.projections, student.maps),
             teacher.maps,

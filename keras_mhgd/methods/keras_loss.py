@@ -81,9 +81,9 @@ class KerasLoss(Method):
         self.terms = (f"{name}_{layer}" if layer else name,)
 
     def shares(self, student, teacher, labels):
-        terms = self(*self.joined(student, teacher, labels))
-        function = getattr(self.loss, "loss", None)
-        return {name: replicas.share(terms[name], function) for name in terms}
+        if not replicas.keras_shares(getattr(self.loss, "loss", None)):
+            return super().shares(student, teacher, labels)
+        return self(*self.joined(student, teacher, labels))
 
     def call(self, student, teacher, labels):
         ours, theirs = (

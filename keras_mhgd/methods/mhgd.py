@@ -74,11 +74,11 @@ def graph_divergence(
 
 def _edge_divergence(student, teacher, activation, derivative):
     def block(queries, keys, of_teacher):
-        bound = activation(tf.matmul(queries, keys, transpose_b=True))
+        bound = activation(Edge(queries, keys).logits)
         # Logarithms come from log_softmax: no log of a vanishing graph.
         log_graph = tf.nn.log_softmax(bound)
-        logits = tf.matmul(of_teacher, teacher.keys, transpose_b=True)
-        difference = log_graph - tf.nn.log_softmax(activation(logits))
+        expected = activation(Edge(of_teacher, teacher.keys).logits)
+        difference = log_graph - tf.nn.log_softmax(expected)
         graph = tf.exp(log_graph)
         rows = tf.reduce_sum(graph * difference, -1, keepdims=True)
         upstream = graph * (difference - rows) * derivative(bound)

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import replicas
-from keras_mhgd.features import FeatureExtractor, Features, Taught
+from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.ranges import require_not_negative, require_positive
 
@@ -80,8 +80,7 @@ class InitializingMethod(PreparedMethod):
     more, as published, they train the student alone for so many epochs, and
     then the task does without them.
 
-    A subclass names its terms in `terms` and computes them in
-    `compute_terms`, as `Method.call` does.
+    It has no `terms` then, though it can still be called for them.
 
     Args:
         preparation_epochs: Epochs that the terms train the student for,
@@ -118,20 +117,6 @@ class InitializingMethod(PreparedMethod):
             super().prepare(teacher, student, **fit_arguments)
         finally:
             self.trainable = False
-
-    def compute_terms(
-        self, student: Features, teacher: Features, labels: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        """Computes the terms: see `Method.call`."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must implement `compute_terms`."
-        )
-
-    def call(self, student, teacher, labels):
-        # While it initialises the student, it is not yet prepared.
-        if self.preparation_epochs and not self.trainable:
-            return {}
-        return self.compute_terms(student, teacher, labels)
 
 
 class _Initializer(keras.Model):

@@ -69,14 +69,13 @@ def _step(student, teacher, loss):
 
     def step(images, labels):
         outputs = student(images)
-        total = task(outputs, labels)
+        total = 0.0
         if loss:
             with torch.no_grad():
                 teacher(images)
-            if loss == "soft logits":  # holds the task's loss as well
-                total = transfer(*read, labels)
-            else:
-                total = total + transfer(*read, labels)
+            total = transfer(*read, labels)
+        if loss != "soft logits":  # which holds the task's loss as well
+            total = total + task(outputs, labels)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
