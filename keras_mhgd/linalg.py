@@ -43,9 +43,10 @@ def right_singular_vectors(
             eigendecomposition. `"subspace"`: by subspace iteration, as
             precise as float32 whatever the dtype; `D` must be static. `None`:
             the faster of the two on a CPU, by the shape; in float64,
-            `"eigh"`. On the maps of networks the two agree; where singular
-            values hardly decay, as those of noise, iteration leaves angles
-            of up to about 0.02.
+            `"eigh"`. On the maps of networks the two agree. Where singular
+            values hardly decay, as those of noise, vectors of the iteration
+            may be off by an angle of 0.05, at 197 x 192 of 0.3; `|X v|` is
+            then still within 0.3 % of the singular value.
 
     Returns:
         Vectors `(batch, D, k)`; float64 if `x` is float64, else float32. A
