@@ -78,8 +78,6 @@ def comma_separated(results: Results) -> str:
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["task", "route", "round", "seconds", "cpu_seconds"])
     for key, result in results.items():
-        if not isinstance(result, dict):
-            continue
         for index, each in enumerate(result.get("rounds", [])):
             for route, (wall, cpu) in each.items():
                 writer.writerow(
