@@ -156,13 +156,14 @@ def test_divergence_is_told(folder, distill):
 
 
 def test_two_devices_train_like_one(folder, distill):
-    arguments = [*distill, "--epochs=1", "--learning_rate=0.01"]
+    # Steps are short, as round-off grows from each to the next.
+    arguments = [*distill, "--epochs=1", "--learning_rate=0.001"]
     paths = folder / "one_device", folder / "two_devices"
     run("distill", *arguments, "--nofused", f"--run={paths[0]}")
     arguments += ["--strategy=mirrored", f"--run={paths[1]}"]
     run("distill", *arguments, devices=2)
     for a, b in zip(*map(weights, paths), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+        np.testing.assert_allclose(a, b, atol=1e-5)
     arguments += ["--batch_size=15", f"--run={folder}/odd"]
     output = run("distill", *arguments, fails=True, devices=2)
     assert "must be a multiple of the number of devices" in output
