@@ -231,6 +231,7 @@ class Distiller(keras.Model):
             The `keras.callbacks.History`: `loss`, `task_loss`, one entry for
             each method term, and the metrics.
         """
+        self._assert_compile_called("fit")
         if self._tell_points and verbose:
             print(
                 "Sensing points, student <- teacher: "
@@ -245,6 +246,8 @@ class Distiller(keras.Model):
                 shuffle=shuffle,
                 steps_per_epoch=steps_per_epoch,
             )
+        with self.distribute_strategy.scope():
+            self._build_training(x, y)
         return super().fit(
             x,
             y,
@@ -258,6 +261,19 @@ class Distiller(keras.Model):
             steps_per_epoch=steps_per_epoch,
             **kwargs,
         )
+
+    def _build_training(self, x, y):
+        """Makes the variables of optimizer and metrics.
+
+        A step that makes them itself is traced twice.
+        """
+        self.optimizer.build(self.trainable_variables)
+        if isinstance(x, tf.data.Dataset):
+            _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built and hasattr(y, "shape"):
+            outputs = tf.TensorSpec(self._student_features.shapes.outputs)
+            metrics.build(y, outputs)
 
     def targets(self, x) -> Features:
         """Runs the teacher on a batch: see `Method.targets`."""

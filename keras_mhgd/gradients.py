@@ -5,7 +5,7 @@ features, own)` and returns what the optimizer applies.
 """
 
 import abc
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -102,27 +102,32 @@ class _Separate(Rule):
             for gradient, decay in zip(joined, regularization, strict=True)
         ]
 
+    @abc.abstractmethod
+    def factors(
+        self, task_norms: tf.Tensor, transfer_norms: tf.Tensor, epoch: tf.Tensor
+    ) -> tf.Tensor:
+        """Gives what is left of each variable's transfer gradient."""
+
     def join(
         self, task: Gradients, transfer: Gradients, epoch: tf.Tensor
     ) -> Gradients:
         """Adds the limited gradient of the transfer to the task's."""
-        limited = {
-            index: self.limit(main, moved, epoch)
-            for index, (main, moved) in enumerate(
-                zip(task, transfer, strict=True)
-            )
+        pairs = list(zip(task, transfer, strict=True))
+        both = [
+            index
+            for index, (main, moved) in enumerate(pairs)
             if main is not None and moved is not None
-        }
-        share = _quotient(
-            limited.values(), [transfer[index] for index in limited]
-        )
+        ]
+        factors, share = {}, 1.0
+        if both:
+            norms = _norms([task[index] for index in both])
+            of_transfer = _norms([transfer[index] for index in both])
+            found = self.factors(norms, of_transfer, epoch)
+            factors = dict(zip(both, tf.unstack(found), strict=True))
+            share = _quotient(found, of_transfer)
         return [
-            share * moved
-            if main is None and moved is not None
-            else _add(main, limited.get(index))
-            for index, (main, moved) in enumerate(
-                zip(task, transfer, strict=True)
-            )
+            _add(main, _scaled(moved, factors.get(index, share)))
+            for index, (main, moved) in enumerate(pairs)
         ]
 
 
@@ -147,10 +152,8 @@ class PerVariableClipping(_Separate):
     def __init__(self, bound: float = 1.0):
         self.bound = _require_positive(bound)
 
-    def limit(self, task, transfer, epoch):
-        return transfer * _allowed(
-            _norm(task), _norm(transfer), epoch, self.bound, transfer.dtype
-        )
+    def factors(self, task_norms, transfer_norms, epoch):
+        return _allowed(task_norms, transfer_norms, epoch, self.bound)
 
 
 class PerFeatureClipping(Rule):
@@ -194,16 +197,13 @@ class PerFeatureClipping(Rule):
         @tf.custom_gradient
         def fork(feature):
             def gradient(arriving, transfer):
-                allowed = self._allowed(arriving, transfer, epoch)
-                return arriving + allowed * transfer
+                norms = tf.unstack(_batch_norms([arriving, transfer]))
+                allowed = _allowed(*norms, epoch, self.bound)
+                return arriving + _scaled(transfer, allowed)
 
             return (tf.identity(feature), tf.identity(feature)), gradient
 
         return fork(feature)
-
-    def _allowed(self, arriving, transfer, epoch):
-        norms = _batch_norm(arriving), _batch_norm(transfer)
-        return _allowed(*norms, epoch, self.bound, transfer.dtype)
 
     def maps(self, features):
         return features.maps if features.forks is None else features.forks
@@ -220,18 +220,15 @@ class PerFeatureClipping(Rule):
             for arriving, transfer in zip(*sides, strict=True)
             if arriving is not None and transfer is not None
         ]
-        share = _quotient(
-            [
-                transfer * self._allowed(arriving, transfer, epoch)
-                for arriving, transfer in sides
-            ],
-            [transfer for _, transfer in sides],
-            _batch_norm,
-        )
+        share = 1.0
+        if sides:
+            norms = [_batch_norms(each) for each in zip(*sides, strict=True)]
+            factors = _allowed(*norms, epoch, self.bound)
+            share = _quotient(factors, norms[1])
         only_transfer = {id(variable) for variable in own}
         return [
-            share * gradient
-            if id(variable) in only_transfer and gradient is not None
+            _scaled(gradient, share)
+            if id(variable) in only_transfer
             else gradient
             for variable, gradient in zip(variables, found, strict=True)
         ]
@@ -247,9 +244,9 @@ class PublishedFormula(_Separate):
     The factor lies between 0.73 and 1: this bounds nothing.
     """
 
-    def limit(self, task, transfer, epoch):
-        ratio = tf.math.divide_no_nan(_norm(task), _norm(transfer))
-        return transfer * tf.sigmoid(tf.maximum(ratio, 1.0))
+    def factors(self, task_norms, transfer_norms, epoch):
+        ratios = tf.math.divide_no_nan(task_norms, transfer_norms)
+        return tf.sigmoid(tf.maximum(ratios, 1.0))
 
 
 def get(name: str | None, bound: float = 1.0):
@@ -288,52 +285,60 @@ def _require_positive(bound: float) -> float:
 
 
 def _allowed(
-    task_norm: tf.Tensor,
-    transfer_norm: tf.Tensor,
+    task_norms: tf.Tensor,
+    transfer_norms: tf.Tensor,
     epoch: tf.Tensor,
     bound: float,
-    dtype: tf.DType,
 ) -> tf.Tensor:
-    """What is left of the transfer's gradient when clipped, 0 to 1."""
-    allowed = bound * tf.sigmoid(tf.cast(epoch, task_norm.dtype)) * task_norm
+    """What is left of the transfer's gradients when clipped, 0 to 1."""
+    allowed = bound * tf.sigmoid(tf.cast(epoch, task_norms.dtype)) * task_norms
     # Not clip_by_norm: it gives NaN where both norms are zero.
-    largest = tf.maximum(transfer_norm, allowed)
-    return tf.cast(tf.math.divide_no_nan(allowed, largest), dtype)
+    largest = tf.maximum(transfer_norms, allowed)
+    return tf.math.divide_no_nan(allowed, largest)
 
 
-def _norm(x: tf.Tensor) -> tf.Tensor:
-    # In float32 at least. Where squares overflow, as they may in gradients
-    # that carry a loss scale, or vanish, x is scaled by its largest entry.
-    if x.dtype != tf.float64:
-        x = tf.cast(x, tf.float32)
+def _norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Norms of tensors, in float32 or float64."""
+    dtypes = {gradient.dtype for gradient in gradients}
+    dtype = tf.float64 if tf.float64 in dtypes else tf.float32
+    gradients = [tf.cast(gradient, dtype) for gradient in gradients]
 
-    def scaled():
-        largest = tf.reduce_max(tf.abs(x))
-        return largest * tf.norm(tf.math.divide_no_nan(x, largest))
+    # Where squares overflow, as they may in gradients that carry a loss
+    # scale, or vanish, tensors are scaled by their largest entry.
+    def of_scaled():
+        largest = [tf.reduce_max(tf.abs(each)) for each in gradients]
+        return tf.stack(
+            [
+                scale * tf.norm(tf.math.divide_no_nan(each, scale))
+                for each, scale in zip(gradients, largest, strict=True)
+            ]
+        )
 
-    squares = 2 * tf.nn.l2_loss(x)
+    squares = tf.stack([2 * tf.nn.l2_loss(each) for each in gradients])
     in_range = tf.math.is_finite(squares) & (squares > 1e-30)
-    return tf.cond(in_range, lambda: tf.sqrt(squares), scaled)
+    return tf.cond(tf.reduce_all(in_range), lambda: tf.sqrt(squares), of_scaled)
 
 
-def _batch_norm(x: tf.Tensor) -> tf.Tensor:
-    """Norm over the whole batch, of which each replica has a part."""
-    norm = _norm(x)
+def _batch_norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Norms over the whole batch, of which each replica has a part."""
+    norms = _norms(gradients)
     if replicas.number() == 1:
-        return norm
-    return _norm(replicas.joined(norm[tf.newaxis]))
+        return norms
+    parts = replicas.joined(norms[tf.newaxis])
+    return _norms(tf.unstack(parts, len(gradients), axis=1))
 
 
-def _quotient(
-    after: Iterable[tf.Tensor],
-    before: Iterable[tf.Tensor],
-    norm: Callable[[tf.Tensor], tf.Tensor] = _norm,
-) -> tf.Tensor | float:
-    """Quotient of the norms of two lists of gradients; 1 of empty ones."""
-    norms = [[norm(each) for each in part] for part in (after, before)]
-    if not norms[0]:
-        return 1.0
-    return tf.math.divide_no_nan(*(_norm(tf.stack(part)) for part in norms))
+def _quotient(factors: tf.Tensor, norms: tf.Tensor) -> tf.Tensor:
+    """What factors leave of the norm of all gradients together."""
+    return tf.math.divide_no_nan(*tf.unstack(_norms([factors * norms, norms])))
+
+
+def _scaled(
+    gradient: tf.Tensor | None, factor: tf.Tensor | float
+) -> tf.Tensor | None:
+    if gradient is None:
+        return None
+    return tf.cast(factor, gradient.dtype) * gradient
 
 
 def _share_of(gradient):

@@ -101,6 +101,8 @@ def _leading_vectors(x: tf.Tensor, k: int, solver: str) -> tf.Tensor:
 
     @tf.custom_gradient
     def decompose(x):
+        # Else a tape has gradients made of what runs below, too, unused.
+        x = tf.stop_gradient(x)
         # Vectors don't depend on the scale of x; after this, squares neither
         # overflow nor underflow. The solvers end the program's step on NaN:
         # such matrices go through as zeros and come out as NaN.

@@ -44,6 +44,8 @@ def attend(edge: Edge, values: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
 
     @tf.custom_gradient
     def moved(queries, keys, values):
+        queries, keys, values = map(tf.stop_gradient, (queries, keys, values))
+
         def forward(queries, kept):
             graph = tf.nn.softmax(Edge(queries, keys).logits)
             return kept * tf.matmul(graph, values), []

@@ -17,7 +17,7 @@ def over_rows(
     """Applies a function to blocks of rows, one after the other.
 
     The next block takes the memory of the one before. For use within a custom
-    gradient: a tape around it would keep all blocks.
+    gradient, on constants: a tape would keep all blocks.
 
     Args:
         function: Takes a block `(heads, size, width)` of each of `rows`;

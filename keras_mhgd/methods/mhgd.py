@@ -73,6 +73,8 @@ def graph_divergence(
 
 
 def _edge_divergence(student, teacher, activation, derivative):
+    teacher = Edge(*map(tf.stop_gradient, teacher))
+
     def block(queries, keys, of_teacher):
         bound = activation(Edge(queries, keys).logits)
         # Logarithms come from log_softmax: no log of a vanishing graph.
@@ -89,6 +91,7 @@ def _edge_divergence(student, teacher, activation, derivative):
 
     @tf.custom_gradient
     def divergence(queries, keys):
+        queries, keys = map(tf.stop_gradient, (queries, keys))
         of_queries, (loss, of_keys) = over_rows(
             lambda queries, of_teacher: block(queries, keys, of_teacher),
             [queries, teacher.queries],

@@ -62,6 +62,8 @@ class PreparedMethod(Method):
                 self.preparation_learning_rate, momentum=0.9, nesterov=True
             )
         )
+        # Built within its first step, that step would be traced twice.
+        trainer.optimizer.build(trainer.trainable_variables)
         trainer.fit(**fit_arguments, epochs=self.preparation_epochs)
         self._prepared.assign(1.0)
 
