@@ -193,7 +193,9 @@ class Distiller(keras.Model):
             y: Labels, as `fit` takes them.
             verbose: As in `fit`.
             **fit_arguments: Others of `fit` that describe the data:
-                `batch_size`, `shuffle`, `steps_per_epoch`; and `callbacks`.
+                `batch_size`, `shuffle`, `steps_per_epoch`; `callbacks`; and
+                `fit`, called in the place of `keras.Model.fit` with the model
+                that is trained and all arguments.
         """
         if verbose:
             name = type(self.method).__name__

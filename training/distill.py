@@ -130,6 +130,7 @@ def main(argv) -> None:
         distiller.resumable_variables,
         cache,
         preparations,
+        FLAGS.save_freq,
     )
     report(run)
 

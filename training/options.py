@@ -92,6 +92,12 @@ def define_training() -> None:
         "With --strategy=mirrored, batch normalisation by the statistics of "
         "the whole batch, as on one device; else of each GPU's part.",
     )
+    define_positive(
+        "save_freq",
+        None,
+        "Steps from one checkpoint to the next within an epoch, beside those "
+        "at the end of epochs.",
+    )
     flags.DEFINE_string(
         "run", None, "Run folder. The same command again resumes it."
     )

@@ -8,13 +8,16 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 import keras_mhgd
+from keras_mhgd.callbacks import Checkpoint, Position
 from keras_mhgd.files import locked, require_writable, write_atomically
+from training.interruption import Interruption
 from training.networks import save_network
 from training.preparations import Preparations
 from training.report import of_run
@@ -48,6 +51,10 @@ class Run:
         return self.directory / "config.json"
 
     @property
+    def _checkpoints(self) -> pathlib.Path:
+        return self.directory / "checkpoints"
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """The content of `result.json`, or `None` before the run's end."""
         return read_result(self.directory)
@@ -60,8 +67,12 @@ class Run:
         variables: Sequence[keras.Variable],
         cache: keras_mhgd.TeacherCache | None = None,
         preparations: Preparations | None = None,
+        save_freq: int | None = None,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
+
+        On SIGTERM and SIGINT it saves and ends the program: see
+        `Interruption`.
 
         Args:
             model: The compiled model whose `fit` is called.
@@ -72,69 +83,100 @@ class Run:
                 runs the teacher in each step.
             preparations: Where networks learnt from the teacher are kept for
                 other runs.
+            save_freq: Steps from one checkpoint to the next within an epoch,
+                beside those at the end of epochs; `None` for these alone.
 
         Raises:
             BlockingIOError: If another process trains in the folder.
         """
-        with locked(self.directory):
+        with locked(self.directory), Interruption() as interruption:
             # Only now: a command that failed before leaves no configuration.
             write_atomically(self._config_file, _json(self.config))
-            self._fit(model, student, dataset, variables, cache, preparations)
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
+            checkpoint = Checkpoint(
+                self._checkpoints,
+                [*variables, *model.optimizer.variables],
+                save_freq=save_freq,
+            )
+            position = checkpoint.restore()
+            data = self._data(dataset, cache)
+            if any(position):
+                print(f"Resuming {self.directory} {_after(position)}.")
+            elif isinstance(model, keras_mhgd.Distiller):
+                self._prepare(model, data, interruption, save_freq)
+                if preparations:
+                    preparations.keep(model.method)
+                checkpoint.save(0)
+            test = dataset.test(batch_size=500)
+            if position.steps:
+                # Makes the metrics' variables, to restore.
+                model.evaluate(test.take(1), verbose=0)
+            recorder = Recorder(self.directory, student, position.epochs)
+            epochs, every = (
+                self.config["epochs"],
+                self.config["validation_freq"],
+            )
+            _fit_from(
+                position,
+                model,
+                **data,
+                validation_data=test,
+                validation_freq=[*range(every, epochs, every), epochs],
+                epochs=epochs,
+                callbacks=[
+                    recorder,
+                    keras.callbacks.TensorBoard(
+                        self.directory / "logs", write_graph=False
+                    ),
+                    checkpoint,
+                    interruption.callback(checkpoint),
+                ],
+            )
+            save_network(student, self.directory / "last.keras")
+            self._finish(student, recorder.rows)
 
-    def _fit(self, model, student, dataset, variables, cache, preparations):
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)
-        checkpoint = keras_mhgd.callbacks.Checkpoint(
-            self.directory / "checkpoints",
-            [*variables, *model.optimizer.variables],
-        )
-        initial_epoch = checkpoint.restore()
-        batch_size, epochs = self.config["batch_size"], self.config["epochs"]
-        every = self.config["validation_freq"]
-        data = {
-            "x": cache.train(initial_epoch)
-            if cache
-            else dataset.train(
+    def _data(self, dataset, cache) -> dict[str, Any]:
+        """Arguments of `fit`; `x` gives the stream from an epoch on."""
+        batch_size = self.config["batch_size"]
+
+        def stream(initial_epoch):
+            if cache:
+                return cache.train(initial_epoch)
+            return dataset.train(
                 batch_size,
                 self.config["seed"],
                 initial_epoch,
                 views=self.config["views"],
-            ),
+            )
+
+        return {
+            "x": stream,
             "steps_per_epoch": dataset.steps_per_epoch(batch_size),
             "shuffle": False,  # the stream is
             # A line an epoch where nobody sees a bar move.
             "verbose": 1 if sys.stdout.isatty() else 2,
         }
-        recorder = Recorder(self.directory, student, initial_epoch)
-        if initial_epoch:
-            print(f"Resuming {self.directory} after epoch {initial_epoch}.")
-        elif isinstance(model, keras_mhgd.Distiller):
-            self._prepare(model, data, preparations)
-            checkpoint.save(0)
-        model.fit(
-            **data,
-            validation_data=dataset.test(batch_size=500),
-            validation_freq=[*range(every, epochs, every), epochs],
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            callbacks=[
-                recorder,
-                keras.callbacks.TensorBoard(
-                    self.directory / "logs", write_graph=False
-                ),
-                checkpoint,
-            ],
-        )
-        save_network(student, self.directory / "last.keras")
-        self._finish(student, recorder.rows)
 
-    def _prepare(self, model, data, preparations) -> None:
+    def _prepare(self, model, data, interruption, save_freq) -> None:
+        """Prepares the method, from where a killed process left it."""
+
+        def fit(trainer, **arguments):
+            checkpoint = Checkpoint(
+                self._checkpoints / trainer.name,
+                [*trainer.variables, *trainer.optimizer.variables],
+                save_freq=save_freq,
+            )
+            position = checkpoint.restore()
+            if any(position):
+                print(f"Resuming {trainer.name} {_after(position)}.")
+            callbacks = [checkpoint, interruption.callback(checkpoint)]
+            _fit_from(position, trainer, **arguments, callbacks=callbacks)
+
         if not model.method.prepared:
-            model.prepare(**data)
+            model.prepare(**data, fit=fit)
         for name, network in model.method.artifacts().items():
             save_network(network, self.directory / f"{name}.keras")
-        if preparations:
-            preparations.keep(model.method)
 
     def _finish(self, student, rows) -> None:
         accuracies = [accuracy for _, accuracy in validated(rows)]
@@ -206,6 +248,40 @@ class Recorder(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.directory / "metrics.csv", text.getvalue())
+
+
+def _fit_from(
+    position: Position,
+    model: keras.Model,
+    x: Callable[[int], tf.data.Dataset],
+    steps_per_epoch: int,
+    epochs: int,
+    **arguments: Any,
+) -> None:
+    """Goes on with `fit` from a checkpoint, also from one within an epoch."""
+    epoch, steps = position
+    if steps:
+        model.fit(
+            x(epoch).skip(steps),
+            steps_per_epoch=steps_per_epoch - steps,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            **arguments,
+        )
+        epoch += 1
+    if epoch < epochs:
+        model.fit(
+            x(epoch),
+            steps_per_epoch=steps_per_epoch,
+            initial_epoch=epoch,
+            epochs=epochs,
+            **arguments,
+        )
+
+
+def _after(position: Position) -> str:
+    steps = f" and {position.steps} steps" if position.steps else ""
+    return f"after epoch {position.epochs}{steps}"
 
 
 def _require_equal(path: pathlib.Path, config: dict[str, Any]) -> None:

@@ -34,7 +34,13 @@ def main(argv) -> None:
         # network hold no optimizer.
         model = keras.Model(network.inputs, network.outputs)
         options.compile_model(model, dataset)
-    run.fit(model, network, dataset, network.variables)
+    run.fit(
+        model,
+        network,
+        dataset,
+        network.variables,
+        save_freq=FLAGS.save_freq,
+    )
     report(run)
 
 

@@ -1,5 +1,5 @@
 """Callbacks for the training of students."""
 
-from keras_mhgd.callbacks.checkpoint import Checkpoint
+from keras_mhgd.callbacks.checkpoint import Checkpoint, Position
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "Position"]

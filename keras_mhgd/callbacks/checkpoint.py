@@ -1,27 +1,48 @@
 """Checkpoints that a killed training resumes from."""
 
+import hashlib
 import io
 import os
 import pathlib
 import re
 import warnings
-import zipfile
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from keras_mhgd.files import write_atomically
 
-_VERSION = 1
+_VERSION = 2
+_NAME = re.compile(r"epoch_(\d{5,})(?:_step_(\d{6,}))?\.npz")
+_DIGEST = hashlib.sha256().digest_size
+
+
+class Position(NamedTuple):
+    """How far a training has come.
+
+    Attributes:
+        epochs: Finished epochs.
+        steps: Finished steps of the epoch after these.
+    """
+
+    epochs: int
+    steps: int
 
 
 class Checkpoint(keras.callbacks.Callback):
     """Saves variables at the end of every epoch and restores the newest.
 
-    A checkpoint is one `.npz` file, written to a temporary name and renamed,
-    so a kill at any moment leaves the earlier ones intact. Its parts carry
-    checksums: a damaged newest file is reported and the one before is used.
+    A checkpoint is one `.npz` file with a checksum at its end, written to a
+    temporary name and renamed, so a kill at any moment leaves the earlier ones
+    intact. A damaged newest file is reported and the one before is used.
+
+    With `save_freq`, checkpoints are also saved within epochs. To go on from
+    such a one, train on the rest of the epoch's data first: after
+    `position = checkpoint.restore()`, `fit` with
+    `initial_epoch=position.epochs` on `stream.skip(position.steps)`, for as
+    many steps less. The metrics of that epoch then count the steps before.
 
     Unlike `keras.callbacks.BackupAndRestore` it saves the variables that it
     is given (a distiller's without its teacher's), keeps the last ones, and
@@ -32,6 +53,11 @@ class Checkpoint(keras.callbacks.Callback):
         variables: What to save, in a fixed order: those of the networks that
             train and of their optimizers, all built.
         keep: How many of the newest checkpoints are kept, >= 1.
+        save_freq: Steps from one checkpoint to the next within an epoch, >= 1;
+            `None` saves at the end of epochs only.
+
+    Attributes:
+        position: How far the training has come.
 
     Example:
         >>> student.compile("sgd", "mse")
@@ -45,7 +71,7 @@ class Checkpoint(keras.callbacks.Callback):
         ...     targets,
         ...     epochs=2,
         ...     verbose=0,
-        ...     initial_epoch=checkpoint.restore(),
+        ...     initial_epoch=checkpoint.restore().epochs,
         ...     callbacks=[checkpoint],
         ... )
     """
@@ -55,38 +81,75 @@ class Checkpoint(keras.callbacks.Callback):
         directory: str | os.PathLike,
         variables: Sequence[keras.Variable],
         keep: int = 2,
+        save_freq: int | None = None,
     ):
         super().__init__()
         if keep < 1:
             raise ValueError(f"`keep` must be 1 or more. Received: keep={keep}")
+        if save_freq is not None and save_freq < 1:
+            raise ValueError(
+                f"`save_freq` must be 1 or more. Received: {save_freq}"
+            )
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.keep = keep
+        self.save_freq = save_freq
+        self.position = Position(0, 0)
         self._variables = list(variables)
+        self._metrics = []  # of the steps before `position`, to be restored
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._metrics:
+            # Keras has just reset them.
+            _assign(_variables_of(self.model.metrics), self._metrics)
+            self._metrics = []
+        else:
+            self.position = Position(epoch, 0)
+        self._first = self.position.steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        before, steps = self.position.steps, self._first + batch + 1
+        self.position = self.position._replace(steps=steps)
+        every = self.save_freq
+        due = every and steps // every > before // every
+        if due and not self.epoch_ends(batch):
+            self.save(*self.position)
+
+    def epoch_ends(self, batch: int) -> bool:
+        """Whether a batch, counted from 0 in this `fit`, is an epoch's last."""
+        return batch + 1 == self.params["steps"]
 
     def on_epoch_end(self, epoch, logs=None):
-        self.save(epoch + 1)
+        self.position = Position(epoch + 1, 0)
+        self.save(*self.position)
 
-    def save(self, epochs: int) -> pathlib.Path:
-        """Saves the state after `epochs` finished epochs; returns the file."""
+    def save(self, epochs: int, steps: int = 0) -> pathlib.Path:
+        """Saves the state after so many epochs and steps; returns the file."""
+        arrays = {"variable": self._variables}
+        name = f"epoch_{epochs:05d}"
+        if steps:
+            arrays["metric"] = _variables_of(self.model.metrics)
+            name += f"_step_{steps:06d}"
         arrays = {
-            f"variable_{index:05d}": keras.ops.convert_to_numpy(variable)
-            for index, variable in enumerate(self._variables)
+            f"{kind}_{index:05d}": keras.ops.convert_to_numpy(variable)
+            for kind, variables in arrays.items()
+            for index, variable in enumerate(variables)
         }
         buffer = io.BytesIO()
-        np.savez(buffer, version=_VERSION, epochs=epochs, **arrays)
-        path = self.directory / f"epoch_{epochs:05d}.npz"
-        write_atomically(path, buffer.getvalue())
+        np.savez(buffer, version=_VERSION, position=(epochs, steps), **arrays)
+        content = buffer.getvalue()
+        path = self.directory / f"{name}.npz"
+        write_atomically(path, content + hashlib.sha256(content).digest())
         for old in self._files()[self.keep :]:
             old.unlink()
         return path
 
-    def restore(self) -> int:
-        """Restores the newest readable checkpoint.
+    def restore(self) -> Position:
+        """Restores the newest undamaged checkpoint.
 
         Returns:
-            The number of finished epochs: what `fit` takes as
-            `initial_epoch`; 0 if there is no checkpoint.
+            What had been trained: `fit` takes the epochs as `initial_epoch`;
+            nothing if there is no checkpoint.
 
         Raises:
             ValueError: If a checkpoint belongs to other variables, or all
@@ -95,33 +158,29 @@ class Checkpoint(keras.callbacks.Callback):
         files = self._files()
         for path in files:
             try:
-                content = io.BytesIO(path.read_bytes())
-                with np.load(content, allow_pickle=False) as archive:
-                    arrays = {key: archive[key] for key in archive.files}
-            except (
-                OSError,
-                ValueError,
-                EOFError,
-                RuntimeError,  # flags that mean encryption, or unknown ones
-                zipfile.BadZipFile,
-            ) as error:
+                arrays = _read(path)
+            except (OSError, ValueError) as error:
                 warnings.warn(
                     f"The checkpoint {path} is damaged ({error}); the one "
                     "before it is used.",
                     stacklevel=2,
                 )
                 continue
-            return self._assign(path, arrays)
+            self._restore(path, arrays)
+            return self.position
         if files:
             raise ValueError(
                 f"No checkpoint in {self.directory} can be read. "
                 "Delete the folder to start this training anew."
             )
-        return 0
+        return self.position
 
-    def _assign(self, path: pathlib.Path, arrays: dict[str, np.ndarray]) -> int:
-        version, epochs = arrays.pop("version", None), arrays.pop("epochs", 0)
-        values = [arrays[key] for key in sorted(arrays)]
+    def _restore(self, path: pathlib.Path, arrays: dict[str, np.ndarray]):
+        version = arrays.get("version")
+        values, metrics = (
+            [arrays[name] for name in sorted(arrays) if name.startswith(kind)]
+            for kind in ("variable_", "metric_")
+        )
         fits = len(values) == len(self._variables) and all(
             value.shape == tuple(variable.shape)
             for value, variable in zip(values, self._variables, strict=True)
@@ -133,20 +192,39 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{_VERSION}. Received: {len(values)} arrays, version "
                 f"{version}. Use another run folder."
             )
-        for value, variable in zip(values, self._variables, strict=True):
-            if value.dtype.kind == "V":
-                # NumPy's files keep bfloat16's bytes but not its name.
-                value = value.view(keras.ops.convert_to_numpy(variable).dtype)
-            variable.assign(value)
-        return int(epochs)
+        _assign(self._variables, values)
+        self.position = Position(*map(int, arrays["position"]))
+        self._metrics = metrics
 
     def _files(self) -> list[pathlib.Path]:
         """All checkpoints, newest first."""
-        return sorted(
-            (
-                path
-                for path in self.directory.iterdir()
-                if re.fullmatch(r"epoch_\d{5,}\.npz", path.name)
-            ),
-            reverse=True,
-        )
+        found = [
+            (match, path)
+            for path in self.directory.iterdir()
+            if (match := _NAME.fullmatch(path.name))
+        ]
+        found.sort(key=lambda pair: [int(n or 0) for n in pair[0].groups()])
+        return [path for _, path in reversed(found)]
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    content = path.read_bytes()
+    content, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its checksum is wrong")
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _variables_of(metrics: Sequence[keras.metrics.Metric]):
+    return [variable for metric in metrics for variable in metric.variables]
+
+
+def _assign(
+    variables: Sequence[keras.Variable], values: Sequence[np.ndarray]
+) -> None:
+    for value, variable in zip(values, variables, strict=True):
+        if value.dtype.kind == "V":
+            # NumPy's files keep bfloat16's bytes but not its name.
+            value = value.view(keras.ops.convert_to_numpy(variable).dtype)
+        variable.assign(value)

@@ -93,7 +93,9 @@ class Method(keras.Layer):
         Args:
             teacher: The teacher's predictions and sensing points.
             student: The student's.
-            **fit_arguments: The data, as `keras.Model.fit` takes it.
+            **fit_arguments: The data, as `keras.Model.fit` takes it, and
+                `fit`: what is called in its place, with the model that is
+                trained and the arguments.
         """
 
     def artifacts(self) -> Mapping[str, keras.Model]:

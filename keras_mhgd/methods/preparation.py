@@ -55,7 +55,7 @@ class PreparedMethod(Method):
             f"{type(self).__name__} must implement `trainer`."
         )
 
-    def prepare(self, teacher, student, **fit_arguments):
+    def prepare(self, teacher, student, fit=keras.Model.fit, **fit_arguments):
         trainer = self.trainer(teacher, student)
         trainer.compile(
             keras.optimizers.SGD(
@@ -64,7 +64,7 @@ class PreparedMethod(Method):
         )
         # Built within its first step, that step would be traced twice.
         trainer.optimizer.build(trainer.trainable_variables)
-        trainer.fit(**fit_arguments, epochs=self.preparation_epochs)
+        fit(trainer, **fit_arguments, epochs=self.preparation_epochs)
         self._prepared.assign(1.0)
 
     def get_config(self):

@@ -3,6 +3,7 @@
 A server process has imported it, and each program is a fork of that server.
 """
 
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -16,17 +17,30 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["keras_mhgd"])
 
 
-def launch(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
-    """Runs `python -m module`; returns exit code and what it printed.
+@contextlib.contextmanager
+def started(module: str, *arguments: str, devices: int = 1):
+    """Runs `python -m module`: gives the process, and what it prints a file.
 
-    TensorFlow sees the processor as so many devices.
+    Killed at the end if it still runs. TensorFlow sees the processor as so
+    many devices.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
+        output.touch()
         process = _CONTEXT.Process(
             target=_main, args=(module, arguments, str(output), devices)
         )
         process.start()
+        try:
+            yield process, output
+        finally:
+            process.kill()
+            process.join()
+
+
+def launch(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
+    """Runs `python -m module`; returns exit code and what it printed."""
+    with started(module, *arguments, devices=devices) as (process, output):
         process.join()
         return process.exitcode, output.read_text()
 
@@ -35,6 +49,7 @@ def _main(module, arguments, output, devices):
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
+    sys.stdout.reconfigure(line_buffering=True)  # readable after a kill
     if devices > 1:
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],

@@ -1,103 +1,24 @@
 """The programs as a user runs them: in processes of their own."""
 
-import csv
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
 import pytest
 
-from keras_mhgd.files import locked
-from tests.training.launcher import launch
+from tests.training.runs import (
+    PREPARATION,
+    TEACHER,
+    command,
+    read_rows,
+    run,
+    weights,
+)
 
 pytestmark = pytest.mark.slow
-
-TEACHER = ["--model=vgg_small", "--epochs=2"]
-STUDENT = ["--student=resnet_small", "--epochs=4", "--set=num_heads=2"]
-PREPARATION = "--set=preparation_epochs=2"
-
-
-def command(program, *arguments):
-    return [sys.executable, "-m", f"training.{program}", *map(str, arguments)]
-
-
-def run(program, *arguments, fails=False, devices=1):
-    """Runs a program; returns what it printed."""
-    code, output = launch(
-        f"training.{program}", *map(str, arguments), devices=devices
-    )
-    assert (code != 0) == fails, output
-    return output
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("programs")
-
-
-@pytest.fixture(scope="module")
-def data(folder):
-    """Flags of a small data set: three classes of bars, 16 x 16."""
-    rng = np.random.default_rng(0)
-
-    def draw(count):
-        y = np.arange(count) % 3
-        x = rng.integers(0, 90, size=(count, 16, 16, 1))
-        for image, label in zip(x, y, strict=True):
-            image[5 * label + 2] += 150
-        return x.astype("uint8"), y
-
-    x_train, y_train = draw(60)
-    x_test, y_test = draw(30)
-    path = folder / "bars.npz"
-    np.savez(
-        path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test
-    )
-    return [f"--dataset={path}", "--batch_size=16"]
-
-
-@pytest.fixture(scope="module")
-def teacher(folder, data):
-    run("train", *data, *TEACHER, f"--run={folder}/teacher")
-    return folder / "teacher"
-
-
-@pytest.fixture(scope="module")
-def distill(data, teacher):
-    """Arguments of `distill` but its run folder."""
-    return [*data, *STUDENT, f"--teacher={teacher}", PREPARATION]
-
-
-@pytest.fixture(scope="module")
-def student(folder, distill):
-    """An uninterrupted run."""
-    run("distill", *distill, f"--run={folder}/student")
-    return folder / "student"
-
-
-def weights(path):
-    return keras.saving.load_model(path / "last.keras").get_weights()
-
-
-def assert_same_run(found, expected):
-    for a, b in zip(weights(found), weights(expected), strict=True):
-        np.testing.assert_array_equal(a, b)
-    rows = [read_rows(path) for path in (found, expected)]
-    assert rows[0] == rows[1]
-
-
-def read_rows(path):
-    with open(path / "metrics.csv") as file:
-        return [
-            {name: value for name, value in row.items() if name != "seconds"}
-            for row in csv.DictReader(file)
-        ]
 
 
 def test_a_run_leaves_its_files(student):
@@ -139,22 +60,6 @@ def test_a_finished_run_says_so(student, distill):
     assert (student / "last.keras").stat().st_mtime_ns == before
 
 
-def test_divergence_is_told(folder, distill):
-    """And the checkpoint is of the epoch before: here of none."""
-    path = folder / "diverged"
-    output = run(
-        "distill",
-        *[each for each in distill if not each.startswith("--set")],
-        "--method=fsp",
-        "--set=weight=1e30",
-        f"--run={path}",
-        fails=True,
-    )
-    assert "must be finite. Received NaN or infinity in epoch 1: " in output
-    names = [each.name for each in (path / "checkpoints").iterdir()]
-    assert names == ["epoch_00000.npz"]
-
-
 def test_two_devices_train_like_one(folder, distill):
     # Steps are short, as round-off grows from each to the next.
     arguments = [*distill, "--epochs=1", "--learning_rate=0.001"]
@@ -169,75 +74,11 @@ def test_two_devices_train_like_one(folder, distill):
     assert "must be a multiple of the number of devices" in output
 
 
-def test_a_second_process_is_refused(folder, data):
-    """And not once the first one is dead."""
-    path = folder / "busy"
-    arguments = [*data, "--model=resnet_small", "--epochs=1", f"--run={path}"]
-    path.mkdir()
-    with locked(path):
-        output = run("train", *arguments, fails=True)
-    assert "Another process must not be at work in the folder" in output
-    run("train", *arguments)
-
-
 def test_another_configuration_is_refused(student, distill):
     output = run(
         "distill", *distill, f"--run={student}", "--seed=7", fails=True
     )
     assert "holds a run of another configuration (seed: 0 there, 7" in output
-
-
-@pytest.mark.parametrize("moment", ["preparation", 1, 2, 3])
-def test_killed_and_rerun_ends_like_uninterrupted(
-    folder, distill, student, moment
-):
-    """Kills with SIGKILL: in MHAN's training, and after each epoch."""
-    path = folder / f"killed_{moment}"
-    arguments = [*distill, f"--run={path}"]
-    process = subprocess.Popen(
-        command("distill", *arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    log = []
-    for line in process.stdout:
-        log.append(line)
-        begun = "Preparing" in line
-        rows = path / "metrics.csv"
-        if moment == "preparation":
-            due = begun
-        else:
-            due = rows.exists() and len(read_rows(path)) >= moment
-        if due:
-            break
-    else:
-        pytest.fail("".join(log))
-    time.sleep(0.05 if moment == 2 else 0)  # another place in the epoch
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert not (path / "result.json").exists()
-    output = run("distill", *arguments)
-    if moment != "preparation":
-        assert "Resuming" in output
-        assert "Preparing" not in output
-    assert_same_run(path, student)
-
-
-def test_a_plain_training_resumes_too(folder, data, teacher):
-    """A checkpoint of epoch 1 alone, as a kill leaves it."""
-    path = folder / "again"
-    arguments = [*data, *TEACHER, f"--run={path}"]
-    path.mkdir()
-    (path / "checkpoints").mkdir()
-    for name in ("config.json", "checkpoints/epoch_00001.npz"):
-        (path / name).write_bytes((teacher / name).read_bytes())
-    rows = (teacher / "metrics.csv").read_text().splitlines(keepends=True)
-    (path / "metrics.csv").write_text("".join(rows[:2]))
-    assert "Resuming" in run("train", *arguments)
-    assert_same_run(path, teacher)
 
 
 def test_tests_after_some_epochs_only(folder, data):

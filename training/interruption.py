@@ -1,0 +1,71 @@
+"""Signals that end a program, and what is saved before it ends."""
+
+import signal
+from types import FrameType
+
+import keras
+
+from keras_mhgd.callbacks import Checkpoint
+
+EXIT_CODE = 75
+"""Of a program that was told to end and goes on when it is run again."""
+
+_SIGNALS = signal.SIGTERM, signal.SIGINT
+
+
+class Interruption:
+    """Ends the program in order on SIGTERM or SIGINT, as a context.
+
+    While a training runs that has the `callback`, its checkpoint is saved
+    after the step at hand, or with the epoch if that is being tested. At any
+    other time, and on a second signal, the program ends at once. Either way
+    its exit code is 75.
+    """
+
+    def __init__(self):
+        self._trains = False
+        self._asked = False
+
+    def __enter__(self) -> "Interruption":
+        self._before = [signal.signal(each, self._end) for each in _SIGNALS]
+        return self
+
+    def __exit__(self, *error) -> None:
+        for each, handler in zip(_SIGNALS, self._before, strict=True):
+            signal.signal(each, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if self._asked or not self._trains:
+            raise SystemExit(EXIT_CODE)
+        self._asked = True
+        print(f"{signal.Signals(number).name}: ends once the state is saved.")
+
+    def callback(self, checkpoint: Checkpoint) -> keras.callbacks.Callback:
+        """Makes the callback of a training; it comes after `checkpoint`."""
+        return _Ending(self, checkpoint)
+
+    def _leave(self) -> None:
+        if self._asked:
+            print("The state is saved. The same command goes on from here.")
+            raise SystemExit(EXIT_CODE)
+
+
+class _Ending(keras.callbacks.Callback):
+    def __init__(self, interruption: Interruption, checkpoint: Checkpoint):
+        super().__init__()
+        self._interruption = interruption
+        self._checkpoint = checkpoint
+
+    def on_train_begin(self, logs=None):
+        self._interruption._trains = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._interruption._asked and not self._checkpoint.epoch_ends(batch):
+            self._checkpoint.save(*self._checkpoint.position)
+            self._interruption._leave()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._interruption._leave()
+
+    def on_train_end(self, logs=None):
+        self._interruption._trains = False
