@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from keras_mhgd.files import locked, require_writable, write_atomically
+from training.interruption import EXIT_CODE, Interruption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Comparison:
         self.directory = require_writable(directory)
         self.ways = list(ways)
         self._shared = list(shared)
+        self._processes = _Processes()
         if len({_slug(way.name) for way in ways}) < len(ways):
             raise ValueError(
                 "All ways of a comparison must have names of their own. "
@@ -104,6 +106,9 @@ class Comparison:
     def run(self, trials: int, jobs: int) -> None:
         """Trains what is not trained yet.
 
+        On SIGTERM and SIGINT the trainings save and end, then the program
+        does: see `Interruption`.
+
         Args:
             trials: Seeds 0, 1, ... of each way.
             jobs: Trainings at a time, each in a process of its own.
@@ -114,7 +119,11 @@ class Comparison:
         """
         trainings = {}
         makers = {}  # for each method its first training
-        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        with (
+            concurrent.futures.ThreadPoolExecutor(jobs) as pool,
+            self._processes,
+            Interruption(),
+        ):
             for trial in range(trials):
                 for way in self.ways:
                     # Those wait that use what another is about to make.
@@ -127,6 +136,7 @@ class Comparison:
                     trainings[self.folder(way, trial)] = training
                     for name in way.methods:
                         makers.setdefault(name, training)
+            concurrent.futures.wait(trainings.values())
         failed = [
             f"{folder} (exit code {training.result()})"
             for folder, training in trainings.items()
@@ -166,14 +176,43 @@ class Comparison:
                 f"--cache_dir={self.directory / f'teacher_{trial}'}",
             ]
         _print(f"$ python {' '.join(command)}\n")
-        with subprocess.Popen(
-            [sys.executable, "-u", *command],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with self._processes.start(command) as process:
             for line in process.stdout:
                 _print(f"{folder.name} | {line}")
         return process.returncode
+
+
+class _Processes:
+    """Trainings that are told to end when the program ends, as a context."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._all = []
+        self._ended = False
+
+    def start(self, command: Sequence[str]) -> subprocess.Popen:
+        with self._lock:
+            # Not after the others were told to end.
+            if self._ended:
+                raise SystemExit(EXIT_CODE)
+            process = subprocess.Popen(
+                [sys.executable, "-u", *command],
+                stdout=subprocess.PIPE,
+                text=True,
+                # A terminal's SIGINT would reach it beside ours.
+                start_new_session=True,
+            )
+            self._all.append(process)
+        return process
+
+    def __enter__(self) -> "_Processes":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        with self._lock:
+            self._ended = error is not None
+            for process in self._all:
+                process.terminate()
 
 
 def _slug(name: str) -> str:

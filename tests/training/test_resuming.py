@@ -122,3 +122,20 @@ def test_divergence_is_told(folder, distill):
     assert "must be finite. Received NaN or infinity in epoch 1: " in output
     names = [each.name for each in (path / "checkpoints").iterdir()]
     assert names == ["epoch_00000.npz"]
+
+
+def test_a_comparison_told_to_end_tells_its_trainings(folder, data):
+    path = folder / "compared"
+    arguments = [*data, "--methods=student", "--trials=2", "--jobs=2"]
+    arguments += ["--student=resnet_small", "--epochs=1000", f"--run={path}"]
+    with started("training.compare", *arguments) as (process, output):
+        while "Epoch 3/1000" not in output.read_text():
+            wait(process, output)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(30)
+        text = output.read_text()
+    assert process.exitcode == 75, text
+    assert "student_0 | The state is saved." in text
+    for trial in (0, 1):
+        with locked(path / f"student_{trial}"):  # nobody trains there
+            pass
