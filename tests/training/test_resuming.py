@@ -124,10 +124,11 @@ def test_divergence_is_told(folder, distill):
     assert names == ["epoch_00000.npz"]
 
 
-def test_a_comparison_told_to_end_tells_its_trainings(folder, data):
+def test_a_comparison_told_to_end_tells_its_trainings(folder, data, teacher):
     path = folder / "compared"
-    arguments = [*data, "--methods=student", "--trials=2", "--jobs=2"]
-    arguments += ["--student=resnet_small", "--epochs=1000", f"--run={path}"]
+    arguments = [*data, f"--teacher={teacher}", "--student=resnet_small"]
+    arguments += ["--methods=student", "--trials=2", "--jobs=2"]
+    arguments += ["--epochs=1000", f"--run={path}"]
     with started("training.compare", *arguments) as (process, output):
         while "Epoch 3/1000" not in output.read_text():
             wait(process, output)
