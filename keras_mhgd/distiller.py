@@ -321,6 +321,16 @@ class Distiller(keras.Model):
             student,
             self.method.limited_variables,
         )
+        found = {"task_loss": task_loss, **terms}
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # That one is there to pass over gradients that overflow.
+            found |= {
+                f"the gradient of {variable.path}": gradient
+                for variable, gradient in zip(
+                    self.trainable_variables, gradients, strict=True
+                )
+            }
+        gradients = _after(_require_finite(found), gradients)
         self.optimizer.apply(gradients, self.trainable_variables)
         if terms:
             self.method.update(student, teacher, y)
@@ -419,9 +429,39 @@ def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
             tf.reduce_max(labels),
         ],
     )
-    # Run eagerly, the check has raised already and gives no operation.
-    with tf.control_dependencies([check] if check is not None else []):
-        return tf.identity(y)
+    return _after([check], y)
+
+
+def _require_finite(values: dict[str, tf.Tensor | None]) -> list[tf.Operation]:
+    """Checks losses and gradients in the graph, before any weight moves."""
+    return [
+        tf.raw_ops.Assert(
+            condition=tf.math.is_finite(tf.reduce_sum(_values(value))),
+            data=[
+                "Losses and gradients must be finite. Received NaN or infinity "
+                f"in: {name}. Lower the learning rate or the method's weight, "
+                "and look for images that are not finite."
+            ],
+        )
+        for name, value in values.items()
+        if value is not None
+    ]
+
+
+def _values(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    # Those of embeddings are of the rows that were read.
+    sparse = isinstance(gradient, tf.IndexedSlices)
+    return gradient.values if sparse else gradient
+
+
+def _after(checks: list[tf.Operation | None], structure):
+    """Gives tensors once checks have passed."""
+    # Run eagerly, a check has raised already and gives no operation.
+    checks = [check for check in checks if check is not None]
+    with tf.control_dependencies(checks):
+        return tf.nest.map_structure(
+            lambda x: None if x is None else tf.identity(x), structure
+        )
 
 
 def _total(losses) -> tf.Tensor:

@@ -402,6 +402,31 @@ def test_fit_before_compile_prepares_nothing(small_net, images):
     assert not method.prepared
 
 
+class Steep(Match):
+    """A loss of zero whose gradient is NaN."""
+
+    def call(self, student, teacher, labels):
+        return {"match": tf.sqrt(tf.reduce_sum(0 * student.outputs))}
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize(
+    ("method", "weight", "name"),
+    [(Plain, np.nan, "task_loss"), (Steep, 1.0, "the gradient of .*kernel")],
+)
+def test_stops_at_a_step_that_is_not_finite(
+    distiller, images, method, weight, name, eagerly
+):
+    x, y = images
+    model = distiller(method(), run_eagerly=eagerly)
+    before = [each.numpy() for each in model.student.trainable_variables]
+    message = f"must be finite. Received NaN or infinity in: {name}"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        model.fit(x, y, sample_weight=np.full(len(y), weight), verbose=0)
+    after = [each.numpy() for each in model.student.trainable_variables]
+    assert_equal(after, before)
+
+
 def test_refuses_a_missing_loss(distiller):
     with pytest.raises(ValueError, match="`loss` must be the student's task l"):
         distiller(loss=None)

@@ -199,7 +199,7 @@ class Run:
 class Recorder(keras.callbacks.Callback):
     """Writes `metrics.csv` after every epoch and `best.keras` when due.
 
-    Raises `FloatingPointError` after an epoch with a loss that is not finite.
+    Raises `FloatingPointError` after a step with a loss that is not finite.
 
     Args:
         directory: The run folder.
@@ -223,15 +223,17 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._begin = time.monotonic()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_train_batch_end(self, batch, logs=None):
         lost = [name for name in logs if not math.isfinite(logs[name])]
         if lost:
             raise FloatingPointError(
-                f"The losses must be finite. Received NaN or infinity in "
-                f"epoch {epoch + 1}: {', '.join(lost)}. Lower the learning "
-                "rate or the method's weight. What was saved is of the epoch "
-                "before."
+                "The losses must be finite. Received NaN or infinity in step "
+                f"{batch + 1} of epoch {len(self.rows) + 1}: "
+                f"{', '.join(lost)}. Lower the learning rate or the method's "
+                "weight. What was saved is of before."
             )
+
+    def on_epoch_end(self, epoch, logs=None):
         best = max((value for _, value in validated(self.rows)), default=-1.0)
         if logs.get("val_accuracy", -1.0) > best:
             save_network(self.student, self.directory / "best.keras")
