@@ -321,16 +321,9 @@ class Distiller(keras.Model):
             student,
             self.method.limited_variables,
         )
-        found = {"task_loss": task_loss, **terms}
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # That one is there to pass over gradients that overflow.
-            found |= {
-                f"the gradient of {variable.path}": gradient
-                for variable, gradient in zip(
-                    self.trainable_variables, gradients, strict=True
-                )
-            }
-        gradients = _after(_require_finite(found), gradients)
+        gradients = self._require_finite(
+            gradients, {"task_loss": task_loss, **terms}
+        )
         self.optimizer.apply(gradients, self.trainable_variables)
         if terms:
             self.method.update(student, teacher, y)
@@ -344,6 +337,31 @@ class Distiller(keras.Model):
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
         return self.compute_metrics(x, y, student.outputs, sample_weight)
+
+    def _require_finite(self, gradients, losses):
+        """Checks both in the graph: gradients are given once they passed."""
+        found = dict(losses)
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # That one is there to pass over gradients that overflow.
+            found |= {
+                f"the gradient of {variable.path}": gradient
+                for variable, gradient in zip(
+                    self.trainable_variables, gradients, strict=True
+                )
+                if gradient is not None
+            }
+        checks = [
+            tf.raw_ops.Assert(
+                condition=tf.math.is_finite(tf.reduce_sum(_values(value))),
+                data=[
+                    "Losses and gradients must be finite. Received NaN or "
+                    f"infinity in: {name}. Lower the learning rate or the "
+                    "method's weight, and look for images that are not finite."
+                ],
+            )
+            for name, value in found.items()
+        ]
+        return _after(checks, gradients)
 
     def _task_share(self, y, outputs, sample_weight):
         """This replica's share of the task's loss on the whole batch."""
@@ -430,22 +448,6 @@ def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         ],
     )
     return _after([check], y)
-
-
-def _require_finite(values: dict[str, tf.Tensor | None]) -> list[tf.Operation]:
-    """Checks losses and gradients in the graph, before any weight moves."""
-    return [
-        tf.raw_ops.Assert(
-            condition=tf.math.is_finite(tf.reduce_sum(_values(value))),
-            data=[
-                "Losses and gradients must be finite. Received NaN or infinity "
-                f"in: {name}. Lower the learning rate or the method's weight, "
-                "and look for images that are not finite."
-            ],
-        )
-        for name, value in values.items()
-        if value is not None
-    ]
 
 
 def _values(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
