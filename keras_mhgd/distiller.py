@@ -269,7 +269,8 @@ class Distiller(keras.Model):
 
         A step that makes them itself is traced twice.
         """
-        self.optimizer.build(self.trainable_variables)
+        if not self.optimizer.built:  # a second time would make others
+            self.optimizer.build(self.trainable_variables)
         if isinstance(x, tf.data.Dataset):
             _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
         metrics = self._compile_metrics
@@ -340,28 +341,18 @@ class Distiller(keras.Model):
 
     def _require_finite(self, gradients, losses):
         """Checks both in the graph: gradients are given once they passed."""
-        found = dict(losses)
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+        gradients = _after(_finiteness(losses), gradients)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That one is there to pass over gradients that overflow.
-            found |= {
-                f"the gradient of {variable.path}": gradient
-                for variable, gradient in zip(
-                    self.trainable_variables, gradients, strict=True
-                )
-                if gradient is not None
-            }
-        checks = [
-            tf.raw_ops.Assert(
-                condition=tf.math.is_finite(tf.reduce_sum(_values(value))),
-                data=[
-                    "Losses and gradients must be finite. Received NaN or "
-                    f"infinity in: {name}. Lower the learning rate or the "
-                    "method's weight, and look for images that are not finite."
-                ],
+            return gradients
+        found = {
+            f"the gradient of {variable.path}": gradient
+            for variable, gradient in zip(
+                self.trainable_variables, gradients, strict=True
             )
-            for name, value in found.items()
-        ]
-        return _after(checks, gradients)
+            if gradient is not None
+        }
+        return _after(_finiteness(found), gradients)
 
     def _task_share(self, y, outputs, sample_weight):
         """This replica's share of the task's loss on the whole batch."""
@@ -448,6 +439,20 @@ def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         ],
     )
     return _after([check], y)
+
+
+def _finiteness(values: dict[str, tf.Tensor]) -> list[tf.Operation]:
+    return [
+        tf.raw_ops.Assert(
+            condition=tf.math.is_finite(tf.reduce_sum(_values(value))),
+            data=[
+                "Losses and gradients must be finite. Received NaN or infinity "
+                f"in: {name}. Lower the learning rate or the method's weight, "
+                "and look for images that are not finite."
+            ],
+        )
+        for name, value in values.items()
+    ]
 
 
 def _values(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:

@@ -280,6 +280,18 @@ def test_mixed_precision(small_net, distiller, images, policy, clipping):
     )
 
 
+def test_fit_keeps_the_optimizers_variables(distiller, images):
+    """A loss scale's too: building it anew would make others."""
+    keras.config.set_dtype_policy("mixed_float16")
+    model = distiller(Plain())
+    model.fit(*images, verbose=0)
+    variables = model.optimizer.variables
+    scale = model.optimizer.dynamic_scale
+    model.fit(*images, verbose=0)
+    assert [*map(id, variables)] == [*map(id, model.optimizer.variables)]
+    assert model.optimizer.dynamic_scale is scale
+
+
 def test_loss_scale_does_not_change_the_update(small_net, task, images):
     """In float32, with and without a loss scale: the same student."""
     x, y = images
@@ -412,7 +424,7 @@ class Steep(Match):
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize(
     ("method", "weight", "name"),
-    [(Plain, np.nan, "task_loss"), (Steep, 1.0, "the gradient of .*kernel")],
+    [(Plain, np.nan, "task_loss"), (Steep, 1.0, "the gradient of ")],
 )
 def test_stops_at_a_step_that_is_not_finite(
     distiller, images, method, weight, name, eagerly

@@ -175,8 +175,8 @@ class Comparison:
                 f"--preparation_dir={self.directory / 'preparations'}",
                 f"--cache_dir={self.directory / f'teacher_{trial}'}",
             ]
-        _print(f"$ python {' '.join(command)}\n")
         with self._processes.start(command) as process:
+            _print(f"$ python {' '.join(command)}\n")
             for line in process.stdout:
                 _print(f"{folder.name} | {line}")
         return process.returncode

@@ -8,6 +8,7 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
+from training.interruption import Interruption
 from training.networks import load_network
 from training.preparations import Preparations
 from training.run import Run, report
@@ -72,6 +73,11 @@ FLAGS = flags.FLAGS
 
 def main(argv) -> None:
     """Distills the student that the flags name."""
+    with Interruption() as interruption:
+        _main(interruption)
+
+
+def _main(interruption: Interruption) -> None:
     run = Run(
         FLAGS.run,
         options.configuration(
@@ -128,6 +134,7 @@ def main(argv) -> None:
         student,
         dataset,
         distiller.resumable_variables,
+        interruption,
         cache,
         preparations,
         FLAGS.save_freq,

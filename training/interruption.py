@@ -1,5 +1,7 @@
 """Signals that end a program, and what is saved before it ends."""
 
+import contextlib
+import os
 import signal
 from types import FrameType
 
@@ -18,7 +20,7 @@ class Interruption:
 
     While a training runs that has the `callback`, its checkpoint is saved
     after the step at hand, or with the epoch if that is being tested. At any
-    other time, and on a second signal, the program ends at once. Either way
+    other time, and on a second SIGINT, the program ends at once. Either way
     its exit code is 75.
     """
 
@@ -35,10 +37,13 @@ class Interruption:
             signal.signal(each, handler)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if self._asked or not self._trains:
+        if not self._trains or (self._asked and number == signal.SIGINT):
             raise SystemExit(EXIT_CODE)
         self._asked = True
-        print(f"{signal.Signals(number).name}: ends once the state is saved.")
+        text = f"{signal.Signals(number).name}: ends once the state is saved.\n"
+        # Not print: the signal may have come while it writes.
+        with contextlib.suppress(OSError):
+            os.write(1, text.encode())
 
     def callback(self, checkpoint: Checkpoint) -> keras.callbacks.Callback:
         """Makes the callback of a training; it comes after `checkpoint`."""

@@ -65,20 +65,19 @@ class Run:
         student: keras.Model,
         dataset: keras_mhgd.data.Dataset,
         variables: Sequence[keras.Variable],
+        interruption: Interruption,
         cache: keras_mhgd.TeacherCache | None = None,
         preparations: Preparations | None = None,
         save_freq: int | None = None,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
 
-        On SIGTERM and SIGINT it saves and ends the program: see
-        `Interruption`.
-
         Args:
             model: The compiled model whose `fit` is called.
             student: The network that is saved: `model` or its student.
             dataset: The data.
             variables: What a resumed training needs beside the optimizer's.
+            interruption: What ends the program on a signal.
             cache: The teacher's features on the views of the images; `None`
                 runs the teacher in each step.
             preparations: Where networks learnt from the teacher are kept for
@@ -89,7 +88,7 @@ class Run:
         Raises:
             BlockingIOError: If another process trains in the folder.
         """
-        with locked(self.directory), Interruption() as interruption:
+        with locked(self.directory):
             # Only now: a command that failed before leaves no configuration.
             write_atomically(self._config_file, _json(self.config))
             with model.distribute_strategy.scope():
@@ -125,6 +124,7 @@ class Run:
                 validation_freq=[*range(every, epochs, every), epochs],
                 epochs=epochs,
                 callbacks=[
+                    RequireFinite(),
                     recorder,
                     keras.callbacks.TensorBoard(
                         self.directory / "logs", write_graph=False
@@ -170,8 +170,16 @@ class Run:
             position = checkpoint.restore()
             if any(position):
                 print(f"Resuming {trainer.name} {_after(position)}.")
-            callbacks = [checkpoint, interruption.callback(checkpoint)]
-            _fit_from(position, trainer, **arguments, callbacks=callbacks)
+            _fit_from(
+                position,
+                trainer,
+                **arguments,
+                callbacks=[
+                    RequireFinite(),
+                    checkpoint,
+                    interruption.callback(checkpoint),
+                ],
+            )
 
         if not model.method.prepared:
             model.prepare(**data, fit=fit)
@@ -196,10 +204,27 @@ class Run:
         write_atomically(self.directory / "result.json", _json(result))
 
 
+class RequireFinite(keras.callbacks.Callback):
+    """Raises `FloatingPointError` after a step with a loss that isn't finite.
+
+    First of all callbacks, so that none of the others saves that state.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        lost = [name for name in logs if not math.isfinite(logs[name])]
+        if lost:
+            raise FloatingPointError(
+                "The losses must be finite. Received NaN or infinity in epoch "
+                f"{self._epoch}: {', '.join(lost)}. Lower the learning rate or "
+                "the method's weight. What was saved is of before."
+            )
+
+
 class Recorder(keras.callbacks.Callback):
     """Writes `metrics.csv` after every epoch and `best.keras` when due.
-
-    Raises `FloatingPointError` after a step with a loss that is not finite.
 
     Args:
         directory: The run folder.
@@ -222,16 +247,6 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._begin = time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        lost = [name for name in logs if not math.isfinite(logs[name])]
-        if lost:
-            raise FloatingPointError(
-                "The losses must be finite. Received NaN or infinity in step "
-                f"{batch + 1} of epoch {len(self.rows) + 1}: "
-                f"{', '.join(lost)}. Lower the learning rate or the method's "
-                "weight. What was saved is of before."
-            )
 
     def on_epoch_end(self, epoch, logs=None):
         best = max((value for _, value in validated(self.rows)), default=-1.0)

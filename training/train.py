@@ -9,6 +9,7 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
+from training.interruption import Interruption
 from training.run import Run, report
 
 options.define_data()
@@ -22,6 +23,11 @@ FLAGS = flags.FLAGS
 
 def main(argv) -> None:
     """Trains the network that the flags name."""
+    with Interruption() as interruption:
+        _main(interruption)
+
+
+def _main(interruption: Interruption) -> None:
     run = Run(FLAGS.run, options.configuration("model", program="train"))
     if run.result:
         report(run)
@@ -39,6 +45,7 @@ def main(argv) -> None:
         network,
         dataset,
         network.variables,
+        interruption,
         save_freq=FLAGS.save_freq,
     )
     report(run)

@@ -42,7 +42,8 @@ class Checkpoint(keras.callbacks.Callback):
     such a one, train on the rest of the epoch's data first: after
     `position = checkpoint.restore()`, `fit` with
     `initial_epoch=position.epochs` on `stream.skip(position.steps)`, for as
-    many steps less. The metrics of that epoch then count the steps before.
+    many steps less. The metrics of that epoch then count the steps before, if
+    they are built: `evaluate` one batch first.
 
     Unlike `keras.callbacks.BackupAndRestore` it saves the variables that it
     is given (a distiller's without its teacher's), keeps the last ones, and
@@ -101,7 +102,15 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if self._metrics:
             # Keras has just reset them.
-            _assign(_variables_of(self.model.metrics), self._metrics)
+            variables = _variables_of(self.model.metrics)
+            if len(variables) != len(self._metrics):
+                raise ValueError(
+                    "The model's metrics must be those that were saved, and "
+                    f"built. Received: {len(variables)} variables of metrics, "
+                    f"for {len(self._metrics)} saved ones. `evaluate` one "
+                    "batch before `fit`: it builds them."
+                )
+            _assign(variables, self._metrics)
             self._metrics = []
         else:
             self.position = Position(epoch, 0)

@@ -20,6 +20,7 @@ def network():
     model.compile(
         keras.optimizers.Adam(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
     )
     model.optimizer.build(model.trainable_variables)
     return model
@@ -163,6 +164,9 @@ def test_goes_on_within_an_epoch(tmp_path, steps):
     checkpoint = Checkpoint(tmp_path, state(resumed))
     position = checkpoint.restore()
     assert position == (1, steps)
+    with pytest.raises(ValueError, match="`evaluate` one batch before `fit`"):
+        train(resumed, 1, steps, [checkpoint])
+    resumed.evaluate(stream(0).take(1), verbose=0)
     assert train(resumed, 1, steps, [checkpoint]) == expected
     assert checkpoint.position == (2, 0)
     for a, b in zip(values(resumed), values(straight), strict=True):
