@@ -205,20 +205,24 @@ class Run:
 
 
 class RequireFinite(keras.callbacks.Callback):
-    """Raises `FloatingPointError` after a step with a loss that isn't finite.
+    """Raises `FloatingPointError` where a loss is not finite.
 
-    First of all callbacks, so that none of the others saves that state.
+    After a step, and in the test after an epoch. It comes first of all
+    callbacks, so that none of the others saves that state.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch + 1
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
+        self.on_epoch_end(self._epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
         lost = [name for name in logs if not math.isfinite(logs[name])]
         if lost:
             raise FloatingPointError(
                 "The losses must be finite. Received NaN or infinity in epoch "
-                f"{self._epoch}: {', '.join(lost)}. Lower the learning rate or "
+                f"{epoch + 1}: {', '.join(lost)}. Lower the learning rate or "
                 "the method's weight. What was saved is of before."
             )
 
