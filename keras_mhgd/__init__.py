@@ -6,11 +6,13 @@ from keras_mhgd import (
     data,
     export,
     features,
+    fitting,
     gradients,
     graph,
     linalg,
     methods,
     models,
+    replicas,
 )
 from keras_mhgd.cache import TeacherCache
 from keras_mhgd.distiller import Distiller
@@ -25,9 +27,11 @@ __all__ = [
     "data",
     "export",
     "features",
+    "fitting",
     "gradients",
     "graph",
     "linalg",
     "methods",
     "models",
+    "replicas",
 ]

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mhgd import replicas
 from keras_mhgd.choices import require_known
 from keras_mhgd.data import Dataset
 from keras_mhgd.distiller import Distiller
@@ -113,29 +114,31 @@ class TeacherCache:
             self._fill(self._kept)
             return
         directory = require_writable(directory)
-        _require_own(
-            directory / "manifest.json",
-            {
-                "format": _FORMAT,
-                "teacher": fingerprint(*distiller.teacher.get_weights()),
-                "data": fingerprint(
-                    dataset.x_train,
-                    dataset.index_train,
-                    dataset.mean,
-                    dataset.std,
-                    np.array(
-                        [dataset.full_size, dataset.padding, dataset.flip]
-                    ),
-                ),
-                "views": views,
-                "seed": seed,
-            },
-        )
         files = {
             name: directory / f"{name}.{kind}.npy"
             for name, (_, kind) in specs.items()
         }
-        self._write(files, specs)
+        if replicas.is_chief():
+            _require_own(
+                directory / "manifest.json",
+                {
+                    "format": _FORMAT,
+                    "teacher": fingerprint(*distiller.teacher.get_weights()),
+                    "data": fingerprint(
+                        dataset.x_train,
+                        dataset.index_train,
+                        dataset.mean,
+                        dataset.std,
+                        np.array(
+                            [dataset.full_size, dataset.padding, dataset.flip]
+                        ),
+                    ),
+                    "views": views,
+                    "seed": seed,
+                },
+            )
+            self._write(files, specs)
+        replicas.wait_for_workers()
         self._kept = {
             name: np.load(path, mmap_mode="r") for name, path in files.items()
         }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd import methods, replicas
+from keras_mhgd import fitting, methods, replicas
 from keras_mhgd.features import (
     FeatureExtractor,
     Features,
@@ -248,9 +248,9 @@ class Distiller(keras.Model):
                 shuffle=shuffle,
                 steps_per_epoch=steps_per_epoch,
             )
-        with self.distribute_strategy.scope():
-            self._build_training(x, y)
-        return super().fit(
+        fitting.build(self, self._student_features.shapes.outputs, x, y)
+        return fitting.fit(
+            self,
             x,
             y,
             batch_size=batch_size,
@@ -264,19 +264,8 @@ class Distiller(keras.Model):
             **kwargs,
         )
 
-    def _build_training(self, x, y):
-        """Makes the variables of optimizer and metrics.
-
-        A step that makes them itself is traced twice.
-        """
-        if not self.optimizer.built:  # a second time would make others
-            self.optimizer.build(self.trainable_variables)
-        if isinstance(x, tf.data.Dataset):
-            _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
-        metrics = self._compile_metrics
-        if metrics is not None and not metrics.built and hasattr(y, "shape"):
-            outputs = tf.TensorSpec(self._student_features.shapes.outputs)
-            metrics.build(y, outputs)
+    def evaluate(self, x=None, y=None, **kwargs):
+        return fitting.evaluate(self, x, y, **kwargs)
 
     def targets(self, x) -> Features:
         """Runs the teacher on a batch: see `Method.targets`."""

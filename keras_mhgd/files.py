@@ -48,7 +48,7 @@ def require_writable(directory: str | os.PathLike) -> pathlib.Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another host may have the number
     except OSError as error:
         raise OSError(
             error.errno,

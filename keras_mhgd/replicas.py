@@ -5,9 +5,11 @@ shares add up to the loss of the whole batch, as do their gradients, which
 optimizers sum. On one device, all functions here give what they get.
 """
 
+import hashlib
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -98,3 +100,55 @@ def keras_shares(loss: Any) -> bool:
         "mean",
         "mean_with_sample_weight",
     )
+
+
+def across_workers(strategy: tf.distribute.Strategy | None = None) -> bool:
+    """Whether the replicas are on several workers, each a process.
+
+    Args:
+        strategy: Defaults to `None`: that of the scope. So do the functions
+            below, which all workers must call at the same point.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def is_chief() -> bool:
+    """Whether this process is the one that writes files."""
+    resolver = tf.distribute.get_strategy().cluster_resolver
+    return not across_workers() or not resolver.task_id
+
+
+def any_worker(flag: bool) -> bool:
+    """Whether a worker's flag is set; waits for all."""
+    return flag if not across_workers() else bool(_of_workers(int(flag)).any())
+
+
+def wait_for_workers() -> None:
+    """Returns once all workers are here."""
+    any_worker(False)
+
+
+def require_same(name: str, value: Any) -> None:
+    """Raises `ValueError` on each worker if they have different values.
+
+    Args:
+        name: What the value is called.
+        value: Whatever its text tells whether two are the same.
+    """
+    if not across_workers():
+        return
+    digest = hashlib.sha256(repr(value).encode()).digest()
+    numbers = _of_workers(int.from_bytes(digest[:7], "big"))
+    if (numbers != numbers[0]).any():
+        raise ValueError(
+            f"All workers must have the same {name}. Received here: {value!r}. "
+            "Start the same command on each, on a folder that all share."
+        )
+
+
+def _of_workers(number: int) -> np.ndarray:
+    """Gives the numbers of all replicas."""
+    strategy = tf.distribute.get_strategy()
+    own = strategy.run(lambda: tf.constant([number], tf.int64))
+    return strategy.gather(own, axis=0).numpy()

@@ -59,6 +59,11 @@ FLAGS = flags.FLAGS
 
 def main(argv) -> None:
     """Trains and compares what the flags name."""
+    if FLAGS.strategy == "multi_worker":
+        raise app.UsageError(
+            "--strategy=multi_worker is for a single training: run "
+            "training.train and training.distill on all workers."
+        )
     ways = _ways()
     # Wrong networks and data are told here, before any training.
     teacher = load_network(FLAGS.teacher)

@@ -92,32 +92,35 @@ def _main(interruption: Interruption) -> None:
             program="distill",
         ),
     )
-    if run.result:
-        report(run)
-        return
-    with options.strategy().scope():
-        method = options.method(FLAGS.method, FLAGS.set)
-        teacher = load_network(FLAGS.teacher)
-        if FLAGS.fused:
-            keras_mhgd.models.fuse_batch_normalization(teacher)
-        preparations = None
-        if FLAGS.preparation_dir:
-            learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
-            learnt_on += ("subset", "batch_size", "views")
-            preparations = Preparations(
-                FLAGS.preparation_dir,
-                {name: run.config[name] for name in learnt_on},
-            )
-            method = preparations.reuse(method)
-        # What comes before draws no random number that the student's would
-        # miss.
-        options.start()
-        dataset = options.load_data()
-        student = options.network(FLAGS.student, dataset)
-        distiller = keras_mhgd.Distiller(
-            student, teacher, method, sensing_points=_sensing_points()
+    if not run.result:
+        with options.strategy().scope():
+            _distill(run, interruption)
+    report(run)
+
+
+def _distill(run: Run, interruption: Interruption) -> None:
+    method = options.method(FLAGS.method, FLAGS.set)
+    teacher = load_network(FLAGS.teacher)
+    if FLAGS.fused:
+        keras_mhgd.models.fuse_batch_normalization(teacher)
+    preparations = None
+    if FLAGS.preparation_dir:
+        learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
+        learnt_on += ("subset", "batch_size", "views")
+        preparations = Preparations(
+            FLAGS.preparation_dir,
+            {name: run.config[name] for name in learnt_on},
         )
-        options.compile_model(distiller, dataset)
+        method = preparations.reuse(method)
+    # What comes before draws no random number that the student's would
+    # miss.
+    options.start()
+    dataset = options.load_data()
+    student = options.network(FLAGS.student, dataset)
+    distiller = keras_mhgd.Distiller(
+        student, teacher, method, sensing_points=_sensing_points()
+    )
+    options.compile_model(distiller, dataset)
     cache = None
     if FLAGS.cache_teacher:
         cache = keras_mhgd.TeacherCache(
@@ -139,7 +142,6 @@ def _main(interruption: Interruption) -> None:
         preparations,
         FLAGS.save_freq,
     )
-    report(run)
 
 
 def _sensing_points() -> keras_mhgd.features.SensingPoints:

@@ -7,6 +7,7 @@ from types import FrameType
 
 import keras
 
+from keras_mhgd import replicas
 from keras_mhgd.callbacks import Checkpoint
 
 EXIT_CODE = 75
@@ -21,7 +22,7 @@ class Interruption:
     While a training runs that has the `callback`, its checkpoint is saved
     after the step at hand, or with the epoch if that is being tested. At any
     other time, and on a second SIGINT, the program ends at once. Either way
-    its exit code is 75.
+    its exit code is 75. Of several workers, all end when one is told to.
     """
 
     def __init__(self):
@@ -49,8 +50,12 @@ class Interruption:
         """Makes the callback of a training; it comes after `checkpoint`."""
         return _Ending(self, checkpoint)
 
+    def _agree(self) -> bool:
+        self._asked = replicas.any_worker(self._asked)
+        return self._asked
+
     def _leave(self) -> None:
-        if self._asked:
+        if self._agree():
             print("The state is saved. The same command goes on from here.")
             raise SystemExit(EXIT_CODE)
 
@@ -65,7 +70,9 @@ class _Ending(keras.callbacks.Callback):
         self._interruption._trains = True
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._interruption._asked and not self._checkpoint.epoch_ends(batch):
+        if self._checkpoint.epoch_ends(batch):
+            return
+        if self._interruption._agree():
             self._checkpoint.save(*self._checkpoint.position)
             self._interruption._leave()
 

@@ -1,6 +1,7 @@
 """The flags that the programs share: the same name means the same thing."""
 
 import json
+import os
 from typing import Any
 
 import keras
@@ -10,6 +11,27 @@ from absl import app, flags
 import keras_mhgd
 
 FLAGS = flags.FLAGS
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    if "TF_CONFIG" not in os.environ:
+        raise app.UsageError(
+            "--strategy=multi_worker needs the environment variable TF_CONFIG, "
+            "which names all workers and which of them this is: see BUILD.md."
+        )
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu() -> tf.distribute.Strategy:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+    return tf.distribute.TPUStrategy(resolver)
+
+
+_STRATEGIES = {
+    "mirrored": tf.distribute.MirroredStrategy,
+    "multi_worker": _multi_worker,
+    "tpu": _tpu,
+}
 
 
 def define_data() -> None:
@@ -83,14 +105,15 @@ def define_training() -> None:
     flags.DEFINE_enum(
         "strategy",
         "default",
-        ["default", "mirrored"],
-        "One device, or all GPUs of this machine, which share each batch.",
+        ["default", *_STRATEGIES],
+        "What shares each batch: nothing; all GPUs of this machine; those of "
+        "all machines in TF_CONFIG, each of which runs this command; a TPU.",
     )
     flags.DEFINE_boolean(
         "synchronized",
         True,
-        "With --strategy=mirrored, batch normalisation by the statistics of "
-        "the whole batch, as on one device; else of each GPU's part.",
+        "With several devices, batch normalisation by the statistics of "
+        "the whole batch, as on one; else of each device's part.",
     )
     define_positive(
         "save_freq",
@@ -151,10 +174,13 @@ def start() -> None:
 
 
 def strategy() -> tf.distribute.Strategy:
-    """Makes the strategy that the flags name; models are built in its scope."""
+    """Makes the strategy that the flags name, before anything of TensorFlow.
+
+    A program builds and trains its models in the scope.
+    """
     if FLAGS.strategy == "default":
         return tf.distribute.get_strategy()
-    made = tf.distribute.MirroredStrategy()
+    made = _STRATEGIES[FLAGS.strategy]()
     count = made.num_replicas_in_sync
     if FLAGS.batch_size % count:
         raise app.UsageError(

@@ -1,6 +1,8 @@
 """Run folders: what a program leaves behind, and how it resumes."""
 
+import contextlib
 import csv
+import functools
 import io
 import json
 import math
@@ -15,6 +17,7 @@ import keras
 import tensorflow as tf
 
 import keras_mhgd
+from keras_mhgd import fitting, replicas
 from keras_mhgd.callbacks import Checkpoint, Position
 from keras_mhgd.files import locked, require_writable, write_atomically
 from training.interruption import Interruption
@@ -72,6 +75,9 @@ class Run:
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
 
+        Of several workers the chief alone writes; it is called in the scope
+        of their strategy.
+
         Args:
             model: The compiled model whose `fit` is called.
             student: The network that is saved: `model` or its student.
@@ -88,11 +94,14 @@ class Run:
         Raises:
             BlockingIOError: If another process trains in the folder.
         """
-        with locked(self.directory):
-            # Only now: a command that failed before leaves no configuration.
-            write_atomically(self._config_file, _json(self.config))
-            with model.distribute_strategy.scope():
-                model.optimizer.build(model.trainable_variables)
+        replicas.require_same("configuration", self.config)
+        chief = replicas.is_chief()
+        with locked(self.directory) if chief else contextlib.nullcontext():
+            if chief:
+                # Only now: one that failed before leaves no configuration.
+                write_atomically(self._config_file, _json(self.config))
+            test = dataset.test(batch_size=500)
+            fitting.build(model, student.output_shape, test)
             checkpoint = Checkpoint(
                 self._checkpoints,
                 [*variables, *model.optimizer.variables],
@@ -104,13 +113,9 @@ class Run:
                 print(f"Resuming {self.directory} {_after(position)}.")
             elif isinstance(model, keras_mhgd.Distiller):
                 self._prepare(model, data, interruption, save_freq)
-                if preparations:
+                if preparations and chief:
                     preparations.keep(model.method)
                 checkpoint.save(0)
-            test = dataset.test(batch_size=500)
-            if position.steps:
-                # Makes the metrics' variables, to restore.
-                model.evaluate(test.take(1), verbose=0)
             recorder = Recorder(self.directory, student, position.epochs)
             epochs, every = (
                 self.config["epochs"],
@@ -118,7 +123,7 @@ class Run:
             )
             _fit_from(
                 position,
-                model,
+                _fit_of(model),
                 **data,
                 validation_data=test,
                 validation_freq=[*range(every, epochs, every), epochs],
@@ -133,8 +138,10 @@ class Run:
                     interruption.callback(checkpoint),
                 ],
             )
-            save_network(student, self.directory / "last.keras")
-            self._finish(student, recorder.rows)
+            if chief:
+                save_network(student, self.directory / "last.keras")
+                self._finish(student, recorder.rows)
+            replicas.wait_for_workers()
 
     def _data(self, dataset, cache) -> dict[str, Any]:
         """Arguments of `fit`; `x` gives the stream from an epoch on."""
@@ -172,7 +179,7 @@ class Run:
                 print(f"Resuming {trainer.name} {_after(position)}.")
             _fit_from(
                 position,
-                trainer,
+                _fit_of(trainer),
                 **arguments,
                 callbacks=[
                     RequireFinite(),
@@ -183,7 +190,8 @@ class Run:
 
         if not model.method.prepared:
             model.prepare(**data, fit=fit)
-        for name, network in model.method.artifacts().items():
+        artifacts = model.method.artifacts() if replicas.is_chief() else {}
+        for name, network in artifacts.items():
             save_network(network, self.directory / f"{name}.keras")
 
     def _finish(self, student, rows) -> None:
@@ -254,7 +262,8 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         best = max((value for _, value in validated(self.rows)), default=-1.0)
-        if logs.get("val_accuracy", -1.0) > best:
+        chief = replicas.is_chief()
+        if chief and logs.get("val_accuracy", -1.0) > best:
             save_network(self.student, self.directory / "best.keras")
         rate = float(self.model.optimizer.learning_rate)
         seconds = round(time.monotonic() - self._begin, 3)
@@ -263,17 +272,28 @@ class Recorder(keras.callbacks.Callback):
             | {name: float(value) for name, value in logs.items()}
             | {"learning_rate": rate, "seconds": seconds}
         )
-        text = io.StringIO()
-        names = {name: None for row in self.rows for name in row}
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.directory / "metrics.csv", text.getvalue())
+        if chief:
+            write_atomically(self.directory / "metrics.csv", _csv(self.rows))
+
+
+def _csv(rows: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    names = {name: None for row in rows for name in row}
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _fit_of(model: keras.Model) -> Callable:
+    if isinstance(model, keras_mhgd.Distiller):
+        return model.fit
+    return functools.partial(fitting.fit, model)
 
 
 def _fit_from(
     position: Position,
-    model: keras.Model,
+    fit: Callable,
     x: Callable[[int], tf.data.Dataset],
     steps_per_epoch: int,
     epochs: int,
@@ -282,7 +302,7 @@ def _fit_from(
     """Goes on with `fit` from a checkpoint, also from one within an epoch."""
     epoch, steps = position
     if steps:
-        model.fit(
+        fit(
             x(epoch).skip(steps),
             steps_per_epoch=steps_per_epoch - steps,
             initial_epoch=epoch,
@@ -291,7 +311,7 @@ def _fit_from(
         )
         epoch += 1
     if epoch < epochs:
-        model.fit(
+        fit(
             x(epoch),
             steps_per_epoch=steps_per_epoch,
             initial_epoch=epoch,

@@ -29,17 +29,20 @@ def main(argv) -> None:
 
 def _main(interruption: Interruption) -> None:
     run = Run(FLAGS.run, options.configuration("model", program="train"))
-    if run.result:
-        report(run)
-        return
+    if not run.result:
+        with options.strategy().scope():
+            _train(run, interruption)
+    report(run)
+
+
+def _train(run: Run, interruption: Interruption) -> None:
     options.start()
     dataset = options.load_data()
-    with options.strategy().scope():
-        network = options.network(FLAGS.model, dataset)
-        # A shell around the network is compiled, so that the files of the
-        # network hold no optimizer.
-        model = keras.Model(network.inputs, network.outputs)
-        options.compile_model(model, dataset)
+    network = options.network(FLAGS.model, dataset)
+    # A shell around the network is compiled, so that the files of the network
+    # hold no optimizer.
+    model = keras.Model(network.inputs, network.outputs)
+    options.compile_model(model, dataset)
     run.fit(
         model,
         network,
@@ -48,7 +51,6 @@ def _main(interruption: Interruption) -> None:
         interruption,
         save_freq=FLAGS.save_freq,
     )
-    report(run)
 
 
 if __name__ == "__main__":

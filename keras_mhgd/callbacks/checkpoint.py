@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_mhgd import replicas
 from keras_mhgd.files import write_atomically
 
 _VERSION = 2
@@ -47,7 +48,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Unlike `keras.callbacks.BackupAndRestore` it saves the variables that it
     is given (a distiller's without its teacher's), keeps the last ones, and
-    does not delete them when training ends.
+    does not delete them when training ends. Of several workers the chief
+    writes, and all restore: their folder must be shared.
 
     Args:
         directory: Folder of the checkpoints; made if missing.
@@ -144,13 +146,13 @@ class Checkpoint(keras.callbacks.Callback):
             for kind, variables in arrays.items()
             for index, variable in enumerate(variables)
         }
-        buffer = io.BytesIO()
-        np.savez(buffer, version=_VERSION, position=(epochs, steps), **arrays)
-        content = buffer.getvalue()
         path = self.directory / f"{name}.npz"
-        write_atomically(path, content + hashlib.sha256(content).digest())
-        for old in self._files()[self.keep :]:
-            old.unlink()
+        if replicas.is_chief():
+            arrays |= {"version": _VERSION, "position": (epochs, steps)}
+            _write(path, arrays)
+            for old in self._files()[self.keep :]:
+                old.unlink()
+        replicas.wait_for_workers()
         return path
 
     def restore(self) -> Position:
@@ -165,6 +167,11 @@ class Checkpoint(keras.callbacks.Callback):
                 checkpoints are damaged.
         """
         files = self._files()
+        self._restore_newest(files)
+        replicas.require_same("checkpoint", tuple(self.position))
+        return self.position
+
+    def _restore_newest(self, files: list[pathlib.Path]) -> None:
         for path in files:
             try:
                 arrays = _read(path)
@@ -176,13 +183,12 @@ class Checkpoint(keras.callbacks.Callback):
                 )
                 continue
             self._restore(path, arrays)
-            return self.position
+            return
         if files:
             raise ValueError(
                 f"No checkpoint in {self.directory} can be read. "
                 "Delete the folder to start this training anew."
             )
-        return self.position
 
     def _restore(self, path: pathlib.Path, arrays: dict[str, np.ndarray]):
         version = arrays.get("version")
@@ -214,6 +220,13 @@ class Checkpoint(keras.callbacks.Callback):
         ]
         found.sort(key=lambda pair: [int(n or 0) for n in pair[0].groups()])
         return [path for _, path in reversed(found)]
+
+
+def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    content = buffer.getvalue()
+    write_atomically(path, content + hashlib.sha256(content).digest())
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_mhgd import replicas
+from keras_mhgd import fitting, replicas
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.ranges import require_not_negative, require_positive
@@ -55,7 +55,7 @@ class PreparedMethod(Method):
             f"{type(self).__name__} must implement `trainer`."
         )
 
-    def prepare(self, teacher, student, fit=keras.Model.fit, **fit_arguments):
+    def prepare(self, teacher, student, fit=fitting.fit, **fit_arguments):
         trainer = self.trainer(teacher, student)
         trainer.compile(
             keras.optimizers.SGD(
