@@ -84,7 +84,7 @@ def fit(
                 f"{name}={arguments[name]!r}. Use `sample_weight`, or "
                 "`validation_data`."
             )
-    with _on_workers(model) as distribute:
+    with _on_workers(model):
         batch_size = arguments.pop("batch_size", None)
         batches = _batches(
             x,
@@ -102,7 +102,7 @@ def fit(
             arguments["validation_steps"] = _steps(
                 validation, "validation_steps", arguments
             )
-            validation = distribute(validation)
+            validation = _distributed(validation)
         callbacks = arguments.pop("callbacks", None) or []
         if not replicas.is_chief():
             arguments["verbose"] = 0
@@ -111,7 +111,7 @@ def fit(
             ]
         return keras.Model.fit(
             model,
-            distribute(batches, least=replicas.number()),
+            _distributed(batches, least=replicas.number()),
             shuffle=False,  # that has been done
             steps_per_epoch=steps,
             validation_data=validation,
@@ -138,7 +138,7 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
         x, tf.distribute.DistributedDataset
     ):
         return keras.Model.evaluate(model, x, y, **arguments)
-    with _on_workers(model) as distribute:
+    with _on_workers(model):
         batch_size = arguments.pop("batch_size", None)
         weight = arguments.pop("sample_weight", None)
         if not replicas.is_chief():
@@ -146,15 +146,13 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
         batches = _batches(x, y, weight, batch_size)
         steps = _steps(batches, "steps", arguments)
         return keras.Model.evaluate(
-            model, distribute(batches), steps=steps, **arguments
+            model, _distributed(batches), steps=steps, **arguments
         )
 
 
 @contextlib.contextmanager
-def _on_workers(
-    model: keras.Model,
-) -> Iterator[Callable[[tf.data.Dataset], tf.distribute.DistributedDataset]]:
-    """Makes Keras's loops run on several workers; gives what splits data."""
+def _on_workers(model: keras.Model) -> Iterator[None]:
+    """Makes Keras's loops over distributed data run on several workers."""
     strategy = model.distribute_strategy
     if model.train_function is None:
         model.train_function = _step_function(model, model.train_step)
@@ -164,20 +162,8 @@ def _on_workers(
     # it takes that of the scope.
     model._distribute_strategy = None
     try:
-        with strategy.scope():
-            yield (
-                lambda batches, least=0: (
-                    strategy.distribute_datasets_from_function(
-                        lambda context: _rows(batches, context, least)
-                    )
-                )
-            )
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-        raise RuntimeError(
-            "All workers must stay connected. One has ended or can't be "
-            "reached: see what it printed. Start the same command again on "
-            "all of them. Cause: " + error.message.splitlines()[0]
-        ) from error
+        with strategy.scope(), replicas.connected():
+            yield
     finally:
         model._distribute_strategy = strategy
 
@@ -248,35 +234,44 @@ def _steps(
     return steps
 
 
-def _rows(
-    batches: tf.data.Dataset, context: tf.distribute.InputContext, least: int
-) -> tf.data.Dataset:
-    """Splits each batch into the rows of this worker's devices, in order."""
-    number = context.num_replicas_in_sync
-    local = number // context.num_input_pipelines
-    first = local * context.input_pipeline_id
+def _distributed(
+    batches: tf.data.Dataset, least: int = 0
+) -> tf.distribute.DistributedDataset:
+    """Gives each device its rows of each batch, in order, without end."""
 
-    def split(*batch):
-        count = _count(batch)
-        check = tf.debugging.assert_greater_equal(
-            count,
-            tf.constant(least, tf.int64),
-            "A batch must have a sample for each device. Choose another batch "
-            "size. Received samples:",
+    def rows(context):
+        number = context.num_replicas_in_sync
+        local = number // context.num_input_pipelines
+        first = local * context.input_pipeline_id
+        parts = batches.flat_map(
+            lambda *batch: _rows(batch, number, first, local, least)
         )
+        # Of one without end no worker asks the others whether it has ended.
+        return parts.repeat().prefetch(tf.data.AUTOTUNE)
 
-        def rows(replica):
-            start, end = replica * count // number, (replica + 1) * count
-            return tf.nest.map_structure(
-                lambda part: part[start : end // number], batch
-            )
+    strategy = tf.distribute.get_strategy()
+    return strategy.distribute_datasets_from_function(rows)
 
-        with tf.control_dependencies([check]):
-            replicas = tf.range(first, first + local, dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices(replicas).map(rows)
 
-    # Of one without end no worker asks the others whether it has ended.
-    return batches.flat_map(split).repeat().prefetch(tf.data.AUTOTUNE)
+def _rows(
+    batch: tuple, number: int, first: int, local: int, least: int
+) -> tf.data.Dataset:
+    """Splits a batch for `number` devices; gives `local` parts."""
+    count = _count(batch)
+    check = tf.debugging.assert_greater_equal(
+        count,
+        tf.constant(least, tf.int64),
+        "A batch must have a sample for each device. Choose another batch "
+        "size. Received samples:",
+    )
+
+    def part(replica):
+        start, end = replica * count // number, (replica + 1) * count // number
+        return tf.nest.map_structure(lambda whole: whole[start:end], batch)
+
+    with tf.control_dependencies([check]):
+        replica = tf.range(first, first + local, dtype=tf.int64)
+    return tf.data.Dataset.from_tensor_slices(replica).map(part)
 
 
 def _count(batch: Any) -> tf.Tensor:

@@ -5,7 +5,9 @@ shares add up to the loss of the whole batch, as do their gradients, which
 optimizers sum. On one device, all functions here give what they get.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -147,8 +149,26 @@ def require_same(name: str, value: Any) -> None:
         )
 
 
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """Tells plainly, in its context, that another worker was lost.
+
+    Raises:
+        RuntimeError: In the place of TensorFlow's errors.
+    """
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        raise RuntimeError(
+            "All workers must stay connected. One has ended or can't be "
+            "reached: see what it printed, then start the same command again "
+            f"on all of them. Cause: {error.message}"
+        ) from error
+
+
 def _of_workers(number: int) -> np.ndarray:
     """Gives the numbers of all replicas."""
     strategy = tf.distribute.get_strategy()
-    own = strategy.run(lambda: tf.constant([number], tf.int64))
-    return strategy.gather(own, axis=0).numpy()
+    with connected():
+        own = strategy.run(lambda: tf.constant([number], tf.int64))
+        return strategy.gather(own, axis=0).numpy()
