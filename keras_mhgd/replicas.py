@@ -35,10 +35,12 @@ def joined(structure: Any) -> Any:
     if number() == 1:
         return structure
     context = tf.distribute.get_replica_context()
-    return tf.nest.map_structure(
-        lambda x: None if x is None else context.all_gather(x, axis=0),
-        structure,
-    )
+
+    def join(x):
+        # What comes from the data set is on no device, as gathering needs it.
+        return None if x is None else context.all_gather(tf.identity(x), axis=0)
+
+    return tf.nest.map_structure(join, structure)
 
 
 def summed(structure: Any) -> Any:

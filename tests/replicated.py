@@ -3,11 +3,13 @@
 python replicated.py <devices> <method>,<images>[,<loss>] ...
 
 In a process of its own: TensorFlow must see the processor as several devices
-from the start, and takes only one strategy.
+from the start, and takes only one strategy. It prints a number of the weights
+too. With TF_CONFIG it is one of several workers; the chief tells how far.
 """
 
 import contextlib
 import json
+import os
 import sys
 
 import keras
@@ -48,6 +50,10 @@ def cross_entropy(labels, outputs):
     )
 
 
+def halved(epoch, rate):
+    return rate / 2 if epoch == 2 else rate
+
+
 def network(synchronized, seed):
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
@@ -84,6 +90,13 @@ def trained(strategy, method, count, loss=""):
             LOSSES[loss](),
             metrics=["accuracy"],
         )
+    validation = {}
+    if "TF_CONFIG" in os.environ:
+        # The last batch is of one image, the second worker's none.
+        validation = {
+            "validation_data": (x[: BATCH + 1], y[: BATCH + 1]),
+            "callbacks": [keras.callbacks.LearningRateScheduler(halved)],
+        }
     history = distiller.fit(
         x,
         y,
@@ -92,29 +105,43 @@ def trained(strategy, method, count, loss=""):
         epochs=-(-STEPS * BATCH // count),
         shuffle=False,
         verbose=0,
+        **validation,
     ).history
+    if validation:
+        found = distiller.evaluate(x, y, verbose=0, return_dict=True)
+        history |= {f"evaluated_{name}": found[name] for name in found}
     numbers = {name: np.array(values) for name, values in history.items()}
     weights = [*student.get_weights(), *distiller.method.get_weights()]
     return numbers | {str(i): each for i, each in enumerate(weights)}
 
 
 def main(devices, *cases):
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * int(devices),
-    )
-    strategy = tf.distribute.MirroredStrategy()
+    if "TF_CONFIG" in os.environ:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * int(devices),
+        )
+        strategy = tf.distribute.MirroredStrategy()
     assert strategy.num_replicas_in_sync == int(devices)
-    differences = {}
+    differences, sums = {}, {}
     for case in cases:
-        one = trained(None, *case.split(","))
         several = trained(strategy, *case.split(","))
+        sums[case] = keras_mhgd.cache.fingerprint(*several.values())
+        with strategy.scope():
+            if not keras_mhgd.replicas.is_chief():
+                continue
+        one = trained(None, *case.split(","))
         differences[case] = max(
             float(np.abs(one[name] - several[name]).max())
             / max(1.0, float(np.abs(one[name]).max()))
             for name in one
         )
         assert all(np.isfinite(each).all() for each in one.values())
+    with strategy.scope():
+        keras_mhgd.replicas.wait_for_workers()
+    print(json.dumps(sums))
     print(json.dumps(differences))
 
 

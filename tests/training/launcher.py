@@ -18,17 +18,20 @@ _CONTEXT.set_forkserver_preload(["keras_mhgd"])
 
 
 @contextlib.contextmanager
-def started(module: str, *arguments: str, devices: int = 1):
+def started(
+    module: str, *arguments: str, devices: int = 1, tf_config: str = ""
+):
     """Runs `python -m module`: gives the process, and what it prints a file.
 
     Killed at the end if it still runs. TensorFlow sees the processor as so
-    many devices.
+    many devices; `tf_config` makes it one of several workers.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
         output.touch()
         process = _CONTEXT.Process(
-            target=_main, args=(module, arguments, str(output), devices)
+            target=_main,
+            args=(module, arguments, str(output), devices, tf_config),
         )
         process.start()
         try:
@@ -45,7 +48,7 @@ def launch(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
         return process.exitcode, output.read_text()
 
 
-def _main(module, arguments, output, devices):
+def _main(module, arguments, output, devices, tf_config):
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
@@ -55,5 +58,7 @@ def _main(module, arguments, output, devices):
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * devices,
         )
+    if tf_config:
+        os.environ["TF_CONFIG"] = tf_config
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
