@@ -150,6 +150,38 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
         )
 
 
+def static_batches(
+    batches: tf.data.Dataset, batch_size: int, num_samples: int
+) -> tf.data.Dataset:
+    """Gives batches the static shapes that a TPU needs.
+
+    Args:
+        batches: A data set of batches.
+        batch_size: Samples in a batch.
+        num_samples: Samples in an epoch.
+
+    Returns:
+        The same batches.
+
+    Raises:
+        ValueError: If the last batch of an epoch would be smaller.
+    """
+    if num_samples % batch_size:
+        raise ValueError(
+            "All batches must have one size on a TPU. Received: "
+            f"{num_samples} samples in batches of {batch_size}. Choose a "
+            "batch size that divides the number of samples."
+        )
+
+    def fix(*batch):
+        return tf.nest.map_structure(
+            lambda part: tf.ensure_shape(part, [batch_size, *part.shape[1:]]),
+            batch,
+        )
+
+    return batches.map(fix)
+
+
 @contextlib.contextmanager
 def _on_workers(model: keras.Model) -> Iterator[None]:
     """Makes Keras's loops over distributed data run on several workers."""

@@ -24,7 +24,12 @@ def _multi_worker() -> tf.distribute.Strategy:
 
 
 def _tpu() -> tf.distribute.Strategy:
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+    except ValueError as error:
+        raise app.UsageError(
+            f"--strategy=tpu needs a TPU, which TPU_NAME may name: {error}"
+        ) from error
     return tf.distribute.TPUStrategy(resolver)
 
 

@@ -100,7 +100,7 @@ class Run:
             if chief:
                 # Only now: one that failed before leaves no configuration.
                 write_atomically(self._config_file, _json(self.config))
-            test = dataset.test(batch_size=500)
+            test = _test(dataset)
             fitting.build(model, student.output_shape, test)
             checkpoint = Checkpoint(
                 self._checkpoints,
@@ -149,13 +149,18 @@ class Run:
 
         def stream(initial_epoch):
             if cache:
-                return cache.train(initial_epoch)
-            return dataset.train(
-                batch_size,
-                self.config["seed"],
-                initial_epoch,
-                views=self.config["views"],
-            )
+                batches = cache.train(initial_epoch)
+            else:
+                batches = dataset.train(
+                    batch_size,
+                    self.config["seed"],
+                    initial_epoch,
+                    views=self.config["views"],
+                )
+            if _on_tpu():
+                size = len(dataset.x_train)
+                batches = fitting.static_batches(batches, batch_size, size)
+            return batches
 
         return {
             "x": stream,
@@ -274,6 +279,19 @@ class Recorder(keras.callbacks.Callback):
         )
         if chief:
             write_atomically(self.directory / "metrics.csv", _csv(self.rows))
+
+
+def _test(dataset: keras_mhgd.data.Dataset) -> tf.data.Dataset:
+    if not _on_tpu():
+        return dataset.test(batch_size=500)
+    size = len(dataset.x_test)
+    batch_size = max(each for each in range(1, 501) if size % each == 0)
+    batches = dataset.test(batch_size)
+    return fitting.static_batches(batches, batch_size, size)
+
+
+def _on_tpu() -> bool:
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
 
 
 def _csv(rows: list[dict[str, float]]) -> str:
