@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import methods, replicas
+from keras_mhgd.choices import require_known
 from keras_mhgd.features import (
     FeatureExtractor,
     Features,
@@ -121,6 +122,7 @@ class Distiller(keras.Model):
         shapes = self._student_features.shapes, self._teacher_features.shapes
         _require_same_classes(*shapes)
         method.build(*shapes)
+        self._skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
         self.built = True
@@ -159,12 +161,28 @@ class Distiller(keras.Model):
         parts = [part.variables for part in self._learning]
         return [*(each for part in parts for each in part), self._epoch]
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+    def compile(
+        self, optimizer="rmsprop", loss=None, *, nonfinite="raise", **kwargs
+    ):
         """Configures the training as `keras.Model.compile` does.
 
+        Args:
+            optimizer: As in Keras.
+            loss: The student's task loss.
+            nonfinite: What becomes of a step whose losses or gradients are
+                NaN or infinite. `"raise"` ends the training there and names
+                the term or layer, but leaves gradients that overflow to a
+                `LossScaleOptimizer`. `"skip"` undoes the step: weights,
+                statistics, optimizer and metrics are those of before, save
+                that a `LossScaleOptimizer` lowers its scale. The epoch's
+                `skipped_steps` are a metric then, and an epoch of nothing
+                else raises `FloatingPointError`. Preparations always raise.
+            **kwargs: Others of `keras.Model.compile`.
+
         Raises:
-            ValueError: If there is no `loss`.
+            ValueError: If there is no `loss`, or `nonfinite` is unknown.
         """
+        require_known("nonfinite", nonfinite, ["raise", "skip"])
         if loss is None:
             raise ValueError(
                 "`loss` must be the student's task loss, such as "
@@ -172,12 +190,17 @@ class Distiller(keras.Model):
                 " Received: loss=None."
             )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        self.nonfinite = nonfinite
         # `compile` makes loss objects that take a mean of what isn't one.
         self._keras_shares = all(
             replicas.keras_shares(each)
             for each in keras.tree.flatten(loss)
             if isinstance(each, keras.losses.Loss)
         )
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {**config, "nonfinite": self.nonfinite}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -248,15 +271,21 @@ class Distiller(keras.Model):
                 shuffle=shuffle,
                 steps_per_epoch=steps_per_epoch,
             )
+        labels = y
+        if isinstance(x, tf.data.Dataset):
+            _, labels, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
         with self.distribute_strategy.scope():
-            self._build_training(x, y)
+            self._build_training(labels)
+        own_callbacks = [_EpochCounter(self._epoch)]
+        if self.nonfinite == "skip":
+            own_callbacks.insert(0, _RequireFiniteStep())
         return super().fit(
             x,
             y,
             batch_size=batch_size,
             epochs=epochs,
             verbose=verbose,
-            callbacks=[_EpochCounter(self._epoch), *(callbacks or [])],
+            callbacks=[*own_callbacks, *(callbacks or [])],
             validation_split=validation_split,
             validation_data=validation_data,
             shuffle=shuffle,
@@ -264,15 +293,13 @@ class Distiller(keras.Model):
             **kwargs,
         )
 
-    def _build_training(self, x, y):
+    def _build_training(self, y):
         """Makes the variables of optimizer and metrics.
 
         A step that makes them itself is traced twice.
         """
         if not self.optimizer.built:  # a second time would make others
             self.optimizer.build(self.trainable_variables)
-        if isinstance(x, tf.data.Dataset):
-            _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
         metrics = self._compile_metrics
         if metrics is not None and not metrics.built and hasattr(y, "shape"):
             outputs = tf.TensorSpec(self._student_features.shapes.outputs)
@@ -285,16 +312,22 @@ class Distiller(keras.Model):
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         rule, learns = self.method.gradient_rule, self.method.teacher_learns
-        teacher = None
+        teacher_features, teacher = self._teacher_features, None
+        skips = self.nonfinite == "skip"
+        if skips:
+            teacher_features = teacher_features.unchecked()
+            self._build_training(y)
+            state = self._state
+            before = [tf.identity(variable) for variable in state]
         if isinstance(x, Taught):
             x, teacher = x.images, x.features
         elif self.method.terms and not learns:
-            teacher = self.targets(x)
+            teacher = self.method.targets(teacher_features(x))
         with tf.GradientTape(persistent=rule.num_backward_passes > 1) as tape:
             student = self._student_features(x, training=True)
             y = _require_valid_labels(y, student.outputs)
             if learns:
-                teacher = self._teacher_features(x, training=True)
+                teacher = teacher_features(x, training=True)
             terms = {}
             if self.method.terms:
                 terms = self.method.shares(student, teacher, y)
@@ -322,9 +355,11 @@ class Distiller(keras.Model):
             student,
             self.method.limited_variables,
         )
-        gradients = self._require_finite(
-            gradients, {"task_loss": task_loss, **terms}
-        )
+        named_losses = {"task_loss": task_loss, **terms}
+        if skips:
+            finite = _all_finite(named_losses | self._named(gradients))
+        else:
+            gradients = self._require_finite(gradients, named_losses)
         self.optimizer.apply(gradients, self.trainable_variables)
         if terms:
             self.method.update(student, teacher, y)
@@ -337,7 +372,29 @@ class Distiller(keras.Model):
         self._task_loss.update_state(task_loss, batch_size)
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
-        return self.compute_metrics(x, y, student.outputs, sample_weight)
+        logs = self.compute_metrics(x, y, student.outputs, sample_weight)
+        if skips:
+            replicas.assign_unless(finite, state, before)
+            self._skipped_steps.update_state(
+                replicas.once(tf.cast(~finite, tf.float32))
+            )
+            logs = self.get_metrics_result()
+        return logs
+
+    @property
+    def _state(self) -> list[keras.Variable]:
+        """What a step changes, but for a loss scale."""
+        optimizer = self.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        metrics = [each for part in self.metrics for each in part.variables]
+        return [*self.resumable_variables, *optimizer.variables, *metrics]
+
+    def get_metrics_result(self):
+        logs = super().get_metrics_result()
+        if self.nonfinite != "skip":
+            del logs["skipped_steps"]
+        return logs
 
     def _require_finite(self, gradients, losses):
         """Checks both in the graph: gradients are given once they passed."""
@@ -345,14 +402,16 @@ class Distiller(keras.Model):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That one is there to pass over gradients that overflow.
             return gradients
-        found = {
+        return _after(_finiteness(self._named(gradients)), gradients)
+
+    def _named(self, gradients):
+        return {
             f"the gradient of {variable.path}": gradient
             for variable, gradient in zip(
                 self.trainable_variables, gradients, strict=True
             )
             if gradient is not None
         }
-        return _after(_finiteness(found), gradients)
 
     def _task_share(self, y, outputs, sample_weight):
         """This replica's share of the task's loss on the whole batch."""
@@ -361,7 +420,7 @@ class Distiller(keras.Model):
 
     def test_step(self, data):
         logs = super().test_step(data)
-        of_training = {"task_loss", *self.method.terms}
+        of_training = {"skipped_steps", "task_loss", *self.method.terms}
         return {name: logs[name] for name in logs if name not in of_training}
 
     def export(self, *args, **kwargs):
@@ -384,6 +443,24 @@ class Distiller(keras.Model):
             for part in ("student", "teacher", "method")
         }
         return cls(**{**config, **networks})
+
+
+class _RequireFiniteStep(keras.callbacks.Callback):
+    """Raises `FloatingPointError` after an epoch whose steps were skipped."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._steps = self.model.optimizer.iterations.numpy()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.model.optimizer.iterations.numpy() == self._steps:
+            raise FloatingPointError(
+                "Losses and gradients must be finite in some step of an epoch. "
+                f"Received NaN or infinity in all steps of epoch {epoch + 1}: "
+                "they were skipped, and the weights are those of before. Lower "
+                "the learning rate or the method's weight, and look for images "
+                "that are not finite. nonfinite='raise' names the loss or the "
+                "layer."
+            )
 
 
 class _EpochCounter(keras.callbacks.Callback):
@@ -441,10 +518,16 @@ def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     return _after([check], y)
 
 
+def _all_finite(values: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Whether all replicas' values are finite, the same on each."""
+    finite = tf.reduce_all([_is_finite(value) for value in values.values()])
+    return replicas.everywhere(finite)
+
+
 def _finiteness(values: dict[str, tf.Tensor]) -> list[tf.Operation]:
     return [
         tf.raw_ops.Assert(
-            condition=tf.math.is_finite(tf.reduce_sum(_values(value))),
+            condition=_is_finite(value),
             data=[
                 "Losses and gradients must be finite. Received NaN or infinity "
                 f"in: {name}. Lower the learning rate or the method's weight, "
@@ -455,10 +538,10 @@ def _finiteness(values: dict[str, tf.Tensor]) -> list[tf.Operation]:
     ]
 
 
-def _values(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
-    # Those of embeddings are of the rows that were read.
-    sparse = isinstance(gradient, tf.IndexedSlices)
-    return gradient.values if sparse else gradient
+def _is_finite(value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    # Gradients of embeddings are of the rows that were read.
+    sparse = isinstance(value, tf.IndexedSlices)
+    return tf.math.is_finite(tf.reduce_sum(value.values if sparse else value))
 
 
 def _after(checks: list[tf.Operation | None], structure):
