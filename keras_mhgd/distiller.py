@@ -358,6 +358,8 @@ class Distiller(keras.Model):
         named_losses = {"task_loss": task_loss, **terms}
         if skips:
             finite = _all_finite(named_losses | self._named(gradients))
+            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+                gradients = _spoilt_unless(finite, gradients)
         else:
             gradients = self._require_finite(gradients, named_losses)
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -522,6 +524,18 @@ def _all_finite(values: dict[str, tf.Tensor]) -> tf.Tensor:
     """Whether all replicas' values are finite, the same on each."""
     finite = tf.reduce_all([_is_finite(value) for value in values.values()])
     return replicas.everywhere(finite)
+
+
+def _spoilt_unless(finite: tf.Tensor, gradients):
+    """Makes one gradient NaN where a loss scale is to be lowered.
+
+    Its optimizer looks at one replica's gradients alone, and not at losses.
+    """
+    place = next(
+        i for i, each in enumerate(gradients) if isinstance(each, tf.Tensor)
+    )
+    spoilt = tf.where(finite, gradients[place], float("nan"))
+    return [*gradients[:place], spoilt, *gradients[place + 1 :]]
 
 
 def _finiteness(values: dict[str, tf.Tensor]) -> list[tf.Operation]:

@@ -18,9 +18,7 @@ def test_ten_thousand_steps_keep_memory_and_files(tmp_path):
     Medians of ten epochs, as the allocator gives memory back in large pieces,
     now and then.
     """
-    code, output = launch(
-        "tests.training.long_run", str(tmp_path), str(EPOCHS)
-    )
+    code, output = launch("tests.training.long_run", str(tmp_path), str(EPOCHS))
     assert code == 0, output
     held = json.loads((tmp_path / "held.json").read_text())
     assert len(held) == EPOCHS
