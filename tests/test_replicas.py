@@ -28,7 +28,7 @@ PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
             ],
         ),
         # A step that is skipped on all because of one.
-        ("2", ["soft_logits,59,a bad batch", "crd,59,a bad batch"]),
+        ("2", ["soft_logits,59,a bad batch", "rkd,59,a bad batch"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
