@@ -176,7 +176,9 @@ class Distiller(keras.Model):
                 statistics, optimizer and metrics are those of before, save
                 that a `LossScaleOptimizer` lowers its scale. The epoch's
                 `skipped_steps` are a metric then, and an epoch of nothing
-                else raises `FloatingPointError`. Preparations always raise.
+                else raises `FloatingPointError`. A step holds another copy of
+                weights and optimizer for that. Preparations and teacher
+                caches always raise.
             **kwargs: Others of `keras.Model.compile`.
 
         Raises:
@@ -310,15 +312,34 @@ class Distiller(keras.Model):
         return self.method.targets(self._teacher_features(x))
 
     def train_step(self, data):
+        if self.nonfinite == "raise":
+            logs, _ = self._step(data, self._teacher_features)
+            return logs
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._build_training(y)
+        state = self._state
+        before = [tf.identity(variable) for variable in state]
+        _, finite = self._step(data, self._teacher_features.unchecked())
+        replicas.assign_unless(finite, state, before)
+        self._skipped_steps.update_state(
+            replicas.once(tf.cast(~finite, tf.float32))
+        )
+        return self.get_metrics_result()
+
+    @property
+    def _state(self) -> list[keras.Variable]:
+        """What a step changes, but for a loss scale."""
+        optimizer = self.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        metrics = [each for part in self.metrics for each in part.variables]
+        return [*self.resumable_variables, *optimizer.variables, *metrics]
+
+    def _step(self, data, teacher_features: FeatureExtractor):
+        """Trains on a batch: gives logs, and whether all was finite."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         rule, learns = self.method.gradient_rule, self.method.teacher_learns
-        teacher_features, teacher = self._teacher_features, None
-        skips = self.nonfinite == "skip"
-        if skips:
-            teacher_features = teacher_features.unchecked()
-            self._build_training(y)
-            state = self._state
-            before = [tf.identity(variable) for variable in state]
+        teacher = None
         if isinstance(x, Taught):
             x, teacher = x.images, x.features
         elif self.method.terms and not learns:
@@ -355,13 +376,12 @@ class Distiller(keras.Model):
             student,
             self.method.limited_variables,
         )
-        named_losses = {"task_loss": task_loss, **terms}
-        if skips:
-            finite = _all_finite(named_losses | self._named(gradients))
-            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                gradients = _spoilt_unless(finite, gradients)
-        else:
-            gradients = self._require_finite(gradients, named_losses)
+        check = (
+            self._require_finite
+            if self.nonfinite == "raise"
+            else self._tell_finite
+        )
+        gradients, finite = check(gradients, {"task_loss": task_loss, **terms})
         self.optimizer.apply(gradients, self.trainable_variables)
         if terms:
             self.method.update(student, teacher, y)
@@ -375,22 +395,7 @@ class Distiller(keras.Model):
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
         logs = self.compute_metrics(x, y, student.outputs, sample_weight)
-        if skips:
-            replicas.assign_unless(finite, state, before)
-            self._skipped_steps.update_state(
-                replicas.once(tf.cast(~finite, tf.float32))
-            )
-            logs = self.get_metrics_result()
-        return logs
-
-    @property
-    def _state(self) -> list[keras.Variable]:
-        """What a step changes, but for a loss scale."""
-        optimizer = self.optimizer
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = optimizer.inner_optimizer
-        metrics = [each for part in self.metrics for each in part.variables]
-        return [*self.resumable_variables, *optimizer.variables, *metrics]
+        return logs, finite
 
     def get_metrics_result(self):
         logs = super().get_metrics_result()
@@ -403,8 +408,18 @@ class Distiller(keras.Model):
         gradients = _after(_finiteness(losses), gradients)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That one is there to pass over gradients that overflow.
-            return gradients
-        return _after(_finiteness(self._named(gradients)), gradients)
+            return gradients, True
+        return _after(_finiteness(self._named(gradients)), gradients), True
+
+    def _tell_finite(self, gradients, losses):
+        """Gives the gradients, and whether both are finite on all replicas."""
+        values = losses | self._named(gradients)
+        finite = replicas.everywhere(
+            tf.reduce_all([_is_finite(value) for value in values.values()])
+        )
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = _spoilt_unless(finite, gradients)
+        return gradients, finite
 
     def _named(self, gradients):
         return {
@@ -518,12 +533,6 @@ def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         ],
     )
     return _after([check], y)
-
-
-def _all_finite(values: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Whether all replicas' values are finite, the same on each."""
-    finite = tf.reduce_all([_is_finite(value) for value in values.values()])
-    return replicas.everywhere(finite)
 
 
 def _spoilt_unless(finite: tf.Tensor, gradients):
