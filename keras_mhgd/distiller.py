@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd import fitting, methods, replicas
+from keras_mhgd import finiteness, fitting, methods, replicas
+from keras_mhgd.choices import require_known
 from keras_mhgd.features import (
     FeatureExtractor,
     Features,
@@ -121,6 +122,7 @@ class Distiller(keras.Model):
         shapes = self._student_features.shapes, self._teacher_features.shapes
         _require_same_classes(*shapes)
         method.build(*shapes)
+        self._skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
         self.built = True
@@ -159,12 +161,30 @@ class Distiller(keras.Model):
         parts = [part.variables for part in self._learning]
         return [*(each for part in parts for each in part), self._epoch]
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+    def compile(
+        self, optimizer="rmsprop", loss=None, *, nonfinite="raise", **kwargs
+    ):
         """Configures the training as `keras.Model.compile` does.
 
+        Args:
+            optimizer: As in Keras.
+            loss: The student's task loss.
+            nonfinite: What becomes of a step whose losses or gradients are
+                NaN or infinite. `"raise"` ends the training there and names
+                the term or layer, but leaves gradients that overflow to a
+                `LossScaleOptimizer`. `"skip"` undoes the step: weights,
+                statistics, optimizer and metrics are those of before, save
+                that a `LossScaleOptimizer` lowers its scale. The epoch's
+                `skipped_steps` are a metric then, and an epoch of nothing
+                else raises `FloatingPointError`. A step holds another copy of
+                weights and optimizer for that. Preparations and teacher
+                caches always raise.
+            **kwargs: Others of `keras.Model.compile`.
+
         Raises:
-            ValueError: If there is no `loss`.
+            ValueError: If there is no `loss`, or `nonfinite` is unknown.
         """
+        require_known("nonfinite", nonfinite, ["raise", "skip"])
         if loss is None:
             raise ValueError(
                 "`loss` must be the student's task loss, such as "
@@ -172,12 +192,17 @@ class Distiller(keras.Model):
                 " Received: loss=None."
             )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        self.nonfinite = nonfinite
         # `compile` makes loss objects that take a mean of what isn't one.
         self._keras_shares = all(
             replicas.keras_shares(each)
             for each in keras.tree.flatten(loss)
             if isinstance(each, keras.losses.Loss)
         )
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {**config, "nonfinite": self.nonfinite}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -248,7 +273,11 @@ class Distiller(keras.Model):
                 shuffle=shuffle,
                 steps_per_epoch=steps_per_epoch,
             )
-        fitting.build(self, self._student_features.shapes.outputs, x, y)
+        with self.distribute_strategy.scope():
+            self._build_training(x, y)
+        own_callbacks = [_EpochCounter(self._epoch)]
+        if self.nonfinite == "skip":
+            own_callbacks.insert(0, finiteness.RequireFiniteStep())
         return fitting.fit(
             self,
             x,
@@ -256,7 +285,7 @@ class Distiller(keras.Model):
             batch_size=batch_size,
             epochs=epochs,
             verbose=verbose,
-            callbacks=[_EpochCounter(self._epoch), *(callbacks or [])],
+            callbacks=[*own_callbacks, *(callbacks or [])],
             validation_split=validation_split,
             validation_data=validation_data,
             shuffle=shuffle,
@@ -267,23 +296,51 @@ class Distiller(keras.Model):
     def evaluate(self, x=None, y=None, **kwargs):
         return fitting.evaluate(self, x, y, **kwargs)
 
+    def _build_training(self, x, y):
+        fitting.build(self, self._student_features.shapes.outputs, x, y)
+
     def targets(self, x) -> Features:
         """Runs the teacher on a batch: see `Method.targets`."""
         return self.method.targets(self._teacher_features(x))
 
     def train_step(self, data):
+        if self.nonfinite == "raise":
+            logs, _ = self._step(data, self._teacher_features)
+            return logs
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._build_training(None, y)
+        state = self._state
+        before = [tf.identity(variable) for variable in state]
+        _, finite = self._step(data, self._teacher_features.unchecked())
+        replicas.assign_unless(finite, state, before)
+        self._skipped_steps.update_state(
+            replicas.once(tf.cast(~finite, tf.float32))
+        )
+        return self.get_metrics_result()
+
+    @property
+    def _state(self) -> list[keras.Variable]:
+        """What a step changes, but for a loss scale."""
+        optimizer = self.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        metrics = [each for part in self.metrics for each in part.variables]
+        return [*self.resumable_variables, *optimizer.variables, *metrics]
+
+    def _step(self, data, teacher_features: FeatureExtractor):
+        """Trains on a batch: gives logs, and whether all was finite."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         rule, learns = self.method.gradient_rule, self.method.teacher_learns
         teacher = None
         if isinstance(x, Taught):
             x, teacher = x.images, x.features
         elif self.method.terms and not learns:
-            teacher = self.targets(x)
+            teacher = self.method.targets(teacher_features(x))
         with tf.GradientTape(persistent=rule.num_backward_passes > 1) as tape:
             student = self._student_features(x, training=True)
             y = _require_valid_labels(y, student.outputs)
             if learns:
-                teacher = self._teacher_features(x, training=True)
+                teacher = teacher_features(x, training=True)
             terms = {}
             if self.method.terms:
                 terms = self.method.shares(student, teacher, y)
@@ -311,9 +368,12 @@ class Distiller(keras.Model):
             student,
             self.method.limited_variables,
         )
-        gradients = self._require_finite(
-            gradients, {"task_loss": task_loss, **terms}
+        check = (
+            self._require_finite
+            if self.nonfinite == "raise"
+            else self._tell_finite
         )
+        gradients, finite = check(gradients, {"task_loss": task_loss, **terms})
         self.optimizer.apply(gradients, self.trainable_variables)
         if terms:
             self.method.update(student, teacher, y)
@@ -326,22 +386,45 @@ class Distiller(keras.Model):
         self._task_loss.update_state(task_loss, batch_size)
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
-        return self.compute_metrics(x, y, student.outputs, sample_weight)
+        logs = self.compute_metrics(x, y, student.outputs, sample_weight)
+        return logs, finite
+
+    def get_metrics_result(self):
+        logs = super().get_metrics_result()
+        if self.nonfinite != "skip":
+            del logs["skipped_steps"]
+        return logs
 
     def _require_finite(self, gradients, losses):
         """Checks both in the graph: gradients are given once they passed."""
-        gradients = _after(_finiteness(losses), gradients)
+        gradients = _after(finiteness.checks(losses), gradients)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That one is there to pass over gradients that overflow.
-            return gradients
-        found = {
+            return gradients, True
+        return _after(
+            finiteness.checks(self._named(gradients)), gradients
+        ), True
+
+    def _tell_finite(self, gradients, losses):
+        """Gives the gradients, and whether both are finite on all replicas."""
+        values = losses | self._named(gradients)
+        finite = replicas.everywhere(
+            tf.reduce_all(
+                [finiteness.is_finite(value) for value in values.values()]
+            )
+        )
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = finiteness.spoilt_unless(finite, gradients)
+        return gradients, finite
+
+    def _named(self, gradients):
+        return {
             f"the gradient of {variable.path}": gradient
             for variable, gradient in zip(
                 self.trainable_variables, gradients, strict=True
             )
             if gradient is not None
         }
-        return _after(_finiteness(found), gradients)
 
     def _task_share(self, y, outputs, sample_weight):
         """This replica's share of the task's loss on the whole batch."""
@@ -350,7 +433,7 @@ class Distiller(keras.Model):
 
     def test_step(self, data):
         logs = super().test_step(data)
-        of_training = {"task_loss", *self.method.terms}
+        of_training = {"skipped_steps", "task_loss", *self.method.terms}
         return {name: logs[name] for name in logs if name not in of_training}
 
     def export(self, *args, **kwargs):
@@ -428,26 +511,6 @@ def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         ],
     )
     return _after([check], y)
-
-
-def _finiteness(values: dict[str, tf.Tensor]) -> list[tf.Operation]:
-    return [
-        tf.raw_ops.Assert(
-            condition=tf.math.is_finite(tf.reduce_sum(_values(value))),
-            data=[
-                "Losses and gradients must be finite. Received NaN or infinity "
-                f"in: {name}. Lower the learning rate or the method's weight, "
-                "and look for images that are not finite."
-            ],
-        )
-        for name, value in values.items()
-    ]
-
-
-def _values(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
-    # Those of embeddings are of the rows that were read.
-    sparse = isinstance(gradient, tf.IndexedSlices)
-    return gradient.values if sparse else gradient
 
 
 def _after(checks: list[tf.Operation | None], structure):

@@ -33,7 +33,7 @@ def build(
     """Makes the variables of optimizer and metrics.
 
     A step that makes them itself is traced twice, and what is not made can't
-    be restored.
+    be restored. It is called in the scope of the model's strategy.
 
     Args:
         model: A compiled model.
@@ -41,14 +41,13 @@ def build(
         x: Inputs, or a `tf.data.Dataset` with labels.
         y: Labels, if they are not in `x`.
     """
-    with model.distribute_strategy.scope():
-        if not model.optimizer.built:  # a second time would make others
-            model.optimizer.build(model.trainable_variables)
-        if isinstance(x, tf.data.Dataset):
-            _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
-        metrics = model._compile_metrics
-        if metrics is not None and not metrics.built and hasattr(y, "shape"):
-            metrics.build(y, tf.TensorSpec(output_shape))
+    if not model.optimizer.built:  # a second time would make others
+        model.optimizer.build(model.trainable_variables)
+    if isinstance(x, tf.data.Dataset):
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+    metrics = model._compile_metrics
+    if metrics is not None and not metrics.built and hasattr(y, "shape"):
+        metrics.build(y, tf.TensorSpec(output_shape))
 
 
 def fit(

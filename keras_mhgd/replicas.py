@@ -7,7 +7,7 @@ optimizers sum. On one device, all functions here give what they get.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -59,6 +59,66 @@ def summed(structure: Any) -> Any:
     sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, tensors))
     return tf.nest.map_structure(
         lambda x: None if x is None else next(sums), structure
+    )
+
+
+def everywhere(condition: tf.Tensor) -> tf.Tensor:
+    """Tells each replica whether a condition holds on all of them.
+
+    Args:
+        condition: Scalar boolean.
+
+    Returns:
+        The same.
+    """
+    return summed(tf.cast(condition, tf.float32)) == number()
+
+
+def once(x: tf.Tensor) -> tf.Tensor:
+    """Keeps the first replica's `x` and makes the others' 0.
+
+    For what all replicas know and metrics, which add them up, must not count
+    several times.
+    """
+    context = tf.distribute.get_replica_context()
+    is_first = context.replica_id_in_sync_group == 0
+    return tf.where(is_first, x, tf.zeros_like(x))
+
+
+def assign_unless(
+    condition: tf.Tensor,
+    variables: Sequence[keras.Variable],
+    values: Sequence[tf.Tensor],
+) -> None:
+    """Gives each replica's copies of variables its values.
+
+    Args:
+        condition: Scalar boolean, the same on all replicas: where it holds,
+            nothing is done.
+        variables: Of any kind, metrics' too.
+        values: One a variable.
+    """
+
+    def merged(strategy, condition, variables, values):
+        def assign():
+            for variable, value in zip(variables, values, strict=True):
+                strategy.extended.update(
+                    variable,
+                    lambda variable, value: variable.assign(value),
+                    args=(value,),
+                    group=False,
+                )
+
+        # A strategy has no condition around an update within one replica.
+        condition = strategy.experimental_local_results(condition)[0]
+        tf.cond(condition, lambda: None, assign)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        merged,
+        tf.distribute.get_strategy(),
+        condition,
+        [variable.value for variable in variables],
+        list(values),
     )
 
 

@@ -42,6 +42,7 @@ LOSSES = {
     ),
     "function": lambda: cross_entropy,
 }
+LOSSES["a bad batch"] = LOSSES[""]
 
 
 def cross_entropy(labels, outputs):
@@ -77,6 +78,9 @@ def trained(strategy, method, count, loss=""):
     x = rng.normal(size=(count, 8, 8, 1)).astype("float32")
     y = rng.integers(0, 3, count)
     weight = rng.uniform(0, 2, count)
+    bad = loss == "a bad batch"
+    if bad:  # on one of the devices
+        x[20] = np.nan
     scope = strategy.scope() if strategy else contextlib.nullcontext()
     with scope:
         teacher, student = network(False, 1), network(True, 2)
@@ -89,6 +93,7 @@ def trained(strategy, method, count, loss=""):
             keras.optimizers.SGD(0.001 if loss == "sum" else 0.01, 0.9),
             LOSSES[loss](),
             metrics=["accuracy"],
+            nonfinite="skip" if bad else "raise",
         )
     validation = {}
     if "TF_CONFIG" in os.environ:

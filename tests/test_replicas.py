@@ -27,6 +27,8 @@ PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
                 "soft_logits,59,function",
             ],
         ),
+        # A step that is skipped on all because of one.
+        ("2", ["soft_logits,59,a bad batch", "rkd,59,a bad batch"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

@@ -37,6 +37,13 @@ flags.DEFINE_list(
     "Layers, front end first: a name that both networks have, or "
     "student_layer:teacher_layer. Stage ends if not given.",
 )
+flags.DEFINE_enum(
+    "nonfinite",
+    "raise",
+    ["raise", "skip"],
+    "At a loss or gradient that is not finite: end the training, or undo the "
+    "step and count it. A run may go on with the other.",
+)
 flags.DEFINE_boolean(
     "cache_teacher",
     False,
@@ -120,7 +127,7 @@ def _distill(run: Run, interruption: Interruption) -> None:
     distiller = keras_mhgd.Distiller(
         student, teacher, method, sensing_points=_sensing_points()
     )
-    options.compile_model(distiller, dataset)
+    options.compile_model(distiller, dataset, nonfinite=FLAGS.nonfinite)
     cache = None
     if FLAGS.cache_teacher:
         cache = keras_mhgd.TeacherCache(

@@ -212,10 +212,17 @@ def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
     return network
 
 
-def compile_model(model: keras.Model, dataset: keras_mhgd.data.Dataset) -> None:
+def compile_model(
+    model: keras.Model, dataset: keras_mhgd.data.Dataset, **arguments: Any
+) -> None:
     """Compiles a model for cross-entropy with the published optimizer.
 
     That is SGD with Nesterov momentum 0.9, at the rate of the flags' schedule.
+
+    Args:
+        model: What trains.
+        dataset: On this data.
+        **arguments: Others of its `compile`.
     """
     steps = FLAGS.epochs * dataset.steps_per_epoch(FLAGS.batch_size)
     rate = FLAGS.learning_rate
@@ -230,6 +237,7 @@ def compile_model(model: keras.Model, dataset: keras_mhgd.data.Dataset) -> None:
         keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        **arguments,
     )
 
 

@@ -102,7 +102,7 @@ def _curves(rows: list[dict[str, float]]) -> str:
     figure = matplotlib.figure.Figure(figsize=(8, 6), layout="constrained")
     losses, accuracies = figure.subplots(2, 1, sharex=True)
     for name in rows[-1]:
-        if name in ("epoch", "learning_rate", "seconds"):
+        if name in ("epoch", "learning_rate", "seconds", "skipped_steps"):
             continue
         axes = accuracies if "accuracy" in name else losses
         measured = [row for row in rows if name in row]

@@ -131,7 +131,7 @@ class Run:
                 callbacks=[
                     RequireFinite(),
                     recorder,
-                    keras.callbacks.TensorBoard(
+                    EpochTensorBoard(
                         self.directory / "logs", write_graph=False
                     ),
                     checkpoint,
@@ -238,6 +238,18 @@ class RequireFinite(keras.callbacks.Callback):
                 f"{epoch + 1}: {', '.join(lost)}. Lower the learning rate or "
                 "the method's weight. What was saved is of before."
             )
+
+
+class EpochTensorBoard(keras.callbacks.TensorBoard):
+    """Writes the logs of epochs and leaves steps alone.
+
+    Keras 3.15 makes tensors of each step's logs even where it doesn't write
+    them, and TensorFlow keeps a tensor for each number it was ever given: 2 kB
+    a step.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
 
 
 class Recorder(keras.callbacks.Callback):

@@ -1,5 +1,6 @@
 """Predictions and features of a network in one forward pass."""
 
+import copy
 from collections.abc import Collection, Sequence
 
 import keras
@@ -74,6 +75,12 @@ class FeatureExtractor:
     def __call__(self, inputs, training: bool = False) -> Features:
         found = Features(**self._run(inputs, training=training))
         return self._finite(found) if self.require_finite else found
+
+    def unchecked(self) -> "FeatureExtractor":
+        """Makes the same extractor without `require_finite`."""
+        made = copy.copy(self)
+        made.require_finite = False
+        return made
 
     def _finite(self, found: Features) -> Features:
         checked = {

@@ -10,7 +10,7 @@ import pytest
 
 from keras_mhgd.files import locked
 from tests.training.launcher import started
-from tests.training.runs import TEACHER, assert_same_run, run
+from tests.training.runs import TEACHER, assert_same_run, read_rows, run
 from training.run import RequireFinite
 
 pytestmark = pytest.mark.slow
@@ -110,21 +110,44 @@ def test_a_second_process_is_refused(folder, data):
     run("train", *arguments)
 
 
-def test_divergence_is_told(folder, distill):
+@pytest.mark.parametrize(
+    ("nonfinite", "message"),
+    [
+        ("raise", "must be finite. Received NaN or infinity in: "),
+        ("skip", "Received NaN or infinity in all steps of epoch 1: "),
+    ],
+)
+def test_divergence_is_told(folder, distill, nonfinite, message):
     """And the checkpoint is of the epoch before: here of none."""
-    path = folder / "diverged"
+    path = folder / f"diverged_{nonfinite}"
     output = run(
         "distill",
         *[each for each in distill if not each.startswith("--set")],
         "--method=fsp",
         "--set=weight=1e30",
+        f"--nonfinite={nonfinite}",
         f"--run={path}",
         fails=True,
     )
-    message = "Losses and gradients must be finite. Received NaN or infinity in"
     assert message in output
     names = [each.name for each in (path / "checkpoints").iterdir()]
     assert names == ["epoch_00000.npz"]
+
+
+def test_a_run_may_go_on_with_skipping(folder, distill):
+    """It is no other configuration; the table counts what was skipped."""
+    path = folder / "skipping"
+    arguments = [each for each in distill if not each.startswith("--set")]
+    arguments += ["--method=soft_logits", f"--run={path}"]
+    with started("training.distill", *map(str, arguments)) as (process, output):
+        while "Epoch 2/4" not in output.read_text():
+            wait(process, output)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(30)
+    assert "Resuming" in run("distill", *arguments, "--nonfinite=skip")
+    skipped = [row["skipped_steps"] for row in read_rows(path)]
+    assert skipped[0] == "" and skipped[-1] == "0.0"
+    assert (path / "report.html").exists()
 
 
 def test_losses_of_steps_and_of_tests_must_be_finite():

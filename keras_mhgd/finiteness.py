@@ -1,0 +1,66 @@
+"""Whether losses and gradients are finite, and what follows."""
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+
+def checks(
+    values: Mapping[str, tf.Tensor | tf.IndexedSlices],
+) -> list[tf.Operation | None]:
+    """Makes operations of the graph that raise where a value is not finite.
+
+    Args:
+        values: Losses or gradients, by what they are called in the error.
+    """
+    return [
+        tf.raw_ops.Assert(
+            condition=is_finite(value),
+            data=[
+                "Losses and gradients must be finite. Received NaN or infinity "
+                f"in: {name}. Lower the learning rate or the method's weight, "
+                "and look for images that are not finite."
+            ],
+        )
+        for name, value in values.items()
+    ]
+
+
+def is_finite(value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    """Whether all of a loss or gradient is finite: scalar boolean."""
+    # Gradients of embeddings are of the rows that were read.
+    sparse = isinstance(value, tf.IndexedSlices)
+    return tf.math.is_finite(tf.reduce_sum(value.values if sparse else value))
+
+
+def spoilt_unless(
+    finite: tf.Tensor, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None]
+) -> list[tf.Tensor | tf.IndexedSlices | None]:
+    """Makes one gradient NaN where a loss scale is to be lowered.
+
+    Its optimizer looks at one replica's gradients alone, and not at losses.
+    """
+    place = next(
+        i for i, each in enumerate(gradients) if isinstance(each, tf.Tensor)
+    )
+    spoilt = tf.where(finite, gradients[place], float("nan"))
+    return [*gradients[:place], spoilt, *gradients[place + 1 :]]
+
+
+class RequireFiniteStep(keras.callbacks.Callback):
+    """Raises `FloatingPointError` after an epoch whose steps were skipped."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._steps = self.model.optimizer.iterations.numpy()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.model.optimizer.iterations.numpy() == self._steps:
+            raise FloatingPointError(
+                "Losses and gradients must be finite in some step of an epoch. "
+                f"Received NaN or infinity in all steps of epoch {epoch + 1}: "
+                "they were skipped, and the weights are those of before. Lower "
+                "the learning rate or the method's weight, and look for images "
+                "that are not finite. nonfinite='raise' names the loss or the "
+                "layer."
+            )

@@ -1,0 +1,30 @@
+"""Ten thousand steps of one process."""
+
+import json
+import statistics
+
+import pytest
+
+from tests.training.launcher import launch
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 100  # of 100 steps
+
+
+def test_ten_thousand_steps_keep_memory_and_files(tmp_path):
+    """After the first 1 000 memory grows less than 2 %, files don't at all.
+
+    Medians of ten epochs, as the allocator gives memory back in large pieces,
+    now and then.
+    """
+    code, output = launch("tests.training.long_run", str(tmp_path), str(EPOCHS))
+    assert code == 0, output
+    held = json.loads((tmp_path / "held.json").read_text())
+    assert len(held) == EPOCHS
+    memory, files = zip(*held, strict=True)
+    first, last = memory[9:19], memory[-10:]
+    assert statistics.median(last) < 1.02 * statistics.median(first), memory
+    assert len(set(files)) == 1, files
+    for name in ("last.keras", "report.html", "result.json"):
+        assert (tmp_path / name).exists()
