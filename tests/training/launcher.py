@@ -13,8 +13,8 @@ import tempfile
 
 import tensorflow as tf
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["keras_mhgd"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["keras_mhgd"])
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def started(module: str, *arguments: str, devices: int = 1):
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
         output.touch()
-        process = _CONTEXT.Process(
+        process = CONTEXT.Process(
             target=_main, args=(module, arguments, str(output), devices)
         )
         process.start()
