@@ -31,10 +31,13 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        if error.filename not in (None, str(temporary), temporary):
+            raise  # about another file
         raise OSError(
             error.errno,
-            f"The file must be written whole ({error.strerror or error}); what "
-            "was there before is left. Make space, or mend the permissions",
+            f"The file must be written whole ({error.strerror or error}). Make "
+            "space or mend the permissions, then try again: what was there "
+            "before is left as it was",
             str(path),
         ) from error
     finally:

@@ -276,13 +276,13 @@ def run_configurations():
 
 
 def preparations():
-    method = methods.MHGD(num_heads=1, preparation_epochs=1)
-    mhan = keras_mhgd.graph.MHAN([2, 3], num_heads=1)
-    mhan.build([(None, 2), (None, 3)])
+    method = methods.FactorTransfer(preparation_epochs=1)
+    paraphraser = methods.Paraphraser(channels=2)
+    paraphraser(np.zeros((1, 2, 2, 2), "float32"))
     there = Preparations("preparations", {})
     (name,) = (there._folder(method).name,)
     return Loader(
-        {f"{name}/mhan.keras": network_bytes(mhan)},
+        {f"{name}/paraphraser.keras": network_bytes(paraphraser)},
         lambda folder: Preparations(folder, {}).reuse(method),
         {"": damage.damage_zip},
         (OSError, TypeError, ValueError),

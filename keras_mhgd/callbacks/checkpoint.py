@@ -187,7 +187,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _restore(self, path: pathlib.Path, arrays: dict[str, np.ndarray]):
         version, position = (
-            arrays.get(name, np.zeros(0)) for name in ("version", "position")
+            arrays.get(name, np.array(None)) for name in ("version", "position")
         )
         values, metrics = (
             [arrays[name] for name in sorted(arrays) if name.startswith(kind)]

@@ -18,17 +18,17 @@ CONTEXT.set_forkserver_preload(["keras_mhgd"])
 
 
 @contextlib.contextmanager
-def started(module: str, *arguments: str, devices: int = 1):
+def started(module: str, *arguments: str, devices: int = 1, limit=None):
     """Runs `python -m module`: gives the process, and what it prints a file.
 
     Killed at the end if it still runs. TensorFlow sees the processor as so
-    many devices.
+    many devices. `limit` is called in the process, before the program.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
         output.touch()
         process = CONTEXT.Process(
-            target=_main, args=(module, arguments, str(output), devices)
+            target=_main, args=(module, arguments, str(output), devices, limit)
         )
         process.start()
         try:
@@ -38,14 +38,14 @@ def started(module: str, *arguments: str, devices: int = 1):
             process.join()
 
 
-def launch(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
+def launch(module: str, *arguments: str, **options) -> tuple[int, str]:
     """Runs `python -m module`; returns exit code and what it printed."""
-    with started(module, *arguments, devices=devices) as (process, output):
+    with started(module, *arguments, **options) as (process, output):
         process.join()
         return process.exitcode, output.read_text()
 
 
-def _main(module, arguments, output, devices):
+def _main(module, arguments, output, devices, limit):
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
@@ -55,5 +55,7 @@ def _main(module, arguments, output, devices):
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * devices,
         )
+    if limit:
+        limit()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
