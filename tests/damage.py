@@ -71,7 +71,7 @@ def damage_text(rng: np.random.Generator, content: bytes) -> bytes:
 
 def damage_npy(rng: np.random.Generator, content: bytes) -> bytes:
     """Damages the values, the header, or the words of the header."""
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 or len(content) < 10:  # cut off before
         return damage_bytes(rng, content)
     (length,) = struct.unpack_from("<H", content, 8)
     header, values = content[10 : 10 + length], content[10 + length :]

@@ -55,7 +55,7 @@ def read(path: Path) -> Dataset:
         key: _as_images(path, key, arrays[key]) for key in ("x_train", "x_test")
     }
     if "classes" in arrays:
-        classes = tuple(str(name) for name in arrays["classes"].ravel())
+        classes = _as_names(path, arrays["classes"])
     else:
         most = max(values.max() for values in labels.values())
         classes = tuple(str(label) for label in range(most + 1))
@@ -80,6 +80,16 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         f"Received: {', '.join(sorted(found)) or 'none of these'}. "
         "Write it anew with numpy.savez_compressed under these keys."
     )
+
+
+def _as_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
+    try:
+        return tuple(str(name) for name in names.ravel())
+    except SystemError as error:  # NumPy's, for text of no characters
+        raise ValueError(
+            f"{path}: `classes` must be names. Received: {error}. "
+            "Write them anew."
+        ) from error
 
 
 def _as_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
