@@ -1,5 +1,6 @@
 """Arrays of files that nobody vouches for."""
 
+import io
 import math
 import pathlib
 import tokenize
@@ -39,9 +40,9 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """Reads the arrays of an `.npz` file, none with pickled objects.
 
-    An array is refused before there is memory for it if its header promises
-    more than the file holds, or if it is of more than 2 GiB and a hundred
-    times as large as it is compressed.
+    They are refused before there is memory for them if a header promises more
+    than the file holds, or if together they have more than 2 GiB and a
+    hundred times the size of the file.
 
     Args:
         file: The file, or its content as a stream.
@@ -56,12 +57,17 @@ def read_arrays(
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            return {
-                name: _read(archive, info)
+            members = [
+                (name, info)
                 for info in archive.infolist()
                 for name in [info.filename.removesuffix(".npy")]
                 if names is None or name in names
-            }
+            ]
+            size = sum(info.file_size for _, info in members)
+            packed = archive.fp.seek(0, io.SEEK_END)
+            if size > max(_MOST_BYTES, _MOST_EXPANSION * packed):
+                raise ValueError(f"{packed} bytes unfold to {size}")
+            return {name: _read(archive, info) for name, info in members}
     except _DAMAGE as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -88,17 +94,16 @@ def map_array(path: pathlib.Path) -> np.memmap:
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if info.compress_type not in _COMPRESSIONS:
         raise ValueError(f"{info.filename} has a foreign compression")
-    most = max(_MOST_BYTES, _MOST_EXPANSION * info.compress_size)
     with archive.open(info) as member:
         version = npy.read_magic(member)
         if version not in _HEADERS:
             raise ValueError(f"{info.filename} has format version {version}")
         shape, _, dtype = _HEADERS[version](member)
         size = math.prod(shape) * dtype.itemsize
-        if not 0 <= size <= min(info.file_size - member.tell(), most):
+        if not 0 <= size <= info.file_size - member.tell():
             raise ValueError(
-                f"{info.filename} promises {size} bytes of arrays, and has "
-                f"{info.file_size}, compressed to {info.compress_size}"
+                f"{info.filename} promises {size} bytes of values, and has "
+                f"{info.file_size} in all"
             )
     with archive.open(info) as member:
         return npy.read_array(member, allow_pickle=False)

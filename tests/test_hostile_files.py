@@ -53,11 +53,11 @@ def test_an_array_that_promises_too_much(tmp_path, count):
 
 
 def test_an_array_that_unfolds(monkeypatch):
-    """Here more than a thousand bytes and a hundred times the compressed."""
+    """Here to more than a thousand bytes and a hundred times the file."""
     monkeypatch.setattr(arrays, "_MOST_BYTES", 1000)
     file = io.BytesIO()
     np.savez_compressed(file, x=np.zeros(10**6, np.uint8))
-    with pytest.raises(ValueError, match="promises 1000000 bytes"):
+    with pytest.raises(ValueError, match=r"\d+ bytes unfold to 1000128"):
         read_arrays(file)
     file = io.BytesIO()
     np.savez_compressed(file, x=np.arange(10**4))  # large, but no bomb
