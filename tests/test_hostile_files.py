@@ -127,6 +127,18 @@ def test_a_size_that_is_told_twice(tmp_path):
         images.read_file(path)
 
 
+def test_a_jpeg_of_too_many_scans(tmp_path):
+    image = np.zeros((16, 16, 1), np.uint8)
+    content = tf.io.encode_jpeg(image, progressive=True).numpy()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content[:-2] + 3 * scan + content[-2:])
+    assert images.read_file(path).shape == (16, 16, 3)
+    path.write_bytes(content[:-2] + 100 * scan + content[-2:])
+    with pytest.raises(ValueError, match="more than 100 scans"):
+        images.read_file(path)
+
+
 def test_images_without_an_end(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")

@@ -16,6 +16,7 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 # What a small compressed file may unfold to is bounded before it is decoded.
 _MOST_BYTES = 20 * 2**20
 _MOST_PIXELS = 2**26
+_MOST_SCANS = 100  # of a progressive JPEG; ten are usual
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -179,5 +180,10 @@ def _header(data: bytes) -> tuple[int, int]:
         width, height = np.frombuffer(data, ">u4", 2, offset=16).tolist()
         return height, width
     if data.startswith(b"\xff\xd8"):
+        # Each passes over all pixels, and takes a few bytes of the file.
+        if data.count(b"\xff\xda") > _MOST_SCANS:
+            raise tf.errors.InvalidArgumentError(
+                None, None, f"more than {_MOST_SCANS} scans."
+            )
         return tuple(tf.image.extract_jpeg_shape(data)[:2].numpy().tolist())
     raise tf.errors.InvalidArgumentError(None, None, "neither PNG nor JPEG.")
