@@ -1,5 +1,6 @@
 """The teacher's features, computed once for all epochs and all runs."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,13 +10,20 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.lib.format import open_memmap
 
 from keras_mhgd import replicas
+from keras_mhgd.arrays import map_array
 from keras_mhgd.choices import require_known
 from keras_mhgd.data import Dataset
 from keras_mhgd.distiller import Distiller
 from keras_mhgd.features import Features, Taught
-from keras_mhgd.files import require_writable, write_atomically
+from keras_mhgd.files import (
+    read_json,
+    replacing,
+    require_writable,
+    write_atomically,
+)
 
 _FORMAT = 1
 _DTYPES = ("float32", "float16")
@@ -140,15 +148,8 @@ class TeacherCache:
             self._write(files, specs)
         replicas.wait_for_workers()
         self._kept = {
-            name: np.load(path, mmap_mode="r") for name, path in files.items()
+            name: _mapped(path, *specs[name]) for name, path in files.items()
         }
-        for name, each in self._kept.items():
-            if (each.shape, each.dtype.name) != specs[name]:
-                raise ValueError(
-                    f"{files[name]} must hold the teacher's features as "
-                    f"{specs[name]}. Received: {each.shape}, {each.dtype}. "
-                    "Delete the file."
-                )
 
     def train(self, initial_epoch: int = 0) -> tf.data.Dataset:
         """Streams `dataset.train(batch_size, seed, views=views)`, taught.
@@ -214,27 +215,21 @@ class TeacherCache:
         specs: dict[str, tuple[tuple[int, ...], str]],
     ) -> None:
         """Writes the files that are missing, each whole or not at all."""
-        missing = {
-            name: path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            for name, path in files.items()
-            if not path.exists()
-        }
+        missing = [name for name, path in files.items() if not path.exists()]
         if not missing:
             return
-        try:
-            kept = {
-                name: np.lib.format.open_memmap(
-                    path, "w+", specs[name][1], specs[name][0]
-                )
-                for name, path in missing.items()
-            }
+        with contextlib.ExitStack() as written:
+            kept = {}
+            for name in missing:
+                path = written.enter_context(replacing(files[name]))
+                shape, dtype = specs[name]
+                kept[name] = open_memmap(path, "w+", dtype, shape)
+                # A mapped file that meets a full disk later kills the process.
+                with path.open("rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             self._fill(kept)
-            for name, path in missing.items():
-                kept[name].flush()
-                os.replace(path, files[name])
-        finally:
-            for path in missing.values():
-                path.unlink(missing_ok=True)
+            for each in kept.values():
+                each.flush()
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -252,21 +247,35 @@ def _require_own(path: pathlib.Path, manifest: dict[str, Any]) -> None:
     if not path.exists():
         write_atomically(path, json.dumps(manifest, indent=2) + "\n")
         return
-    try:
-        found = json.loads(path.read_text())
-        others = [
-            f"{name}: {found.get(name)!r} there, {value!r} now"
-            for name, value in manifest.items()
-            if found.get(name) != value
-        ]
-    except (ValueError, AttributeError) as error:
-        others = [f"it can't be read: {error}"]
+    found = read_json(path)
+    others = [
+        f"{name}: {found.get(name)!r} there, {value!r} now"
+        for name, value in manifest.items()
+        if found.get(name) != value
+    ]
     if others:
         raise ValueError(
             f"The teacher cache {path.parent} must belong to this teacher, "
             f"data and number of views. Received: {'; '.join(others)}. Choose "
             "another folder, or delete this one."
         )
+
+
+def _mapped(
+    path: pathlib.Path, shape: tuple[int, ...], dtype: str
+) -> np.ndarray:
+    """Maps an array of this form in a file into memory."""
+    try:
+        found = map_array(path)
+        if (found.shape, found.dtype.name) == (shape, dtype):
+            return found
+        cause = f"{found.shape}, {found.dtype}"
+    except ValueError as error:
+        cause = str(error)
+    raise ValueError(
+        f"{path} must hold the teacher's features as {shape}, {dtype}. "
+        f"Received: {cause}. Delete the file."
+    )
 
 
 def _known(features: Features) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import tensorflow as tf
 from keras_mhgd.choices import require_known
 from keras_mhgd.features import input_specs
 from keras_mhgd.files import require_writable
+from keras_mhgd.networks import read_network
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 
@@ -322,7 +323,7 @@ def _predictor(model: keras.Model) -> Predictor:
 
 
 def _read_keras(path: Path) -> Predictor:
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    model = read_network(path)
     if type(model).__name__ == "Distiller":
         model = model.student
     return _predictor(_checked_model(model))

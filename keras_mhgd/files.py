@@ -2,9 +2,48 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Lets a file be written under a temporary name, and renames it.
+
+    Args:
+        path: The file to write or replace; its folder must exist.
+
+    Yields:
+        The temporary name, with the suffix of `path`.
+
+    Raises:
+        OSError: If the file can't be written; an older one is left as it is,
+            and nothing beside it.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), temporary):
+            raise  # about another file
+        raise OSError(
+            error.errno,
+            f"The file must be written whole ({error.strerror or error}). Make "
+            "space or mend the permissions, then try again: what was there "
+            "before is left as it was",
+            str(path),
+        ) from error
+    finally:
+        # Nothing can be removed where writing has come to be forbidden.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
@@ -15,20 +54,39 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
         content: Bytes, or text that is written as UTF-8.
 
     Raises:
-        OSError: If the file can't be written; an older one is left as it is.
+        OSError: If the file can't be written; an older one is left as it is,
+            and nothing beside it.
     """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if isinstance(content, str):
         content = content.encode()
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a JSON file that holds one object.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it holds something else.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        found = json.loads(pathlib.Path(path).read_bytes())
+        if isinstance(found, dict):
+            return found
+        cause = f"a {type(found).__name__}"
+    except (ValueError, RecursionError) as error:
+        cause = str(error)
+    raise ValueError(
+        f"{path} must hold a JSON object. Received: {cause}. Put a whole file "
+        "in its place, or delete it."
+    )
 
 
 def require_writable(directory: str | os.PathLike) -> pathlib.Path:

@@ -183,7 +183,7 @@ def test_refuses_a_foreign_folder(distiller, bars, tmp_path):
             model, bars, batch_size=16, seed=5, views=2, directory=tmp_path
         )
     (tmp_path / "manifest.json").write_text("[")
-    with pytest.raises(ValueError, match="it can't be read"):
+    with pytest.raises(ValueError, match="manifest.json must hold a JSON"):
         cache_of(distiller, "soft_logits", bars, tmp_path)
 
 

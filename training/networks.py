@@ -2,16 +2,17 @@
 
 import os
 import pathlib
-import zipfile
 
 import keras
+
+from keras_mhgd.files import replacing
+from keras_mhgd.networks import read_network
 
 
 def save_network(network: keras.Model, path: pathlib.Path) -> None:
     """Saves a network as `.keras`: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    network.save(temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        network.save(temporary)
 
 
 def load_network(path: str | os.PathLike) -> keras.Model:
@@ -25,7 +26,8 @@ def load_network(path: str | os.PathLike) -> keras.Model:
 
     Raises:
         FileNotFoundError: If there is no such file, or no finished run.
-        ValueError: If the file is damaged or no Keras model.
+        OSError: If the file can't be read.
+        ValueError: If it is damaged, no Keras model, or asks for code to run.
     """
     path = network_file(path)
     if not path.exists():
@@ -33,13 +35,7 @@ def load_network(path: str | os.PathLike) -> keras.Model:
             "A network must be a .keras file or a finished run folder. "
             f"There is no {path}."
         )
-    try:
-        network = keras.saving.load_model(path, compile=False)
-    except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} must be a Keras model in the .keras format. "
-            f"It can't be loaded: {error}"
-        ) from error
+    network = read_network(path)
     return getattr(network, "student", network)
 
 

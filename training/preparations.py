@@ -28,7 +28,13 @@ class Preparations:
         self._learnt_on = learnt_on
 
     def reuse(self, method: methods.Method) -> methods.Method:
-        """Makes the same method with the networks that are there."""
+        """Makes the same method with the networks that are there.
+
+        Raises:
+            OSError: If a file can't be read.
+            TypeError: If a file holds a network of another kind.
+            ValueError: If a file is damaged.
+        """
         parts = [self._reuse(part) for part in _parts(method)]
         return parts[0] if len(parts) == 1 else methods.Combined(parts)
 
@@ -42,9 +48,11 @@ class Preparations:
                     save_network(network, path)
 
     def _reuse(self, part: methods.Method) -> methods.Method:
+        folder = self._folder(part)
         networks = {
-            path.stem: load_network(path)
-            for path in self._folder(part).glob("[!.]*.keras")
+            name: load_network(path)
+            for name in part.artifacts()
+            if (path := folder / f"{name}.keras").exists()
         }
         if not networks:
             return part

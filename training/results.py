@@ -1,28 +1,56 @@
 """Results of runs: read, measured, and told in words and tables."""
 
 import csv
-import json
 import os
 import pathlib
 from typing import Any
 
 import keras_mhgd
+from keras_mhgd.files import read_json
+
+_FIGURES = ("accuracy", "best_accuracy", "epochs", "seconds")
 
 
 def read_result(directory: str | os.PathLike) -> dict[str, Any] | None:
-    """Reads the `result.json` of a run; `None` before the run's end."""
+    """Reads the `result.json` of a run; `None` before the run's end.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is damaged.
+    """
     path = pathlib.Path(directory, "result.json")
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    result = read_json(path)
+    figures = {name: result.get(name) for name in _FIGURES}
+    if not all(isinstance(each, int | float) for each in figures.values()):
+        raise ValueError(
+            f"{path} must hold numbers for {', '.join(_FIGURES)}. Received: "
+            f"{figures}. Delete the file and run the same command again: it "
+            "goes on from the last checkpoint."
+        )
+    return result
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """Reads a `metrics.csv`: one dict an epoch, without what is empty."""
-    with open(path, newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items() if value}
-            | {"epoch": int(row["epoch"])}
-            for row in csv.DictReader(file)
-        ]
+    """Reads a `metrics.csv`: one dict an epoch, without what is empty.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is damaged.
+    """
+    try:
+        with open(path, newline="") as file:
+            return [
+                {name: float(value) for name, value in row.items() if value}
+                | {"epoch": int(row["epoch"])}
+                for row in csv.DictReader(file)
+            ]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a table of numbers, one row an epoch. Received: "
+            f"{error}. Put a whole file in its place, or delete the run folder."
+        ) from error
 
 
 def validated(rows: list[dict[str, float]]) -> list[tuple[int, float]]:

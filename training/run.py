@@ -19,7 +19,12 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd import fitting, replicas
 from keras_mhgd.callbacks import Checkpoint, Position
-from keras_mhgd.files import locked, require_writable, write_atomically
+from keras_mhgd.files import (
+    locked,
+    read_json,
+    require_writable,
+    write_atomically,
+)
 from training.interruption import Interruption
 from training.networks import save_network
 from training.preparations import Preparations
@@ -40,7 +45,8 @@ class Run:
 
     Raises:
         OSError: If the folder is not writable.
-        ValueError: If the folder holds a run of another configuration.
+        ValueError: If the folder holds a run of another configuration, or a
+            damaged one.
     """
 
     def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
@@ -356,7 +362,7 @@ def _after(position: Position) -> str:
 
 
 def _require_equal(path: pathlib.Path, config: dict[str, Any]) -> None:
-    found = json.loads(path.read_text())
+    found = read_json(path)
     changed = [
         f"{name}: {found.get(name)!r} there, {config.get(name)!r} now"
         for name in sorted(found.keys() | config.keys())

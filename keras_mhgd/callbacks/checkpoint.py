@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_mhgd import replicas
+from keras_mhgd.arrays import read_arrays
 from keras_mhgd.files import write_atomically
 
 _VERSION = 2
@@ -105,7 +106,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._metrics:
             # Keras has just reset them.
             variables = _variables_of(self.model.metrics)
-            if len(variables) != len(self._metrics):
+            if not _fit(self._metrics, variables):
                 raise ValueError(
                     "The model's metrics must be those that were saved, and "
                     f"built. Received: {len(variables)} variables of metrics, "
@@ -191,24 +192,26 @@ class Checkpoint(keras.callbacks.Callback):
             )
 
     def _restore(self, path: pathlib.Path, arrays: dict[str, np.ndarray]):
-        version = arrays.get("version")
+        version, position = (
+            arrays.get(name, np.array(None)) for name in ("version", "position")
+        )
         values, metrics = (
             [arrays[name] for name in sorted(arrays) if name.startswith(kind)]
             for kind in ("variable_", "metric_")
         )
-        fits = len(values) == len(self._variables) and all(
-            value.shape == tuple(variable.shape)
-            for value, variable in zip(values, self._variables, strict=True)
-        )
-        if version != _VERSION or not fits:
+        if (
+            version.tolist() != _VERSION
+            or (position.shape, position.dtype.kind) != ((2,), "i")
+            or not _fit(values, self._variables)
+        ):
             raise ValueError(
                 f"The checkpoint {path} must hold the {len(self._variables)} "
                 "variables of this training in format version "
                 f"{_VERSION}. Received: {len(values)} arrays, version "
-                f"{version}. Use another run folder."
+                f"{version.tolist()}. Use another run folder."
             )
         _assign(self._variables, values)
-        self.position = Position(*map(int, arrays["position"]))
+        self.position = Position(*map(int, position))
         self._metrics = metrics
 
     def _files(self) -> list[pathlib.Path]:
@@ -234,12 +237,23 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     content, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(content).digest() != digest:
         raise ValueError("its checksum is wrong")
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    return read_arrays(io.BytesIO(content))
 
 
 def _variables_of(metrics: Sequence[keras.metrics.Metric]):
     return [variable for metric in metrics for variable in metric.variables]
+
+
+def _fit(
+    values: Sequence[np.ndarray], variables: Sequence[keras.Variable]
+) -> bool:
+    def form(array):
+        # NumPy's files keep bfloat16's bytes but not its name.
+        return array.shape, array.dtype.kind, array.dtype.itemsize
+
+    return [form(value) for value in values] == [
+        form(keras.ops.convert_to_numpy(variable)) for variable in variables
+    ]
 
 
 def _assign(
@@ -247,6 +261,5 @@ def _assign(
 ) -> None:
     for value, variable in zip(values, variables, strict=True):
         if value.dtype.kind == "V":
-            # NumPy's files keep bfloat16's bytes but not its name.
             value = value.view(keras.ops.convert_to_numpy(variable).dtype)
         variable.assign(value)

@@ -16,6 +16,8 @@ def read_image_folder(
 ) -> Dataset:
     """Reads `train/<class>/<image>` and `test/<class>/<image>`.
 
+    Links are followed, wherever they point: folders of them are in use.
+
     Args:
         folder: The folder; that of the test images may also be called `val`
             or `validation`. Labels follow the sorted names of the classes.
@@ -26,6 +28,7 @@ def read_image_folder(
 
     Raises:
         FileNotFoundError: If a folder is missing.
+        OSError: If something there can't be read.
         ValueError: If a class has no images or an image is damaged.
     """
     train = folder / "train"
@@ -68,6 +71,7 @@ def read_tiny_imagenet(
 
     Raises:
         FileNotFoundError: If a file of the layout is missing.
+        OSError: If something there can't be read.
         ValueError: If a file is damaged.
     """
     if (folder / "tiny-imagenet-200").is_dir():
@@ -83,14 +87,21 @@ def read_tiny_imagenet(
                 "folder as data_dir / --data_dir."
             )
     wnids = [row[0] for row in _table(folder / "wnids.txt", columns=1)]
+    foreign = [wnid for wnid in wnids if not _is_name(wnid)]
+    if foreign:
+        raise ValueError(
+            f"{folder / 'wnids.txt'} must name folders beside each other. "
+            f"Received: {foreign[0]!r}. Unpack the archive anew."
+        )
     words = {row[0]: row[1] for row in _table(folder / "words.txt", columns=2)}
     train = {w: _images_in(folder / "train" / w / "images") for w in wnids}
     held_out = {wnid: [] for wnid in wnids}
     for file, wnid, *_ in _table(annotations, columns=2):
-        if wnid not in held_out:
+        if wnid not in held_out or not _is_name(file):
             raise ValueError(
-                f"{annotations} must name classes of wnids.txt. "
-                f"Received: {wnid!r} for {file}. Unpack the archive anew."
+                f"{annotations} must name files beside it and classes of "
+                f"wnids.txt. Received: {wnid!r} for {file!r}. Unpack the "
+                "archive anew."
             )
         held_out[wnid].append(annotations.parent / "images" / file)
     return _dataset(
@@ -146,8 +157,19 @@ def _images_in(folder: Path) -> list[Path]:
     return paths
 
 
+def _is_name(text: str) -> bool:
+    """Whether it names something in a folder, and nothing outside of it."""
+    return text not in (".", "..") and Path(text).parts == (text,)
+
+
 def _table(path: Path, columns: int) -> list[list[str]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be UTF-8 text. Received: {error}. "
+            "Unpack the archive anew."
+        ) from error
     rows = [line.split("\t") for line in lines if line.strip()]
     short = [row for row in rows if len(row) < columns]
     if not rows or short:

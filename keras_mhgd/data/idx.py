@@ -44,6 +44,7 @@ def read_fashion_mnist(folder: Path) -> Dataset:
 
     Raises:
         FileNotFoundError: If one of the four is missing.
+        OSError: If one can't be read.
         ValueError: If one is damaged.
     """
     arrays = []

@@ -16,6 +16,8 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 # What a small compressed file may unfold to is bounded before it is decoded.
 _MOST_BYTES = 20 * 2**20
 _MOST_PIXELS = 2**26
+_MOST_SCANS = 100  # of a progressive JPEG; ten are usual
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def default_padding(side: int) -> int:
@@ -145,13 +147,17 @@ def read_file(path: Path) -> tf.Tensor:
         ValueError: If the file is damaged or too large.
         OSError: If it cannot be read.
     """
-    size = path.stat().st_size
-    if size > _MOST_BYTES:
+    if not path.is_file():  # a pipe or a device has no end
+        raise ValueError(
+            f"An image must be a file. Received: {path}. Replace or delete it."
+        )
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
         raise ValueError(
             f"An image file must not be larger than {_MOST_BYTES} bytes. "
-            f"Received: {path} of {size} bytes. Scale it down."
+            f"Received: {path} of {path.stat().st_size} bytes. Scale it down."
         )
-    data = path.read_bytes()
     try:
         height, width = _header(data)
         if height * width > _MOST_PIXELS:
@@ -163,16 +169,21 @@ def read_file(path: Path) -> tf.Tensor:
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f"An image file must be a whole PNG or JPEG. Received: {path} "
-            f"of {size} bytes: {error.message.splitlines()[0]} "
+            f"of {len(data)} bytes: {error.message.splitlines()[0]} "
             "Replace or delete it."
         ) from error
 
 
 def _header(data: bytes) -> tuple[int, int]:
-    """Height and width, without decoding; a PNG states them at byte 16."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
+    """Height and width, without decoding; a PNG's first chunk states them."""
+    if data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
         width, height = np.frombuffer(data, ">u4", 2, offset=16).tolist()
         return height, width
     if data.startswith(b"\xff\xd8"):
+        # Each passes over all pixels, and takes a few bytes of the file.
+        if data.count(b"\xff\xda") > _MOST_SCANS:
+            raise tf.errors.InvalidArgumentError(
+                None, None, f"more than {_MOST_SCANS} scans."
+            )
         return tuple(tf.image.extract_jpeg_shape(data)[:2].numpy().tolist())
     raise tf.errors.InvalidArgumentError(None, None, "neither PNG nor JPEG.")

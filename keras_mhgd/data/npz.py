@@ -2,32 +2,16 @@
 
 import dataclasses
 import importlib.resources
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from keras_mhgd.arrays import read_arrays
 from keras_mhgd.data import images
 from keras_mhgd.data.dataset import Dataset
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _MOST_CLASSES = 2**16
-
-# What NumPy and zipfile raise for a damaged, foreign or encrypted file; a
-# damaged header may ask for more memory than there is.
-_DAMAGE = (
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def read_glyphs() -> Dataset:
@@ -55,6 +39,7 @@ def read(path: Path) -> Dataset:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        OSError: If the file can't be read.
         ValueError: If the file is damaged or holds something else.
     """
     if not path.is_file():
@@ -70,7 +55,7 @@ def read(path: Path) -> Dataset:
         key: _as_images(path, key, arrays[key]) for key in ("x_train", "x_test")
     }
     if "classes" in arrays:
-        classes = tuple(str(name) for name in arrays["classes"].ravel())
+        classes = _as_names(path, arrays["classes"])
     else:
         most = max(values.max() for values in labels.values())
         classes = tuple(str(label) for label in range(most + 1))
@@ -82,25 +67,29 @@ def read(path: Path) -> Dataset:
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        # NumPy leaves a file that it opened itself open when it is damaged.
-        with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            is_archive = isinstance(file, np.lib.npyio.NpzFile)
-            found = sorted(file) if is_archive else ["one array"]
-            if set(_KEYS) <= set(found):
-                keys = (*_KEYS, "classes") if "classes" in found else _KEYS
-                return {key: file[key] for key in keys}
-    except _DAMAGE as error:
+        found = read_arrays(path, (*_KEYS, "classes"))
+    except ValueError as error:
         raise ValueError(
             f"{path} must be a whole .npz file without pickled objects. "
-            f"Received: {type(error).__name__}: {error}. "
-            "Write it anew with numpy.savez_compressed."
+            f"Received: {error}. Write it anew with numpy.savez_compressed."
         ) from error
+    if set(_KEYS) <= set(found):
+        return found
     raise ValueError(
         f"{path} must hold {', '.join(_KEYS)} and may hold classes. "
-        f"Received: {', '.join(found) or 'nothing'}. "
+        f"Received: {', '.join(sorted(found)) or 'none of these'}. "
         "Write it anew with numpy.savez_compressed under these keys."
     )
+
+
+def _as_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
+    try:
+        return tuple(str(name) for name in names.ravel())
+    except SystemError as error:  # NumPy's, for text of no characters
+        raise ValueError(
+            f"{path}: `classes` must be names. Received: {error}. "
+            "Write them anew."
+        ) from error
 
 
 def _as_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:

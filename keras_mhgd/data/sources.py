@@ -52,6 +52,7 @@ def load(
             labelled image set.
         FileNotFoundError: If the set is not there; the message says how to
             get it.
+        OSError: If a file can't be read.
         ConnectionError: If it has to be downloaded and there is no network.
 
     Example:

@@ -218,7 +218,7 @@ def test_npz_that_is_none(tmp_path):
             data.load(path)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(ValueError, match=r"Received: one array\."):
+    with pytest.raises(ValueError, match="Received: .*not a zip file"):
         data.load(path)
 
 
@@ -434,7 +434,7 @@ def test_tiny_imagenet_refuses(tmp_path):
     write_tiny_imagenet(tmp_path)
     annotations = tmp_path / "val" / "val_annotations.txt"
     annotations.write_text("val_0.JPEG\tn09\n")
-    with pytest.raises(ValueError, match="'n09' for val_0.JPEG"):
+    with pytest.raises(ValueError, match="'n09' for 'val_0.JPEG'"):
         data.load("tiny_imagenet", data_dir=tmp_path)
     annotations.write_text("val_0.JPEG\n")
     with pytest.raises(ValueError, match="must have 2 or more columns"):

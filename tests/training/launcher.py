@@ -10,28 +10,35 @@ import pathlib
 import runpy
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["keras_mhgd"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["keras_mhgd"])
 
 
 @contextlib.contextmanager
 def started(
-    module: str, *arguments: str, devices: int = 1, tf_config: str = ""
+    module: str,
+    *arguments: str,
+    devices: int = 1,
+    environment: Mapping[str, str] | None = None,
+    limit: Callable[[], None] | None = None,
 ):
     """Runs `python -m module`: gives the process, and what it prints a file.
 
     Killed at the end if it still runs. TensorFlow sees the processor as so
-    many devices; `tf_config` makes it one of several workers.
+    many devices; `environment` is added to the process's own, and `limit` is
+    called in it before the program.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
         output.touch()
-        process = _CONTEXT.Process(
+        environment = environment or {}
+        process = CONTEXT.Process(
             target=_main,
-            args=(module, arguments, str(output), devices, tf_config),
+            args=(module, arguments, str(output), devices, environment, limit),
         )
         process.start()
         try:
@@ -41,14 +48,15 @@ def started(
             process.join()
 
 
-def launch(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
+def launch(module: str, *arguments: str, **options) -> tuple[int, str]:
     """Runs `python -m module`; returns exit code and what it printed."""
-    with started(module, *arguments, devices=devices) as (process, output):
+    with started(module, *arguments, **options) as (process, output):
         process.join()
         return process.exitcode, output.read_text()
 
 
-def _main(module, arguments, output, devices, tf_config):
+def _main(module, arguments, output, devices, environment, limit):
+    os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
@@ -58,7 +66,7 @@ def _main(module, arguments, output, devices, tf_config):
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * devices,
         )
-    if tf_config:
-        os.environ["TF_CONFIG"] = tf_config
+    if limit:
+        limit()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -23,7 +23,7 @@ def workers(program, *arguments, count=2):
                     f"training.{program}",
                     *map(str, arguments),
                     "--strategy=multi_worker",
-                    tf_config=config,
+                    environment={"TF_CONFIG": config},
                 )
             )
             for config in tf_configs(count)
@@ -121,7 +121,7 @@ def test_three_workers_train_a_network_alone(folder, data):
                     f"--seed={index}",
                     f"--run={folder}/different",
                     "--strategy=multi_worker",
-                    tf_config=config,
+                    environment={"TF_CONFIG": config},
                 )
             )
             for index, config in enumerate(tf_configs(3))
