@@ -89,6 +89,10 @@ def main(argv) -> None:
         load_network(comparison.folder(ways[1], 0)),
         FLAGS.out,
         dataset.normalise(dataset.x_test),
+        labels=dataset.y_test,
+        serving=keras_mhgd.export.Serving(
+            dataset.mean, dataset.std, dataset.classes
+        ),
     )
     print(describe(files, len(dataset.x_test)))
     print(f"\nCurves and result: {comparison.directory}/index.html")

@@ -57,9 +57,10 @@ def describe(
 ) -> str:
     """Makes a line for each exported file."""
     return "\n".join(
-        f"{file.path}: {file.size / 1000:.0f} kB, agrees with the Keras model "
-        f"on {file.agreement:.2%} of {num_images} test images (largest "
-        f"difference {file.max_difference:.1e}), {file.latency:.2f} ms an "
-        "image"
+        f"{file.path}: {file.size / 1000:.0f} kB, accuracy "
+        f"{file.accuracy:.2%}, agrees with the Keras model on "
+        f"{file.agreement:.2%} of {num_images} test images (largest "
+        f"difference {file.max_difference:.1e}), {file.latency_p50:.2f} ms an "
+        f"image (p95 {file.latency_p95:.2f})"
         for file in files
     )
