@@ -90,9 +90,9 @@ class Proof:
             RuntimeError: If it does not run, holds more than the network, or
                 serves raw images wrongly.
         """
+        self._run(name, path)
         held = contents(path)
         require_alone(name, held, self._model)
-        self._run(name, path)
         outputs = np.load(self._folder / "outputs.npy")
         times = json.loads((self._folder / "times.json").read_text())
         if path.is_dir() and self._serving is not None:
@@ -134,7 +134,7 @@ class Proof:
             np.load(self._folder / f"{name}.npy")
             for name in ("probabilities", "class_name")
         )
-        expected = as_probabilities(self._expected, self.probable).numpy()
+        expected = as_probabilities(self._expected, self.probable)
         difference = float(np.abs(given - expected).max())
         classes = np.array(self._serving.classes)[given.argmax(-1)]
         if (
