@@ -134,7 +134,7 @@ def _write(
         "network": network.name,
         "parameters": network.count_params(),
         "run": read_result(FLAGS.model),
-        "dataset": dataset.name,
+        "dataset": pathlib.Path(dataset.name).name,  # a set may be a file
         "test_images": len(dataset.x_test),
         "calibration_images": FLAGS.calibration_images,
         "input_shape": dataset.input_shape,
@@ -154,7 +154,7 @@ def _write(
     points |= {f"{name}, tflite": file for name, file in compared.items()}
     pictures.save(
         directory / "accuracy.png",
-        pictures.deployment(points, f"{network.name} on {dataset.name}"),
+        pictures.deployment(points, f"{network.name} on {facts['dataset']}"),
     )
 
 

@@ -173,28 +173,28 @@ def test_serves_raw_images_of_any_size(exported, size):
         np.testing.assert_allclose(plain, outputs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("units, activation", [(1, "sigmoid"), (3, "softmax")])
-def test_serves_probabilities_of_other_heads(tmp_path, units, activation):
-    model = keras.Sequential(
-        [
-            keras.Input((2, 2, 1)),
-            layers.Flatten(),
-            layers.Dense(units, activation),
-        ]
-    )
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize("probable", [False, True])
+def test_serves_probabilities_of_all_heads(units, probable):
+    activations = {1: "sigmoid", 3: "softmax"}
+    model = keras.Sequential([keras.Input((2, 2, 1)), layers.Flatten()])
+    model.add(layers.Dense(units, activations[units] if probable else None))
     classes = ["no", "yes", "so"][: max(units, 2)]
     serving = export.Serving([100.0], [50.0], classes)
     raw = pixels(9, (2, 2, 1))
     x = ((raw - 100.0) / 50.0).astype("float32")
-    (file,) = export.export_student(
-        model, tmp_path, x, ["saved_model"], serving=serving
-    )
-    module = tf.saved_model.load(str(file.path))
-    served = module.signatures["serve_images"](images=tf.constant(raw))
+    serving.check(model, x)
+    served = serving.endpoint(model, probable)(tf.constant(raw))
     expected = model.predict(x, verbose=0)
+    assert proof.are_probabilities(expected) == probable
+    if not probable:
+        activation = keras.activations.get(activations[units])
+        expected = keras.ops.convert_to_numpy(activation(expected))
     if units == 1:
         expected = np.concatenate([1 - expected, expected], axis=-1)
     np.testing.assert_allclose(served["probabilities"], expected, atol=1e-6)
+    names = [name.decode() for name in served["class_name"].numpy()]
+    assert names == [classes[i] for i in expected.argmax(-1)]
 
 
 @pytest.mark.parametrize("uint8_input", [False, True])
