@@ -20,7 +20,6 @@ from training import options
 from training.comparison import Comparison, Way
 from training.networks import load_network
 from training.outcome import Outcome
-from training.results import describe
 
 options.define_positive("trials", 1, "Seeds, from 0.")
 options.define_positive("epochs", 40, "Passes over the training images.")
@@ -94,7 +93,8 @@ def main(argv) -> None:
             dataset.mean, dataset.std, dataset.classes
         ),
     )
-    print(describe(files, len(dataset.x_test)))
+    print(*files, sep="\n")
+    print(f"The files: {FLAGS.out}")
     print(f"\nCurves and result: {comparison.directory}/index.html")
 
 

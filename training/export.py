@@ -24,14 +24,14 @@ from training import options, pictures
 from training.benchmarks.machine import machine
 from training.card import card
 from training.networks import load_network
-from training.results import describe, read_result
+from training.results import read_result
 
 options.define_data()
 flags.DEFINE_string("model", None, "Run folder or .keras file.")
 flags.DEFINE_list(
     "formats",
     ["saved_model", "tflite"],
-    f"Any of {', '.join(keras_mhgd.export.FORMATS)}.",
+    f"Any of {', '.join(keras_mhgd.export.names())}.",
 )
 flags.DEFINE_string(
     "out", None, "Folder to write to, such as saved_models/student."
@@ -96,7 +96,7 @@ def main(argv) -> None:
         for name, other in others.items()
     }
     _write(network, dataset, files, compared)
-    print(describe(files, len(images)))
+    print(*files, sep="\n")
     print(f"Model card: {FLAGS.out}/README.md")
 
 

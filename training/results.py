@@ -50,17 +50,3 @@ def measure(
             f"Received: outputs of shape {outputs.shape[1:]}."
         )
     return float((outputs.argmax(axis=-1) == dataset.y_test).mean())
-
-
-def describe(
-    files: list[keras_mhgd.export.ExportedModel], num_images: int
-) -> str:
-    """Makes a line for each exported file."""
-    return "\n".join(
-        f"{file.path}: {file.size / 1000:.0f} kB, accuracy "
-        f"{file.accuracy:.2%}, agrees with the Keras model on "
-        f"{file.agreement:.2%} of {num_images} test images (largest "
-        f"difference {file.max_difference:.1e}), {file.latency_p50:.2f} ms an "
-        f"image (p95 {file.latency_p95:.2f})"
-        for file in files
-    )

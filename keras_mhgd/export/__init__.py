@@ -1,6 +1,6 @@
 """Networks as files for deployment, and back as functions."""
 
-from keras_mhgd.export.formats import FORMATS
+from keras_mhgd.export.formats import names
 from keras_mhgd.export.loading import Predictor, load
 from keras_mhgd.export.proof import ExportedModel
 from keras_mhgd.export.serving import Serving
@@ -8,9 +8,9 @@ from keras_mhgd.export.student import export_student
 
 __all__ = [
     "ExportedModel",
-    "FORMATS",
     "Predictor",
     "Serving",
     "export_student",
     "load",
+    "names",
 ]

@@ -145,3 +145,12 @@ FORMATS = {
     ),
     "onnx": Format("model.onnx", _write_onnx, exact=True),
 }
+
+
+def names() -> list[str]:
+    """Lists the formats.
+
+    Returns:
+        Names for `export_student`.
+    """
+    return list(FORMATS)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mhgd.export.formats import require_onnx
 from keras_mhgd.export.network import (
     checked_images,
     checked_model,
@@ -52,6 +53,8 @@ def load(path: str | os.PathLike) -> Predictor:
     suffix = "" if path.is_dir() else path.suffix
     if suffix not in (".keras", *OPENERS):
         raise ValueError(f"{message}. Convert it to one of these.")
+    if suffix == ".onnx":
+        require_onnx()
     open_file = _open_keras if suffix == ".keras" else OPENERS[suffix]
     try:
         network = open_file(path)

@@ -44,6 +44,16 @@ class ExportedModel:
     latency_p50: float
     latency_p95: float
 
+    def __str__(self) -> str:
+        known = self.accuracy is not None
+        accuracy = f"accuracy {self.accuracy:.2%}, " if known else ""
+        return (
+            f"{self.format}: {self.size / 1000:.1f} kB, {accuracy}the Keras "
+            f"model's class for {self.agreement:.2%} of the images (largest "
+            f"difference {self.max_difference:.1e}), {self.latency_p50:.3f} "
+            f"ms an image (p95 {self.latency_p95:.3f})"
+        )
+
 
 class Proof:
     """Runs files on images, each in a process of its own.

@@ -35,8 +35,19 @@ class Network:
     dtype: str
 
 
-def open_saved_model(path: Path, signature: str = "serve") -> Network:
-    """Opens a SavedModel folder by a signature of one input."""
+def open_saved_model(path: Path) -> Network:
+    """Opens a SavedModel folder by its signature `serve`."""
+    call, source, outputs = _open_signature(path, "serve")
+    (output,) = outputs
+    return Network(
+        lambda batch: call(batch)[output],
+        tuple(source.shape[1:]),
+        source.dtype.name,
+    )
+
+
+def _open_signature(path: Path, signature: str) -> tuple:
+    """Gives a function to a dict of arrays, its input and its outputs."""
     import tensorflow as tf
 
     module = tf.saved_model.load(str(path))
@@ -44,16 +55,15 @@ def open_saved_model(path: Path, signature: str = "serve") -> Network:
         raise ValueError(
             f"no endpoint `{signature}` in {list(module.signatures)}."
         )
-    _, inputs = module.signatures[signature].structured_input_signature
-    ((name, spec),) = inputs.items()
+    function = module.signatures[signature]
+    ((name, source),) = function.structured_input_signature[1].items()
 
-    def run(batch: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+    def call(batch: np.ndarray) -> dict[str, np.ndarray]:
         # Through `module`, which has to live as long as its variables.
         outputs = module.signatures[signature](**{name: tf.constant(batch)})
-        outputs = {key: value.numpy() for key, value in outputs.items()}
-        return outputs.popitem()[1] if len(outputs) == 1 else outputs
+        return {key: value.numpy() for key, value in outputs.items()}
 
-    return Network(run, tuple(spec.shape[1:]), spec.dtype.name)
+    return call, source, function.structured_outputs
 
 
 def open_tflite(path: Path) -> Network:
@@ -177,10 +187,10 @@ def _main(path: Path, folder: Path) -> None:
     times = _milliseconds(network, images)
     (folder / "times.json").write_text(json.dumps(times))
     if path.is_dir() and (folder / "pixels.npy").exists():
-        raw = open_saved_model(path, "serve_images")
+        serve_images, *_ = _open_signature(path, "serve_images")
         pixels = np.load(folder / "pixels.npy")
         parts = [
-            raw.run(pixels[i : i + BATCH_SIZE])
+            serve_images(pixels[i : i + BATCH_SIZE])
             for i in range(0, len(pixels), BATCH_SIZE)
         ]
         for name, dtype in (("probabilities", "float32"), ("class_name", "S")):

@@ -191,29 +191,25 @@ def _require_agreement(
 ) -> None:
     """Raises with the figures of all files if one is not good enough."""
     scale = float(np.abs(expected).max())
-    figures, passed = [], []
+    figures, failed = [], False
     for each in exported:
-        exact = FORMATS[each.format].exact
         # Written so that a difference that is not a number fails as well.
-        close = not exact or each.max_difference <= tolerance * scale
-        passed.append(close and each.agreement >= least[each.format])
-        limit = f" (at most {tolerance * scale:.3g})" if exact else ""
-        accuracy = "" if each.accuracy is None else f"{each.accuracy:.2%}"
-        figures.append(
-            f"{'  ' if passed[-1] else '! '}{each.format}: the same best "
-            f"class for {each.agreement:.2%} (at least "
-            f"{least[each.format]:.2%}), largest difference "
-            f"{each.max_difference:.3g}{limit}"
-            + (f", accuracy {accuracy}" if accuracy else "")
-            + f", {each.size} bytes, {each.latency_p50:.3f} ms"
-        )
-    if not all(passed):
+        passed = each.agreement >= least[each.format]
+        needed = f"at least {least[each.format]:.2%}"
+        if FORMATS[each.format].exact:
+            passed = passed and each.max_difference <= tolerance * scale
+            needed += f", difference at most {tolerance * scale:.1e}"
+        failed = failed or not passed
+        mark = "passed" if passed else "FAILED"
+        figures.append(f"{mark} {each}; needed: {needed}")
+    if failed:
         raise RuntimeError(
             "Each file must give the answers of the Keras model. Received, "
-            f"on {len(expected)} images with outputs up to {scale:.3g}, where "
-            "! marks what fails:\n" + "\n".join(figures) + "\nLook for a "
-            "layer that is random at inference or unknown to the converter; "
-            "calibrate integers on more images, or lower `least_agreement`."
+            f"on {len(expected)} images with outputs up to {scale:.3g}:\n"
+            + "\n".join(figures)
+            + "\nLook for a layer that is random at inference or unknown to "
+            "the converter; calibrate integers on more images, or lower "
+            "`least_agreement`."
         )
 
 
