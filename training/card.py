@@ -163,7 +163,7 @@ On the {facts["test_images"]:,} test images, each file run by its own runtime
 in a process without Keras. Agreement: images with the same class as in the
 Keras model. Difference: of an output from the Keras model's. Numbers: weights
 and constants stored. Latency: one image, one thread, median and 95th
-percentile of 200 calls. Networks to compare with are float32 TFLite files.
+percentile of 200 calls. What is not here was measured as a float32 TFLite file.
 
 {facts["machine"]}
 

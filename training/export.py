@@ -79,6 +79,10 @@ def main(argv) -> None:
     }
     dataset = options.load_data()
     images = dataset.normalise(dataset.x_test)
+    compared = {
+        name: _float32(other, images, dataset.y_test)
+        for name, other in others.items()
+    }
     count = min(FLAGS.calibration_images, len(dataset.x_train))
     files = export_student(
         network,
@@ -91,10 +95,6 @@ def main(argv) -> None:
         uint8_input=FLAGS.uint8_input,
         least_agreement=least,
     )
-    compared = {
-        name: _float32(other, images, dataset.y_test)
-        for name, other in others.items()
-    }
     _write(network, dataset, files, compared)
     print(*files, sep="\n")
     print(f"Model card: {FLAGS.out}/README.md")
@@ -136,7 +136,6 @@ def _write(
         "run": read_result(FLAGS.model),
         "dataset": pathlib.Path(dataset.name).name,  # a set may be a file
         "test_images": len(dataset.x_test),
-        "calibration_images": FLAGS.calibration_images,
         "input_shape": dataset.input_shape,
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
