@@ -20,7 +20,6 @@ from training import options
 from training.comparison import Comparison, Way
 from training.networks import load_network
 from training.outcome import Outcome
-from training.results import describe
 
 options.define_positive("trials", 1, "Seeds, from 0.")
 options.define_positive("epochs", 40, "Passes over the training images.")
@@ -89,8 +88,13 @@ def main(argv) -> None:
         load_network(comparison.folder(ways[1], 0)),
         FLAGS.out,
         dataset.normalise(dataset.x_test),
+        labels=dataset.y_test,
+        serving=keras_mhgd.export.Serving(
+            dataset.mean, dataset.std, dataset.classes
+        ),
     )
-    print(describe(files, len(dataset.x_test)))
+    print(*files, sep="\n")
+    print(f"The files: {FLAGS.out}")
     print(f"\nCurves and result: {comparison.directory}/index.html")
 
 

@@ -13,7 +13,9 @@ from training.results import measure
 
 options.define_data()
 flags.DEFINE_string(
-    "model", None, "Run folder, .keras file, SavedModel folder or .tflite file."
+    "model",
+    None,
+    "Run folder, .keras file, SavedModel folder, .tflite or .onnx file.",
 )
 flags.mark_flag_as_required("model")
 FLAGS = flags.FLAGS

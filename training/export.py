@@ -1,26 +1,65 @@
-"""Writes a trained network as SavedModel and TFLite, checked on test images.
+"""Writes a trained network for deployment, checked on the test images.
 
 python -m training.export --dataset=glyphs --model=runs/mhgd
-    --out=saved_models/student
+    --teacher=saved_models/teachers/vgg_small_glyphs.keras --alone=runs/alone
+    --formats=saved_model,tflite,tflite_int8,onnx --out=saved_models/student
+
+Beside the files lie what they came to (`export.json`), a model card
+(`README.md`) and a picture of accuracy against size and latency.
 """
 
+import dataclasses
+import json
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
 from absl import app, flags
 
 import keras_mhgd
-from training import options
+from keras_mhgd.export import ExportedModel, Serving, export_student
+from keras_mhgd.files import write_atomically
+from training import options, pictures
+from training.benchmarks.machine import machine
+from training.card import card
 from training.networks import load_network
-from training.results import describe
+from training.results import read_result
 
 options.define_data()
 flags.DEFINE_string("model", None, "Run folder or .keras file.")
 flags.DEFINE_list(
-    "formats", ["saved_model", "tflite"], "Any of saved_model, tflite."
+    "formats",
+    ["saved_model", "tflite"],
+    f"Any of {', '.join(keras_mhgd.export.names())}.",
 )
 flags.DEFINE_string(
     "out", None, "Folder to write to, such as saved_models/student."
 )
+flags.DEFINE_string(
+    "teacher",
+    None,
+    "Run folder or .keras file of the teacher, to compare with.",
+)
+flags.DEFINE_string(
+    "alone",
+    None,
+    "Run folder or .keras file of the student that was trained without a "
+    "teacher, to compare with.",
+)
 options.define_positive(
-    "check_images", 1000, "Test images on which the files are compared."
+    "calibration_images",
+    2000,
+    "Training images that set the scales of tflite_int8, at most.",
+)
+flags.DEFINE_boolean(
+    "uint8_input", False, "Let tflite_int8 take uint8 in the place of int8."
+)
+flags.DEFINE_multi_string(
+    "least_agreement",
+    [],
+    "Least fraction of the test images that keep their class in a format, as "
+    "in --least_agreement=tflite_int8=0.97. May be given several times.",
 )
 flags.mark_flags_as_required(["model", "out"])
 FLAGS = flags.FLAGS
@@ -28,13 +67,99 @@ FLAGS = flags.FLAGS
 
 def main(argv) -> None:
     """Exports the network that the flags name."""
+    least = dict(map(_fraction, FLAGS.least_agreement))
     network = load_network(FLAGS.model)
+    others = {
+        name: load_network(path)
+        for name, path in (
+            ("teacher", FLAGS.teacher),
+            ("student alone", FLAGS.alone),
+        )
+        if path
+    }
     dataset = options.load_data()
-    images = dataset.normalise(dataset.x_test[: FLAGS.check_images])
-    files = keras_mhgd.export.export_student(
-        network, FLAGS.out, images, FLAGS.formats
+    images = dataset.normalise(dataset.x_test)
+    compared = {
+        name: _float32(other, images, dataset.y_test)
+        for name, other in others.items()
+    }
+    count = min(FLAGS.calibration_images, len(dataset.x_train))
+    files = export_student(
+        network,
+        FLAGS.out,
+        images,
+        FLAGS.formats,
+        labels=dataset.y_test,
+        serving=Serving(dataset.mean, dataset.std, dataset.classes),
+        calibration=dataset.normalise(dataset.take(count).x_train),
+        uint8_input=FLAGS.uint8_input,
+        least_agreement=least,
     )
-    print(describe(files, len(images)))
+    _write(network, dataset, files, compared)
+    print(*files, sep="\n")
+    print(f"Model card: {FLAGS.out}/README.md")
+
+
+def _fraction(text: str) -> tuple[str, float]:
+    name, _, fraction = text.partition("=")
+    try:
+        return name, float(fraction)
+    except ValueError as error:
+        raise app.UsageError(
+            "--least_agreement must be format=fraction, such as "
+            f"tflite_int8=0.97. Received: --least_agreement={text}."
+        ) from error
+
+
+def _float32(
+    network: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> ExportedModel:
+    """Measures another network as the float32 TFLite file that it makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        (file,) = export_student(
+            network, folder, images, ["tflite"], labels=labels
+        )
+    return file
+
+
+def _write(
+    network: keras.Model,
+    dataset: keras_mhgd.data.Dataset,
+    files: list[ExportedModel],
+    compared: dict[str, ExportedModel],
+) -> None:
+    """Writes `export.json`, `README.md` and `accuracy.png`."""
+    directory = pathlib.Path(FLAGS.out)
+    facts = {
+        "network": network.name,
+        "parameters": network.count_params(),
+        "run": read_result(FLAGS.model),
+        "dataset": pathlib.Path(dataset.name).name,  # a set may be a file
+        "test_images": len(dataset.x_test),
+        "input_shape": dataset.input_shape,
+        "mean": dataset.mean.tolist(),
+        "std": dataset.std.tolist(),
+        "classes": dataset.classes,
+        "files": [_plain(file) for file in files],
+        "compared": {name: _plain(file) for name, file in compared.items()},
+        "machine": machine(threads=1),
+    }
+    write_atomically(
+        directory / "export.json",
+        json.dumps(facts, indent=2, ensure_ascii=False),
+    )
+    write_atomically(directory / "README.md", card(facts))
+    points = {file.format: file for file in files}
+    points |= {f"{name}, tflite": file for name, file in compared.items()}
+    pictures.save(
+        directory / "accuracy.png",
+        pictures.deployment(points, f"{network.name} on {facts['dataset']}"),
+    )
+
+
+def _plain(file: ExportedModel) -> dict:
+    """A file's figures as JSON values, its path by name alone."""
+    return dataclasses.asdict(file) | {"path": file.path.name}
 
 
 if __name__ == "__main__":

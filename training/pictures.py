@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_mhgd.export import ExportedModel
 from keras_mhgd.files import write_atomically
 from training.results import validated
 from training.tables import Row
@@ -93,6 +94,45 @@ def _draw_ends(axes, made, teacher, few) -> None:
     axes.axvline(100 * teacher, color="#222222", linestyle="--", lw=0.8)
     axes.set_yticks(range(len(made)), [row.name for row in (alone, *others)])
     axes.set(xlabel="test accuracy, last epoch, % (dashed: teacher)")
+
+
+def deployment(points: Mapping[str, ExportedModel], title: str) -> Any:
+    """Draws accuracy against size and against latency.
+
+    Args:
+        points: Files by what the legend calls them.
+        title: Heading.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    sizes, latencies = figure.subplots(1, 2, sharey=True)
+    for index, (name, file) in enumerate(points.items()):
+        accuracy = 100 * file.accuracy
+        style = {
+            "color": f"C{index}",
+            "marker": "osD^vP*X"[index % 8],
+            "markersize": 8,
+            "linestyle": "none",
+        }
+        sizes.plot(file.size / 1000, accuracy, label=name, **style)
+        spread = [[0], [file.latency_p95 - file.latency_p50]]
+        latencies.errorbar(file.latency_p50, accuracy, xerr=spread, **style)
+    sizes.set(xlabel="size, kB", ylabel="test accuracy, %", xlim=(0, None))
+    latencies.set(
+        xlabel="ms an image on one thread, median to p95", xscale="log"
+    )
+    latencies.xaxis.set_major_formatter("{x:g}")
+    latencies.xaxis.set_minor_formatter("")
+    for axes in (sizes, latencies):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
 
 
 def as_svg(figure: Any) -> str:

@@ -78,16 +78,3 @@ def measure(
             f"Received: outputs of shape {outputs.shape[1:]}."
         )
     return float((outputs.argmax(axis=-1) == dataset.y_test).mean())
-
-
-def describe(
-    files: list[keras_mhgd.export.ExportedModel], num_images: int
-) -> str:
-    """Makes a line for each exported file."""
-    return "\n".join(
-        f"{file.path}: {file.size / 1000:.0f} kB, agrees with the Keras model "
-        f"on {file.agreement:.2%} of {num_images} test images (largest "
-        f"difference {file.max_difference:.1e}), {file.latency:.2f} ms an "
-        "image"
-        for file in files
-    )

@@ -3,12 +3,14 @@
 import json
 import re
 import subprocess
+import sys
 import time
 
 import keras
 import numpy as np
 import pytest
 
+import keras_mhgd
 from tests.training.runs import (
     PREPARATION,
     TEACHER,
@@ -101,19 +103,89 @@ def test_the_seed_changes_the_run(folder, data, teacher):
     )
 
 
-def test_exports_and_evaluates_every_format(folder, data, student):
+@pytest.fixture(scope="module")
+def exported(folder, data, student, teacher):
+    """Folder of the student in all formats, and what the program printed."""
     out = folder / "exported"
-    output = run("export", *data, f"--model={student}", f"--out={out}")
-    assert output.count("agrees with the Keras model on 100.00%") == 2
+    output = run(
+        "export",
+        *data,
+        f"--model={student}",
+        f"--teacher={teacher}",
+        f"--alone={student}/best.keras",
+        f"--formats={','.join(FORMATS)}",
+        "--uint8_input",
+        "--least_agreement=tflite_dynamic_int8=0.9",
+        "--least_agreement=tflite_int8=0.9",
+        f"--out={out}",
+    )
+    return out, output
+
+
+FORMATS = keras_mhgd.export.names()
+
+
+def test_exports_and_evaluates_every_format(data, student, exported):
+    out, output = exported
+    assert output.count("the Keras model's class for 100.00%") >= 4
     accuracy = json.loads((student / "result.json").read_text())["accuracy"]
-    for model in (
-        student,
-        student / "last.keras",
-        out / "saved_model",
-        out / "model.tflite",
-    ):
-        output = run("evaluate", *data, f"--model={model}")
-        assert f"accuracy {accuracy:.4f} on 30 test images" in output
+    figures = json.loads((out / "export.json").read_text())
+    assert [file["format"] for file in figures["files"]] == FORMATS
+    assert list(figures["compared"]) == ["teacher", "student alone"]
+    for file in figures["files"]:
+        if "int8" not in file["format"]:
+            assert file["accuracy"] == pytest.approx(accuracy)
+        printed = run("evaluate", *data, f"--model={out / file['path']}")
+        assert f"accuracy {file['accuracy']:.4f} on 30 test images" in printed
+    for model in (student, student / "last.keras"):
+        printed = run("evaluate", *data, f"--model={model}")
+        assert f"accuracy {accuracy:.4f} on 30 test images" in printed
+    assert (out / "accuracy.png").stat().st_size > 10_000
+
+
+def test_the_model_card_says_what_and_how(exported):
+    """Its code runs, where nothing but the files is."""
+    out, _ = exported
+    card = (out / "README.md").read_text()
+    assert card.startswith(
+        "# resnet_small on bars.npz\n\nAn image classifier of "
+    )
+    assert (
+        "parameters and 3 classes, trained on all images of bars.npz for 4 "
+        in (card)
+    )
+    assert "by the method `mhgd` (num_heads=2, preparation_epochs=2)" in card
+    for name in (*(f"`{name}`" for name in FORMATS), "teacher"):
+        assert f"\n| {name} | " in card
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 4
+    code = "\n".join(f"exec({block!r}, {{}})" for block in blocks)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=out,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[") >= 5
+
+
+def test_a_file_without_a_run_and_a_wrong_flag(folder, data, student):
+    out = folder / "plain"
+    run(
+        "export",
+        *data,
+        f"--model={student}/best.keras",
+        "--formats=tflite",
+        f"--out={out}",
+    )
+    flags = [f"--model={student}", "--least_agreement=0.9", f"--out={out}"]
+    output = run("export", *data, *flags, fails=True)
+    assert "--least_agreement must be format=fraction, such as" in output
+    card = (out / "README.md").read_text()
+    assert "How it was trained is not recorded." in card
+    assert "SavedModel" not in card.partition("## Use")[2].partition("## P")[0]
 
 
 def test_mixed_precision_and_export(folder, data, teacher):
@@ -129,7 +201,7 @@ def test_mixed_precision_and_export(folder, data, teacher):
         f"--run={path}",
     )
     output = run("export", *data, f"--model={path}", f"--out={path}/exported")
-    assert output.count("agrees with the Keras model") == 2
+    assert output.count("the Keras model's class for") == 2
 
 
 def test_arguments_of_the_method_and_sensing_points(folder, data, teacher):
@@ -422,7 +494,7 @@ def test_demo(folder):
     output = run("demo", *arguments)
     assert "| alone | " in output and "| MHGD | " in output
     assert "1 trial, teacher 84.84" in output
-    assert output.count("of 5000 test images") == 2
+    assert output.count("the Keras model's class for") == 2
     assert (folder / "demo" / "result.png").stat().st_size > 10_000
     assert (folder / "demo_export" / "model.tflite").exists()
     assert (folder / "demo" / "table.md").read_text() in output

@@ -1,0 +1,156 @@
+"""The formats: the file of each, how it is written, what it must keep."""
+
+import dataclasses
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mhgd.export.network import shape_and_dtype
+from keras_mhgd.export.serving import Serving
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What the files are made of.
+
+    Attributes:
+        model: Float32 network that `checked_model` gave.
+        probable: Whether its outputs are probabilities.
+        serving: Of the signature `serve_images`, if there is to be one.
+        calibration: Prepared training images `(N, ...)`, float32, for
+            `tflite_int8`.
+        uint8_input: Whether `tflite_int8` takes uint8 instead of int8.
+    """
+
+    model: keras.Model
+    probable: bool
+    serving: Serving | None
+    calibration: np.ndarray | None
+    uint8_input: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        file: Name in the folder of the export.
+        write: Writes the file to a path.
+        exact: Whether it computes in float32, like the model.
+        least_agreement: Least fraction of the images, 0 to 1, that must keep
+            their class.
+    """
+
+    file: str
+    write: Callable[[Content, Path], None]
+    exact: bool
+    least_agreement: float = 0.999
+
+
+def require_onnx() -> None:
+    """Raises an ImportError if the packages of the extra are missing."""
+    if not all(map(importlib.util.find_spec, ("tf2onnx", "onnxruntime"))):
+        raise ImportError(
+            "The format onnx must have the packages of the extra onnx. "
+            "Received: an environment without them. Run "
+            "`pip install 'keras-mhgd[onnx]'`."
+        )
+
+
+def _signature(model: keras.Model) -> keras.InputSpec:
+    shape, dtype = shape_and_dtype(model)
+    return keras.InputSpec(shape=(None, *shape), dtype=dtype, name="images")
+
+
+def _write_saved_model(content: Content, path: Path) -> None:
+    # Not `model.export`: in Keras 3.15 that stores every variable twice.
+    model, serving = content.model, content.serving
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint(
+        "serve",
+        lambda batch: model(batch, training=False),
+        [_signature(model)],
+    )
+    if serving is not None:
+        pixels = (None, None, None, len(serving.mean))
+        archive.add_endpoint(
+            "serve_images",
+            serving.endpoint(model, content.probable),
+            [keras.InputSpec(shape=pixels, dtype="uint8", name="images")],
+        )
+    archive.write_out(str(path), verbose=False)
+
+
+def _write_onnx(content: Content, path: Path) -> None:
+    with warnings.catch_warnings():
+        # Keras 3.15 mends tf2onnx for NumPy 2 by asking for `np.object`.
+        warnings.filterwarnings("ignore", "In the future `np.object`")
+        content.model.export(
+            path,
+            format="onnx",
+            verbose=False,
+            input_signature=[_signature(content.model)],
+        )
+
+
+def _tflite(**arguments: Any) -> Callable[[Content, Path], None]:
+    """Makes the writer of a TFLite file from arguments of the converter."""
+
+    def write(content: Content, path: Path) -> None:
+        content.model.export(path, format="litert", verbose=False, **arguments)
+
+    return write
+
+
+_QUANTIZED = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+
+
+def _write_tflite_int8(content: Content, path: Path) -> None:
+    def images() -> Iterator[list[np.ndarray]]:
+        for image in content.calibration:
+            yield [image[None]]
+
+    write = _tflite(
+        **_QUANTIZED,
+        representative_dataset=images,
+        target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
+        inference_input_type=tf.uint8 if content.uint8_input else tf.int8,
+        inference_output_type=tf.int8,
+    )
+    write(content, path)
+
+
+FORMATS = {
+    "saved_model": Format("saved_model", _write_saved_model, exact=True),
+    "tflite": Format("model.tflite", _tflite(), exact=True),
+    "tflite_float16": Format(
+        "model_float16.tflite",
+        _tflite(**_QUANTIZED, target_spec={"supported_types": [tf.float16]}),
+        exact=False,
+    ),
+    "tflite_dynamic_int8": Format(
+        "model_dynamic_int8.tflite", _tflite(**_QUANTIZED), exact=False
+    ),
+    "tflite_int8": Format(
+        "model_int8.tflite",
+        _write_tflite_int8,
+        exact=False,
+        least_agreement=0.98,
+    ),
+    "onnx": Format("model.onnx", _write_onnx, exact=True),
+}
+
+
+def names() -> list[str]:
+    """Lists the formats.
+
+    Returns:
+        Names for `export_student`.
+    """
+    return list(FORMATS)

@@ -1,0 +1,96 @@
+"""Reads a network from any file for inference."""
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mhgd.export.formats import require_onnx
+from keras_mhgd.export.network import (
+    checked_images,
+    checked_model,
+    shape_and_dtype,
+)
+from keras_mhgd.export.runtimes import OPENERS, Network, in_batches
+from keras_mhgd.networks import read_network
+
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+_DTYPES = ("float32", "int32", "int64")
+_READ_ERRORS = (IndexError, KeyError, OSError, RuntimeError, TypeError)
+_READ_ERRORS += (ValueError, zipfile.BadZipFile, tf.errors.OpError)
+
+
+def load(path: str | os.PathLike) -> Predictor:
+    """Reads a network from a file for inference.
+
+    Args:
+        path: `.keras` file (of a distiller, its student is taken),
+            SavedModel folder with the endpoint `serve`, `.tflite` file or,
+            with the extra `onnx`, `.onnx` file.
+
+    Returns:
+        A function from images `(N, ...)`, N >= 1, prepared as for training,
+        to outputs `(N, ...)`, float32. Of a file that takes or gives
+        integers it hides the scales.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+        ImportError: If the extra that it needs is not installed.
+        ValueError: If what is there is no readable network.
+    """
+    path = Path(path)
+    message = (
+        "`path` must be a .keras file, a SavedModel folder, a .tflite or an "
+        ".onnx file with one input of floats or integers and one output. "
+        f"Received: path='{path}'"
+    )
+    if not path.exists():
+        raise FileNotFoundError(f"{message}, which doesn't exist.")
+    suffix = "" if path.is_dir() else path.suffix
+    if suffix not in (".keras", *OPENERS):
+        raise ValueError(f"{message}. Convert it to one of these.")
+    if suffix == ".onnx":
+        require_onnx()
+    open_file = _open_keras if suffix == ".keras" else OPENERS[suffix]
+    try:
+        network = open_file(path)
+        if network.dtype not in _DTYPES:
+            raise ValueError(f"its input is {network.dtype}.")
+    except _READ_ERRORS as error:
+        raise ValueError(
+            f"{message}, which can't be read. Write it again. Cause: {error}"
+        ) from error
+    return _predictor(network)
+
+
+def predictor(model: keras.Model) -> Predictor:
+    """Makes what `load` gives from a model that `checked_model` gave."""
+    return _predictor(_of_model(model))
+
+
+def _predictor(network: Network) -> Predictor:
+    def predict(images: np.ndarray) -> np.ndarray:
+        images = checked_images("images", images, network.shape, network.dtype)
+        return in_batches(network.run, images).astype("float32")
+
+    return predict
+
+
+def _open_keras(path: Path) -> Network:
+    model = read_network(path)
+    if type(model).__name__ == "Distiller":
+        model = model.student
+    return _of_model(checked_model(model))
+
+
+def _of_model(model: keras.Model) -> Network:
+    shape, dtype = shape_and_dtype(model)
+    # Own function: `model.predict` would keep the device it was traced for.
+    forward = tf.function(lambda batch: model(batch, training=False))
+    run = forward.get_concrete_function(tf.TensorSpec((None, *shape), dtype))
+    return Network(lambda batch: run(tf.constant(batch)).numpy(), shape, dtype)

@@ -1,0 +1,106 @@
+"""How a SavedModel serves raw images: what comes before and after the net."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mhgd.data.images import resize
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """What the signature `serve_images` of a SavedModel needs to know.
+
+    It takes uint8 images `(batch, height, width, channels)` of any size,
+    resizes them to the network's input (bilinear, antialiased), normalises
+    them and gives `probabilities` `(batch, classes)`, float32, the
+    `class_name` of the largest, string `(batch,)`, and all `class_names`,
+    string `(classes,)`.
+
+    Args:
+        mean: Mean of each channel, 0..255, as in training.
+        std: Standard deviation of each channel, 0..255, > 0.
+        classes: Name of each class, in the order of the outputs; for a
+            network of one output the two classes that it tells apart.
+
+    Example:
+        >>> serving = keras_mhgd.export.Serving(
+        ...     mean=[40.0], std=[80.0], classes=[str(i) for i in range(10)]
+        ... )
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    classes: Sequence[str]
+
+    def check(self, model: keras.Model, images: np.ndarray) -> None:
+        """Raises a ValueError unless network and normalised images fit."""
+        shape, outputs = model.inputs[0].shape[1:], model.outputs[0].shape[1:]
+        channels = len(self.mean)
+        fits = (
+            len(shape) == 3
+            and None not in shape
+            and shape[2] == channels == len(self.std)
+            and min(self.std) > 0
+            and len(outputs) == 1
+            and len(self.classes) == max(outputs[0], 2)
+        )
+        if not fits:
+            raise ValueError(
+                "`serving` must fit a network of images of one size and as "
+                "many channels as it has means and deviations (> 0), with an "
+                f"output for each class. Received: {channels} means, "
+                f"{len(self.std)} deviations, {len(self.classes)} classes, a "
+                f"network from {shape} to {outputs}. Take them from the data "
+                "that it was trained on."
+            )
+        again = (self.pixels(images) - np.asarray(self.mean)) / self.std
+        if np.abs(again - images).max() > 1e-3:
+            raise ValueError(
+                "`images` must be uint8 images, normalised with the mean and "
+                "deviation of `serving`. Received: images that no pixels 0 to "
+                "255 give. Pass (images - mean) / std."
+            )
+
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """Turns normalised images back into uint8."""
+        values = np.asarray(self.std) * images + np.asarray(self.mean)
+        return values.round().clip(0, 255).astype("uint8")
+
+    def endpoint(self, model: keras.Model, probable: bool) -> Callable:
+        """Makes the function of the signature.
+
+        Args:
+            model: The network.
+            probable: Whether it gives probabilities; else logits.
+
+        Returns:
+            A function from images to a dict of three tensors.
+        """
+        size = model.inputs[0].shape[1:3]
+        mean = np.asarray(self.mean, "float32")
+        factor = 1 / np.asarray(self.std, "float32")
+
+        def serve_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            images = tf.cast(resize(images, size), "float32")
+            outputs = model((images - mean) * factor, training=False)
+            probabilities = as_probabilities(outputs, probable)
+            names = tf.constant(list(self.classes))
+            return {
+                "probabilities": probabilities,
+                "class_name": tf.gather(names, tf.argmax(probabilities, -1)),
+                "class_names": names,
+            }
+
+        return serve_images
+
+
+def as_probabilities(outputs: tf.Tensor, probable: bool) -> tf.Tensor:
+    """Turns outputs into probabilities of all classes, two for one output."""
+    if outputs.shape[-1] > 1:
+        return outputs if probable else tf.nn.softmax(outputs)
+    second = outputs if probable else tf.sigmoid(outputs)
+    return tf.concat([1 - second, second], axis=-1)
