@@ -14,11 +14,13 @@ from keras_mhgd import (
 )
 from keras_mhgd.cache import TeacherCache
 from keras_mhgd.distiller import Distiller
+from keras_mhgd.preparations import Preparations
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Distiller",
+    "Preparations",
     "TeacherCache",
     "callbacks",
     "compression",

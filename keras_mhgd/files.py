@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+import keras
+
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """Writes a file under a temporary name and renames it.
@@ -29,6 +31,14 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_network(network: keras.Model, path: str | os.PathLike) -> None:
+    """Saves a network as `.keras`: whole, or not at all."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}")
+    network.save(temporary)
+    os.replace(temporary, path)
 
 
 def require_writable(directory: str | os.PathLike) -> pathlib.Path:

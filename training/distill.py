@@ -10,7 +10,6 @@ import keras_mhgd
 from training import options
 from training.interruption import Interruption
 from training.networks import load_network
-from training.preparations import Preparations
 from training.run import Run, report
 
 options.define_data()
@@ -104,11 +103,10 @@ def _main(interruption: Interruption) -> None:
         if FLAGS.preparation_dir:
             learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
             learnt_on += ("subset", "batch_size", "views")
-            preparations = Preparations(
+            preparations = keras_mhgd.Preparations(
                 FLAGS.preparation_dir,
                 {name: run.config[name] for name in learnt_on},
             )
-            method = preparations.reuse(method)
         # What comes before draws no random number that the student's would
         # miss.
         options.start()

@@ -1,17 +1,10 @@
-"""Trained networks: saved whole, found and loaded."""
+"""Trained networks, found and loaded."""
 
 import os
 import pathlib
 import zipfile
 
 import keras
-
-
-def save_network(network: keras.Model, path: pathlib.Path) -> None:
-    """Saves a network as `.keras`: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    network.save(temporary)
-    os.replace(temporary, path)
 
 
 def load_network(path: str | os.PathLike) -> keras.Model:

@@ -181,12 +181,27 @@ def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
 
 
 def compile_model(model: keras.Model, dataset: keras_mhgd.data.Dataset) -> None:
-    """Compiles a model for cross-entropy with the published optimizer.
+    """Compiles a model for cross-entropy with the published optimizer."""
+    model.compile(
+        optimizer(FLAGS.learning_rate, dataset),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
 
-    That is SGD with Nesterov momentum 0.9, at the rate of the flags' schedule.
+
+def optimizer(
+    rate: float, dataset: keras_mhgd.data.Dataset
+) -> keras.optimizers.Optimizer:
+    """Makes the published optimizer, SGD with Nesterov momentum 0.9.
+
+    Args:
+        rate: Learning rate at the start of the flags' schedule.
+        dataset: The data, which says how many steps an epoch has.
+
+    Returns:
+        The optimizer.
     """
     steps = FLAGS.epochs * dataset.steps_per_epoch(FLAGS.batch_size)
-    rate = FLAGS.learning_rate
     if FLAGS.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     elif FLAGS.schedule == "step":
@@ -194,11 +209,7 @@ def compile_model(model: keras.Model, dataset: keras_mhgd.data.Dataset) -> None:
             [round(steps * part) for part in (0.3, 0.6, 0.8)],
             [rate * factor for factor in (1.0, 0.1, 0.01, 0.001)],
         )
-    model.compile(
-        keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
 
 
 def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:

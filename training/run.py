@@ -16,10 +16,13 @@ import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd.callbacks import Checkpoint, Position
-from keras_mhgd.files import locked, require_writable, write_atomically
+from keras_mhgd.files import (
+    locked,
+    require_writable,
+    save_network,
+    write_atomically,
+)
 from training.interruption import Interruption
-from training.networks import save_network
-from training.preparations import Preparations
 from training.report import of_run
 from training.results import read_metrics, read_result, validated
 
@@ -67,7 +70,7 @@ class Run:
         variables: Sequence[keras.Variable],
         interruption: Interruption,
         cache: keras_mhgd.TeacherCache | None = None,
-        preparations: Preparations | None = None,
+        preparations: keras_mhgd.Preparations | None = None,
         save_freq: int | None = None,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
@@ -103,6 +106,8 @@ class Run:
             if any(position):
                 print(f"Resuming {self.directory} {_after(position)}.")
             elif isinstance(model, keras_mhgd.Distiller):
+                if preparations:
+                    preparations.restore(model.method)
                 self._prepare(model, data, interruption, save_freq)
                 if preparations:
                     preparations.keep(model.method)
