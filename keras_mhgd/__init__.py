@@ -11,6 +11,7 @@ from keras_mhgd import (
     linalg,
     methods,
     models,
+    tuning,
 )
 from keras_mhgd.cache import TeacherCache
 from keras_mhgd.distiller import Distiller
@@ -32,4 +33,5 @@ __all__ = [
     "linalg",
     "methods",
     "models",
+    "tuning",
 ]
