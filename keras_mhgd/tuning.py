@@ -25,8 +25,8 @@ from keras_mhgd.preparations import Preparations
 # times this.
 _WEIGHT_FACTOR = 8.0
 
-# What is searched beside the weight: a list is a choice, a pair the ends of a
-# range, which is sampled by its logarithm.
+# What is searched beside the weight: a list is a choice, `bool` one of yes and
+# no, a pair the ends of a range, which is sampled by its logarithm.
 _CLIP = {
     "clipping": ["per_variable", "per_feature"],
     "clip_bound": (0.25, 4.0),
@@ -34,7 +34,7 @@ _CLIP = {
 _ARGUMENTS = {
     "mhgd": {
         "num_heads": [4, 8, 16, 32],
-        "scale_logits": [False, True],
+        "scale_logits": bool,
         **_CLIP,
     },
     "soft_logits": {"temperature": (1.0, 16.0)},
@@ -107,6 +107,8 @@ def search_method(
 
 
 def _choose(hp, name, among, default):
+    if among is bool:
+        return hp.Boolean(name, default=default)
     if isinstance(among, list):
         return hp.Choice(name, among, default=default)
     return hp.Float(name, *among, sampling="log", default=default)

@@ -113,7 +113,10 @@ def _main(interruption: Interruption) -> None:
         dataset = options.load_data()
         student = options.network(FLAGS.student, dataset)
         distiller = keras_mhgd.Distiller(
-            student, teacher, method, sensing_points=_sensing_points()
+            student,
+            teacher,
+            method,
+            options.sensing_points(FLAGS.sensing_points),
         )
         options.compile_model(distiller, dataset)
     cache = None
@@ -138,15 +141,6 @@ def _main(interruption: Interruption) -> None:
         FLAGS.save_freq,
     )
     report(run)
-
-
-def _sensing_points() -> keras_mhgd.features.SensingPoints:
-    if FLAGS.sensing_points is None:
-        return None
-    return [
-        tuple(point.split(":")) if ":" in point else point
-        for point in FLAGS.sensing_points
-    ]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import keras_mhgd
+from keras_mhgd import features
 
 FLAGS = flags.FLAGS
 
@@ -224,6 +225,23 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
         The method.
     """
     values = {each: {} for each in name.split("+")}
+    for owner, of_owner in method_arguments(arguments, name).items():
+        if owner in values:
+            values[owner] = of_owner
+    made = [_with_arguments(*each) for each in values.items()]
+    return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
+
+
+def method_arguments(
+    arguments: list[str], name: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Reads arguments of methods: values by method and argument.
+
+    Args:
+        arguments: `method.name=value`, or `name=value`.
+        name: The method of those that name none.
+    """
+    values = {}
     for argument in arguments:
         key, separator, value = argument.partition("=")
         owner, dot, key = key.rpartition(".")
@@ -237,10 +255,17 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
             value = json.loads(value)
         except json.JSONDecodeError:
             pass  # a word, such as tanh
-        if owner in values:
-            values[owner][key] = value
-    made = [_with_arguments(*each) for each in values.items()]
-    return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
+        values.setdefault(owner, {})[key] = value
+    return values
+
+
+def sensing_points(layers: list[str] | None) -> features.SensingPoints:
+    """Reads layers, each a name or `student_layer:teacher_layer`."""
+    if layers is None:
+        return None
+    return [
+        tuple(point.split(":")) if ":" in point else point for point in layers
+    ]
 
 
 def _with_arguments(

@@ -62,6 +62,13 @@ class Run:
         """The content of `result.json`, or `None` before the run's end."""
         return read_result(self.directory)
 
+    def write_config(self) -> None:
+        """Writes `config.json`.
+
+        Not before the work begins: a command that failed before leaves none.
+        """
+        write_atomically(self._config_file, _json(self.config))
+
     def fit(
         self,
         model: keras.Model,
@@ -92,8 +99,7 @@ class Run:
             BlockingIOError: If another process trains in the folder.
         """
         with locked(self.directory):
-            # Only now: a command that failed before leaves no configuration.
-            write_atomically(self._config_file, _json(self.config))
+            self.write_config()
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
             checkpoint = Checkpoint(
