@@ -103,7 +103,7 @@ def search_method(
         for argument, among in searched.items()
         if argument not in given
     }
-    return type(default).from_config(config | chosen | given)
+    return type(default)(**(config | chosen | given))
 
 
 def _choose(hp, name, among, default):

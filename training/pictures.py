@@ -135,6 +135,7 @@ def trials(made: Sequence[Mapping[str, Any]], title: str) -> Any:
         lw=0.8,
         label="best so far",
     )
+    in_order.xaxis.get_major_locator().set_params(integer=True)
     in_order.set(xlabel="trial", ylabel="validation accuracy, %")
     over_rate.set(xlabel="learning rate", xscale="log")
     in_order.legend(loc="lower right", frameon=False, fontsize="small")

@@ -10,6 +10,7 @@ import pathlib
 import runpy
 import sys
 import tempfile
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -18,17 +19,23 @@ _CONTEXT.set_forkserver_preload(["keras_mhgd"])
 
 
 @contextlib.contextmanager
-def started(module: str, *arguments: str, devices: int = 1):
+def started(
+    module: str,
+    *arguments: str,
+    devices: int = 1,
+    environment: Mapping[str, str] | None = None,
+):
     """Runs `python -m module`: gives the process, and what it prints a file.
 
     Killed at the end if it still runs. TensorFlow sees the processor as so
-    many devices.
+    many devices; `environment` is added to the process's own.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
         output.touch()
         process = _CONTEXT.Process(
-            target=_main, args=(module, arguments, str(output), devices)
+            target=_main,
+            args=(module, arguments, str(output), devices, environment or {}),
         )
         process.start()
         try:
@@ -45,7 +52,8 @@ def launch(module: str, *arguments: str, devices: int = 1) -> tuple[int, str]:
         return process.exitcode, output.read_text()
 
 
-def _main(module, arguments, output, devices):
+def _main(module, arguments, output, devices, environment):
+    os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
