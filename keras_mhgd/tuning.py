@@ -317,6 +317,8 @@ class DistillationHyperModel(keras_tuner.HyperModel):
                 f"{start} of its {initial_epoch} epochs. All processes of a "
                 "search need the same folder."
             )
+        if start and verbose:
+            print(f"Resuming the trial after epoch {start}.")
         stream = self._stream
         if self.views and not model.method.teacher_learns:
             stream = self._cache(model).train

@@ -87,6 +87,11 @@ flags.register_validator(
     lambda value: 0 < value < 1,
     "--validation_split must lie between 0 and 1.",
 )
+flags.register_validator(
+    "validation_freq",
+    lambda value: value == 1,
+    "--validation_freq must be 1: trials are measured after every epoch.",
+)
 flags.register_multi_flags_validator(
     ["tuner", "trials"],
     lambda values: (values["tuner"] == "hyperband") != bool(values["trials"]),
@@ -122,26 +127,28 @@ def _main() -> None:
         _report(run)
         return
     if _is_worker():
-        _search(run)
+        _search(_tuner(run))
         print("The search is finished; its chief trains the best.")
         return
     with locked(run.directory):
+        tuner = _tuner(run)
         run.write_config()
-        tuner = _search(run)
+        _search(tuner)
         made = trials.rows(tuner.oracle.trials.values())
         trials.write(run.directory, made, _title())
         print(f"\n{tables.markdown(trials.cells(made))}", flush=True)
-        if "val_accuracy" not in made[0]:
+        (best,) = tuner.oracle.get_best_trials()
+        if best.score is None:
             raise RuntimeError(
                 "A trial must have succeeded. All failed: see the table. Lower "
                 "--learning_rate, or choose other --methods."
             )
-        best = tuner.get_best_hyperparameters()[0]
-        _train(run.directory / "best", _arguments(tuner.hypermodel, best))
+        arguments = _arguments(tuner.hypermodel, best.hyperparameters)
+        _train(run.directory / "best", arguments)
         result = {
             "accuracy": read_result(run.directory / "best")["accuracy"],
-            "validation_accuracy": made[0]["val_accuracy"],
-            "hyperparameters": best.values,
+            "validation_accuracy": best.score,
+            "hyperparameters": best.hyperparameters.values,
             "trials": len(made),
             "configuration": run.config,
         }
@@ -158,8 +165,8 @@ def _is_worker() -> bool:
     )
 
 
-def _search(run: Run) -> keras_tuner.Tuner:
-    """Runs all trials, or what is left of them."""
+def _tuner(run: Run) -> keras_tuner.Tuner:
+    """Makes the tuner, or loads it with what it has tried."""
     options.start()
     dataset = options.load_data().hold_out(FLAGS.validation_split, FLAGS.seed)
     strategy = options.strategy()
@@ -197,7 +204,7 @@ def _search(run: Run) -> keras_tuner.Tuner:
     size = {"max_trials": FLAGS.trials}
     if FLAGS.tuner == "hyperband":
         size = {"max_epochs": FLAGS.epochs}
-    tuner = _TUNERS[FLAGS.tuner](
+    return _TUNERS[FLAGS.tuner](
         hypermodel,
         keras_tuner.Objective("val_accuracy", "max"),
         seed=FLAGS.seed + 1,  # 0 would be none
@@ -207,18 +214,20 @@ def _search(run: Run) -> keras_tuner.Tuner:
         project_name="search",
         **size,
     )
+
+
+def _search(tuner: keras_tuner.Tuner) -> None:
+    """Runs all trials, or what is left of them."""
     tuner.search(
         epochs=FLAGS.epochs,
         # One TensorBoard run a trial, with its hyperparameters.
         callbacks=[
             keras.callbacks.TensorBoard(
-                run.directory / "logs", write_graph=False
+                pathlib.Path(FLAGS.run, "logs"), write_graph=False
             )
         ],
-        validation_freq=FLAGS.validation_freq,
         verbose=1 if sys.stdout.isatty() else 2,
     )
-    return tuner
 
 
 def _arguments(
