@@ -116,11 +116,6 @@ def test_trials_share_the_teachers_part_and_save_the_student(
     expected = best.student.get_weights()
     assert len(saved) == len(expected)
     assert sum(map(np.sum, saved)) == pytest.approx(sum(map(np.sum, expected)))
-    # Another search in another process would find it all.
-    hp = values(**best_trial.hyperparameters.values | {"mhgd/weight": 3.0})
-    model = hypermodel(**arguments)
-    model.fit(hp, model.build(hp), epochs=1, verbose=0)
-    assert sorted(prepared) == [2, 3]
 
 
 def test_hyperband(hypermodel, tmp_path):

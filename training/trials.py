@@ -35,8 +35,10 @@ def rows(trials: Iterable[keras_tuner.engine.trial.Trial]) -> list[Row]:
             # The last line of a traceback says what it was.
             row["message"] = trial.message.strip().splitlines()[-1]
         made.append(row)
+    # Of equal ones the earliest, in whatever order a resumed search has them.
     return sorted(
-        made, key=lambda row: row.get("val_accuracy", -1.0), reverse=True
+        made,
+        key=lambda row: (-row.get("val_accuracy", -1.0), int(row["trial"])),
     )
 
 

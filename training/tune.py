@@ -137,7 +137,7 @@ def _main() -> None:
         made = trials.rows(tuner.oracle.trials.values())
         trials.write(run.directory, made, _title())
         print(f"\n{tables.markdown(trials.cells(made))}", flush=True)
-        (best,) = tuner.oracle.get_best_trials()
+        best = tuner.oracle.get_trial(made[0]["trial"])
         if best.score is None:
             raise RuntimeError(
                 "A trial must have succeeded. All failed: see the table. Lower "

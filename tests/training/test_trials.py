@@ -34,6 +34,12 @@ def test_table(made):
     ]
 
 
+def test_of_equal_trials_the_first_is_best():
+    """A resumed search may have them in another order."""
+    equal = [trial(number, 0.5, method="rkd") for number in (10, 9, 11)]
+    assert [row["trial"] for row in trials.rows(equal)] == ["9", "10", "11"]
+
+
 def test_files(made, tmp_path):
     trials.write(tmp_path, made, "A search")
     lines = (tmp_path / "trials.csv").read_text().splitlines()

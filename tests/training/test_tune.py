@@ -176,7 +176,7 @@ def test_a_chief_and_two_workers(folder, tune):
     "changed, message",
     [
         ("--methods=mhdg", "Did you mean 'mhgd'"),
-        ("--set=dkd.temp=2", "Did you mean 'temperature'"),
+        ("--set=dkd.temperatur=2", "Did you mean 'temperature'"),
         ("--set=temperature=2", "--set must be name=value, or method.name"),
         ("--validation_split=1", "must lie between 0 and 1"),
         ("--validation_freq=2", "--validation_freq must be 1"),
