@@ -13,14 +13,17 @@ from keras_mhgd import (
     methods,
     models,
     replicas,
+    tuning,
 )
 from keras_mhgd.cache import TeacherCache
 from keras_mhgd.distiller import Distiller
+from keras_mhgd.preparations import Preparations
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Distiller",
+    "Preparations",
     "TeacherCache",
     "callbacks",
     "compression",
@@ -34,4 +37,5 @@ __all__ = [
     "methods",
     "models",
     "replicas",
+    "tuning",
 ]

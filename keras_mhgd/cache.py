@@ -132,15 +132,7 @@ class TeacherCache:
                 {
                     "format": _FORMAT,
                     "teacher": fingerprint(*distiller.teacher.get_weights()),
-                    "data": fingerprint(
-                        dataset.x_train,
-                        dataset.index_train,
-                        dataset.mean,
-                        dataset.std,
-                        np.array(
-                            [dataset.full_size, dataset.padding, dataset.flip]
-                        ),
-                    ),
+                    "data": fingerprint_of(dataset),
                     "views": views,
                     "seed": seed,
                 },
@@ -240,6 +232,17 @@ def fingerprint(*arrays: np.ndarray) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.view(np.uint8).data if array.size else b"")
     return digest.hexdigest()[:16]
+
+
+def fingerprint_of(dataset: Dataset) -> str:
+    """Computes a number for what determines the training images' views."""
+    return fingerprint(
+        dataset.x_train,
+        dataset.index_train,
+        dataset.mean,
+        dataset.std,
+        np.array([dataset.full_size, dataset.padding, dataset.flip]),
+    )
 
 
 def _require_own(path: pathlib.Path, manifest: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
-"""Networks of `.keras` files that nobody vouches for."""
+"""Networks as `.keras` files, which nobody needs to vouch for."""
 
 import os
 import pathlib
 
 import keras
+
+from keras_mhgd.files import replacing
 
 
 def read_network(path: str | os.PathLike) -> keras.Model:
@@ -38,3 +40,17 @@ def read_network(path: str | os.PathLike) -> keras.Model:
             f"{path} must be a Keras model in the .keras format. "
             f"It can't be loaded: {error}"
         ) from error
+
+
+def save_network(network: keras.Model, path: str | os.PathLike) -> None:
+    """Saves a network as `.keras`: whole, or not at all.
+
+    Args:
+        network: Any Keras model.
+        path: The file to write or replace.
+
+    Raises:
+        OSError: If it can't be written; an older file is left as it is.
+    """
+    with replacing(path) as temporary:
+        network.save(temporary)

@@ -110,6 +110,17 @@ def images():
 
 
 @pytest.fixture
+def bars(images):
+    """The images as a data set: two batches of 16."""
+    x, y = images
+    x = np.clip(128 + 60 * x, 0, 255).astype("uint8")
+    y = y.astype("int32")
+    return keras_mhgd.data.Dataset(
+        "bars", x, y, x, y, ("a", "b", "c"), padding=1
+    )
+
+
+@pytest.fixture
 def task():
     """Keyword arguments for `compile`: SGD, cross-entropy, accuracy."""
 

@@ -6,16 +6,6 @@ import pytest
 
 import keras_mhgd
 from keras_mhgd import methods
-from keras_mhgd.data import Dataset
-
-
-@pytest.fixture
-def bars(images):
-    """The images as a data set: two batches of 16."""
-    x, y = images
-    x = np.clip(128 + 60 * x, 0, 255).astype("uint8")
-    y = y.astype("int32")
-    return Dataset("bars", x, y, x, y, ("a", "b", "c"), padding=1)
 
 
 def trained(distiller, method, bars, cached, epochs):

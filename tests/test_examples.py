@@ -7,6 +7,7 @@ import pkgutil
 import re
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -34,6 +35,7 @@ def names():
     return {
         "keras": keras,
         "keras_mhgd": keras_mhgd,
+        "keras_tuner": keras_tuner,
         "tf": tf,
         "teacher": keras_mhgd.models.get("vgg_small", (28, 28, 1), 10),
         "student": keras_mhgd.models.get("resnet_small", (28, 28, 1), 10),

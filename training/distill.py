@@ -10,7 +10,6 @@ import keras_mhgd
 from training import options
 from training.interruption import Interruption
 from training.networks import load_network
-from training.preparations import Preparations
 from training.run import Run, report
 
 options.define_data()
@@ -114,18 +113,16 @@ def _distill(run: Run, interruption: Interruption) -> None:
     if FLAGS.preparation_dir:
         learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
         learnt_on += ("subset", "batch_size", "views")
-        preparations = Preparations(
+        preparations = keras_mhgd.Preparations(
             FLAGS.preparation_dir,
             {name: run.config[name] for name in learnt_on},
         )
-        method = preparations.reuse(method)
-    # What comes before draws no random number that the student's would
-    # miss.
+    # What comes before draws no random number that the student's would miss.
     options.start()
     dataset = options.load_data()
     student = options.network(FLAGS.student, dataset)
     distiller = keras_mhgd.Distiller(
-        student, teacher, method, sensing_points=_sensing_points()
+        student, teacher, method, options.sensing_points(FLAGS.sensing_points)
     )
     options.compile_model(distiller, dataset, nonfinite=FLAGS.nonfinite)
     cache = None
@@ -149,15 +146,6 @@ def _distill(run: Run, interruption: Interruption) -> None:
         preparations,
         FLAGS.save_freq,
     )
-
-
-def _sensing_points() -> keras_mhgd.features.SensingPoints:
-    if FLAGS.sensing_points is None:
-        return None
-    return [
-        tuple(point.split(":")) if ":" in point else point
-        for point in FLAGS.sensing_points
-    ]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,11 @@
-"""Trained networks: saved whole, found and loaded."""
+"""Trained networks, found and loaded."""
 
 import os
 import pathlib
 
 import keras
 
-from keras_mhgd.files import replacing
 from keras_mhgd.networks import read_network
-
-
-def save_network(network: keras.Model, path: pathlib.Path) -> None:
-    """Saves a network as `.keras`: whole, or not at all."""
-    with replacing(path) as temporary:
-        network.save(temporary)
 
 
 def load_network(path: str | os.PathLike) -> keras.Model:

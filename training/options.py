@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import keras_mhgd
+from keras_mhgd import features
 
 FLAGS = flags.FLAGS
 
@@ -217,15 +218,32 @@ def compile_model(
 ) -> None:
     """Compiles a model for cross-entropy with the published optimizer.
 
-    That is SGD with Nesterov momentum 0.9, at the rate of the flags' schedule.
-
     Args:
         model: What trains.
         dataset: On this data.
         **arguments: Others of its `compile`.
     """
+    model.compile(
+        optimizer(FLAGS.learning_rate, dataset),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **arguments,
+    )
+
+
+def optimizer(
+    rate: float, dataset: keras_mhgd.data.Dataset
+) -> keras.optimizers.Optimizer:
+    """Makes the published optimizer, SGD with Nesterov momentum 0.9.
+
+    Args:
+        rate: Learning rate at the start of the flags' schedule.
+        dataset: The data, which says how many steps an epoch has.
+
+    Returns:
+        The optimizer.
+    """
     steps = FLAGS.epochs * dataset.steps_per_epoch(FLAGS.batch_size)
-    rate = FLAGS.learning_rate
     if FLAGS.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     elif FLAGS.schedule == "step":
@@ -233,12 +251,7 @@ def compile_model(
             [round(steps * part) for part in (0.3, 0.6, 0.8)],
             [rate * factor for factor in (1.0, 0.1, 0.01, 0.001)],
         )
-    model.compile(
-        keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        **arguments,
-    )
+    return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
 
 
 def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
@@ -253,6 +266,23 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
         The method.
     """
     values = {each: {} for each in name.split("+")}
+    for owner, of_owner in method_arguments(arguments, name).items():
+        if owner in values:
+            values[owner] = of_owner
+    made = [_with_arguments(*each) for each in values.items()]
+    return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
+
+
+def method_arguments(
+    arguments: list[str], name: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Reads arguments of methods: values by method and argument.
+
+    Args:
+        arguments: `method.name=value`, or `name=value`.
+        name: The method of those that name none.
+    """
+    values = {}
     for argument in arguments:
         key, separator, value = argument.partition("=")
         owner, dot, key = key.rpartition(".")
@@ -266,10 +296,17 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
             value = json.loads(value)
         except json.JSONDecodeError:
             pass  # a word, such as tanh
-        if owner in values:
-            values[owner][key] = value
-    made = [_with_arguments(*each) for each in values.items()]
-    return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
+        values.setdefault(owner, {})[key] = value
+    return values
+
+
+def sensing_points(layers: list[str] | None) -> features.SensingPoints:
+    """Reads layers, each a name or `student_layer:teacher_layer`."""
+    if layers is None:
+        return None
+    return [
+        tuple(point.split(":")) if ":" in point else point for point in layers
+    ]
 
 
 def _with_arguments(

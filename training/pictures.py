@@ -1,6 +1,7 @@
 """Pictures of results."""
 
 import io
+import itertools
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,54 @@ def deployment(points: Mapping[str, ExportedModel], title: str) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def trials(made: Sequence[Mapping[str, Any]], title: str) -> Any:
+    """Draws the trials of a search: one after another, and over the rate.
+
+    Args:
+        made: Rows of `training.trials`; those without accuracy are left out.
+        title: Heading.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    # Here, since importing it takes a second. No display is needed.
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    in_order, over_rate = figure.subplots(1, 2, sharey=True)
+    measured = [row for row in made if "val_accuracy" in row]
+    measured.sort(key=lambda row: int(row["trial"]))
+    for index, method in enumerate({row["method"]: None for row in measured}):
+        own = [row for row in measured if row["method"] == method]
+        accuracies = [100 * row["val_accuracy"] for row in own]
+        for axes, name in ((in_order, "trial"), (over_rate, "learning_rate")):
+            axes.plot(
+                [float(row.get(name, "nan")) for row in own],
+                accuracies,
+                "o",
+                color=f"C{index}",
+                alpha=0.7,
+                label=method,
+            )
+    best = itertools.accumulate((row["val_accuracy"] for row in measured), max)
+    in_order.step(
+        [int(row["trial"]) for row in measured],
+        [100 * each for each in best],
+        where="post",
+        color="#222222",
+        lw=0.8,
+        label="best so far",
+    )
+    in_order.xaxis.get_major_locator().set_params(integer=True)
+    in_order.set(xlabel="trial", ylabel="validation accuracy, %")
+    over_rate.set(xlabel="learning rate", xscale="log")
+    in_order.legend(loc="lower right", frameon=False, fontsize="small")
+    for axes in (in_order, over_rate):
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -25,9 +25,8 @@ from keras_mhgd.files import (
     require_writable,
     write_atomically,
 )
+from keras_mhgd.networks import save_network
 from training.interruption import Interruption
-from training.networks import save_network
-from training.preparations import Preparations
 from training.report import of_run
 from training.results import read_metrics, read_result, validated
 
@@ -68,6 +67,13 @@ class Run:
         """The content of `result.json`, or `None` before the run's end."""
         return read_result(self.directory)
 
+    def write_config(self) -> None:
+        """Writes `config.json`.
+
+        Not before the work begins: a command that failed before leaves none.
+        """
+        write_atomically(self._config_file, _json(self.config))
+
     def fit(
         self,
         model: keras.Model,
@@ -76,7 +82,7 @@ class Run:
         variables: Sequence[keras.Variable],
         interruption: Interruption,
         cache: keras_mhgd.TeacherCache | None = None,
-        preparations: Preparations | None = None,
+        preparations: keras_mhgd.Preparations | None = None,
         save_freq: int | None = None,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
@@ -104,8 +110,7 @@ class Run:
         chief = replicas.is_chief()
         with locked(self.directory) if chief else contextlib.nullcontext():
             if chief:
-                # Only now: one that failed before leaves no configuration.
-                write_atomically(self._config_file, _json(self.config))
+                self.write_config()
             test = _test(dataset)
             fitting.build(model, student.output_shape, test)
             checkpoint = Checkpoint(
@@ -118,6 +123,8 @@ class Run:
             if any(position):
                 print(f"Resuming {self.directory} {_after(position)}.")
             elif isinstance(model, keras_mhgd.Distiller):
+                if preparations:
+                    preparations.restore(model.method)
                 self._prepare(model, data, interruption, save_freq)
                 if preparations and chief:
                     preparations.keep(model.method)

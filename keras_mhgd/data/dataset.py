@@ -216,11 +216,69 @@ class Dataset:
                 f"training images. Received: subset={count}. Pass fewer, or "
                 "None for all."
             )
-        by_class = np.argsort(self.y_train, kind="stable")
-        first = np.searchsorted(self.y_train[by_class], self.y_train[by_class])
-        rank = np.empty(size, np.int64)  # of an image within its class
-        rank[by_class] = np.arange(size) - first
+        rank = self._rank_in_class(np.arange(size))
         chosen = np.sort(np.lexsort((self.y_train, rank))[:count])
+        return self._with_train(chosen)
+
+    def hold_out(self, fraction: float, seed: int = 0) -> "Dataset":
+        """Tests on a part of the training images, to choose settings by.
+
+        Of each class the same part is held out, up to rounding: which images,
+        the seed says. The others are trained on, normalised as in the full
+        set; the test images are left out.
+
+        Args:
+            fraction: Part of the training images to hold out, in (0, 1).
+            seed: Integer, 0 or more.
+
+        Returns:
+            `Dataset` whose test images are the ones held out.
+
+        Raises:
+            TypeError: If `seed` is no integer.
+            ValueError: If `fraction` or `seed` is out of range, or leaves no
+                image to train on or to test on.
+
+        Example:
+            >>> glyphs = keras_mhgd.data.load("glyphs", subset=2000)
+            >>> held_out = glyphs.hold_out(0.2)
+            >>> len(held_out.x_train), len(held_out.x_test)
+            (1600, 400)
+        """
+        size = len(self.y_train)
+        count = round(fraction * size) if 0 < fraction < 1 else 0
+        if not 0 < count < size:
+            raise ValueError(
+                f"{self.name}: `fraction` must lie between 0 and 1 and leave "
+                f"images on both sides. Received: fraction={fraction}, {size} "
+                "training images. Pass 0.2, say."
+            )
+        if check_integer("seed", seed) < 0:
+            raise ValueError(
+                f"`seed` must be 0 or more. Received: seed={seed}."
+            )
+        order = np.random.default_rng(seed).permutation(size)
+        sizes = np.bincount(self.y_train)[self.y_train]
+        # Where an image is in its class, from 0 to 1: a class of any size has
+        # its part of the first ones.
+        place = (self._rank_in_class(order) + 0.5) / sizes
+        first = np.argsort(place, kind="stable")
+        held_out = np.sort(first[:count])
+        return dataclasses.replace(
+            self._with_train(np.sort(first[count:])),
+            x_test=self.x_train[held_out],
+            y_test=self.y_train[held_out],
+        )
+
+    def _rank_in_class(self, order: np.ndarray) -> np.ndarray:
+        """Number of each image among those of its class, in an order."""
+        by_class = order[np.argsort(self.y_train[order], kind="stable")]
+        labels = self.y_train[by_class]
+        rank = np.empty(len(order), np.int64)
+        rank[by_class] = np.arange(len(order)) - np.searchsorted(labels, labels)
+        return rank
+
+    def _with_train(self, chosen: np.ndarray) -> "Dataset":
         return dataclasses.replace(
             self,
             x_train=self.x_train[chosen],

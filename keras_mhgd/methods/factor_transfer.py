@@ -119,6 +119,12 @@ class FactorTransfer(PreparedMethod):
 
     terms = ("factor_transfer",)
     needs = ("maps",)
+    preparation_arguments = (
+        *PreparedMethod.preparation_arguments,
+        "factor",
+        "rate",
+        "reconstruction",
+    )
 
     def __init__(
         self,

@@ -165,6 +165,11 @@ class MHGD(PreparedMethod):
 
     terms = ("mhgd",)
     min_points = 2  # an edge of the graph joins two
+    preparation_arguments = (
+        *PreparedMethod.preparation_arguments,
+        "num_heads",
+        "scale_logits",
+    )
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Methods that learn something before the student trains."""
 
+from collections.abc import Mapping
+
 import keras
 import tensorflow as tf
 
@@ -21,6 +23,12 @@ class PreparedMethod(Method):
             > 0.
         weight: Multiplier of the method's terms, >= 0.
     """
+
+    preparation_arguments: tuple[str, ...] = (
+        "preparation_epochs",
+        "preparation_learning_rate",
+    )
+    """Names of the arguments that its `artifacts` depend on."""
 
     def __init__(
         self,
@@ -65,6 +73,16 @@ class PreparedMethod(Method):
         # Built within its first step, that step would be traced twice.
         trainer.optimizer.build(trainer.trainable_variables)
         fit(trainer, **fit_arguments, epochs=self.preparation_epochs)
+        self._prepared.assign(1.0)
+
+    def adopt(self, networks: Mapping[str, keras.Model]) -> None:
+        """Takes over what was prepared elsewhere, in place of preparing.
+
+        Args:
+            networks: All of `artifacts`, by name.
+        """
+        for name, network in self.artifacts().items():
+            network.set_weights(networks[name].get_weights())
         self._prepared.assign(1.0)
 
     def get_config(self):

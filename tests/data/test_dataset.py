@@ -202,6 +202,32 @@ def test_take_is_balanced_in_stored_order():
     assert part.x_test is dataset.x_test
 
 
+def test_hold_out_takes_the_same_part_of_each_class():
+    labels = np.repeat(np.int32([0, 1, 2]), [40, 20, 10])
+    dataset = make(70, y_train=labels)
+    part = dataset.hold_out(0.2, seed=3)
+    np.testing.assert_array_equal(np.bincount(part.y_test), [8, 4, 2])
+    np.testing.assert_array_equal(np.bincount(part.y_train), [32, 16, 8])
+    held_out = np.setdiff1d(np.arange(70), part.index_train)
+    for images, labels, index in (
+        (part.x_train, part.y_train, part.index_train),
+        (part.x_test, part.y_test, held_out),
+    ):
+        np.testing.assert_array_equal(images, dataset.x_train[index])
+        np.testing.assert_array_equal(labels, dataset.y_train[index])
+    np.testing.assert_array_equal(part.mean, dataset.mean)
+    assert part.full_size == 70
+
+
+def test_hold_out_depends_on_the_seed_alone():
+    dataset = make(70, y_train=np.arange(70, dtype=np.int32) % 5)
+    first, again, other = (
+        dataset.hold_out(0.3, seed).index_train for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
 def test_glyphs_are_never_mirrored():
     # A left half in white: any mirrored view would be white on the right.
     glyphs = load("glyphs", subset=300)
@@ -277,6 +303,14 @@ def test_construction_refuses(changes, message):
         ),
         (lambda d: d.take(0), ValueError, "Received: subset=0"),
         (lambda d: d.take(1.5), TypeError, "subset=1.5 of type float"),
+        (
+            lambda d: d.hold_out(1.0),
+            ValueError,
+            r"`fraction` must lie between 0 and 1 .* fraction=1\.0, 23",
+        ),
+        (lambda d: d.hold_out(0.01), ValueError, "images on both sides"),
+        (lambda d: d.hold_out(0.2, -1), ValueError, "Received: seed=-1"),
+        (lambda d: d.hold_out(0.2, 1.5), TypeError, "`seed` must be an int"),
         (
             lambda d: d.normalise(np.zeros((6, 6, 1))),
             ValueError,

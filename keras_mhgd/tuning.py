@@ -1,0 +1,450 @@
+"""Search over the settings of a distillation, by any tuner of keras-tuner."""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import keras_tuner
+import tensorflow as tf
+
+from keras_mhgd import methods
+from keras_mhgd.cache import TeacherCache, fingerprint, fingerprint_of
+from keras_mhgd.callbacks import Checkpoint
+from keras_mhgd.choices import require_known
+from keras_mhgd.data import Dataset
+from keras_mhgd.distiller import Distiller
+from keras_mhgd.features import SensingPoints
+from keras_mhgd.files import locked, require_writable, write_atomically
+from keras_mhgd.preparations import Preparations
+
+# A method's weight is searched from its default over this to its default
+# times this.
+_WEIGHT_FACTOR = 8.0
+
+# What is searched beside the weight: a list is a choice, `bool` one of yes and
+# no, a pair the ends of a range, which is sampled by its logarithm.
+_CLIP = {
+    "clipping": ["per_variable", "per_feature"],
+    "clip_bound": (0.25, 4.0),
+}
+_ARGUMENTS = {
+    "mhgd": {
+        "num_heads": [4, 8, 16, 32],
+        "scale_logits": bool,
+        **_CLIP,
+    },
+    "soft_logits": {"temperature": (1.0, 16.0)},
+    "mutual_learning": {"temperature": (0.5, 4.0)},
+    "dkd": {"beta": (1.0, 32.0), "temperature": (1.0, 16.0)},
+    "dist": {
+        "beta": (0.25, 4.0),
+        "gamma": (0.25, 4.0),
+        "temperature": (0.5, 4.0),
+    },
+    "activation_boundaries": {"margin": (0.25, 4.0)},
+    "factor_transfer": {"rate": [0.25, 0.5, 0.75]},
+    "kd_svd": {"bandwidth": (2.0, 32.0), **_CLIP},
+    "kd_svdf": _CLIP,
+    "rkd": {"distance_weight": (3.0, 200.0), "angle_weight": (6.0, 400.0)},
+    "correlation_congruence": {"gamma": (0.1, 1.6)},
+    "crd": {"temperature": (0.02, 0.3)},
+}
+
+
+def search_method(
+    hp: keras_tuner.HyperParameters,
+    name: str,
+    fixed: Mapping[str, Mapping[str, Any]] | None = None,
+) -> methods.Method:
+    """Makes a method with arguments that the search chooses.
+
+    Its weight, and what else is known to matter of it: for MHGD the heads,
+    their scaling and the clipping, for methods on logits the temperature, and
+    so on. The defaults of the method are the defaults of the search.
+
+    Args:
+        hp: The hyperparameters of a trial.
+        name: One of `keras_mhgd.methods.names()`, or several joined by `+`.
+        fixed: Arguments that are not searched, by method and argument.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: If a method, or an argument of it, is unknown.
+
+    Example:
+        >>> hp = keras_tuner.HyperParameters()
+        >>> method = keras_mhgd.tuning.search_method(
+        ...     hp, "soft_logits", {"soft_logits": {"standardize": True}}
+        ... )
+        >>> hp.values
+        {'weight': 0.9, 'temperature': 4.0}
+    """
+    if "+" in name:
+        parts = []
+        for part in name.split("+"):
+            with hp.name_scope(part):
+                parts.append(search_method(hp, part, fixed))
+        return methods.Combined(parts)
+    default = methods.get(name)
+    config = default.get_config()
+    given = (fixed or {}).get(name, {})
+    for argument in given:
+        require_known("fixed", argument, config)
+    weights = default.weight / _WEIGHT_FACTOR, default.weight * _WEIGHT_FACTOR
+    searched = {"weight": weights} | _ARGUMENTS.get(name, {})
+    chosen = {
+        argument: _choose(hp, argument, among, config[argument])
+        for argument, among in searched.items()
+        if argument not in given
+    }
+    return type(default)(**(config | chosen | given))
+
+
+def _choose(hp, name, among, default):
+    if among is bool:
+        return hp.Boolean(name, default=default)
+    if isinstance(among, list):
+        return hp.Choice(name, among, default=default)
+    return hp.Float(name, *among, sampling="log", default=default)
+
+
+def _sgd(learning_rate: float) -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True)
+
+
+class DistillationHyperModel(keras_tuner.HyperModel):
+    """Distillations that a tuner chooses from, for `keras_tuner`'s tuners.
+
+    A trial has a method and its arguments (`search_method`), a learning rate,
+    and, where alternatives are given, sensing points and a student. All
+    trials have the same seed, so they see the same images and begin with the
+    same student; more than one execution a trial tells nothing more.
+
+    In `directory` trials share what doesn't hang on the trial, also between
+    processes and hosts that search together: networks that are learnt from the
+    teacher alone, such as MHAN, once for each setting of them; and, with
+    `views`, the teacher's features. A trial that was killed goes on there
+    after its last epoch, and a trial of Hyperband that is given more epochs
+    goes on exactly, with optimizer and method. The tuner's own file of a
+    trial holds the student alone; after a kill, of the best epoch since. A
+    trial that ends in a loss or gradient that is not finite is failed, and the
+    search goes on.
+
+    Args:
+        teacher: The trained network.
+        student: A network, which is copied and initialised anew for each
+            trial, or a function that builds it from the trial's
+            hyperparameters.
+        data: The data. Its test images measure the trials: see
+            `keras_mhgd.data.Dataset.hold_out`.
+        directory: Folder of what trials share, of this search alone.
+        methods: Names of methods to choose from, or several joined by `+`.
+        learning_rate: Lowest and highest, sampled by logarithm; or the one.
+        sensing_points: As for `Distiller`; or a dict with names for
+            alternatives to choose from.
+        space: Function of hyperparameters and a method's name that makes the
+            method; its hyperparameters belong to that method alone.
+        optimizer: Function of the learning rate that makes the optimizer. The
+            default is SGD with Nesterov momentum 0.9.
+        loss: The student's task loss. Cross-entropy on logits if `None`.
+        batch_size: Images in a batch.
+        views: Augmented views of each image, for which the teacher runs once;
+            `None` for new ones each epoch, and the teacher runs beside.
+        seed: Seed of weights, order and augmentation.
+
+    Raises:
+        TypeError: If `student` is neither, or `space` makes no method.
+        ValueError: If a name is unknown or a number out of range.
+        OSError: If the folder can't be written.
+
+    Example:
+        >>> glyphs = keras_mhgd.data.load("glyphs", subset=200).hold_out(0.5)
+        >>> hypermodel = keras_mhgd.tuning.DistillationHyperModel(
+        ...     teacher=keras_mhgd.models.get("vgg_small", (28, 28, 1), 100),
+        ...     student=keras_mhgd.models.get("resnet_small", (28, 28, 1), 100),
+        ...     data=glyphs,
+        ...     directory="search/shared",
+        ...     methods=["soft_logits", "dkd"],
+        ... )
+        >>> tuner = keras_tuner.RandomSearch(
+        ...     hypermodel, "val_accuracy", max_trials=1, directory="search"
+        ... )
+        >>> tuner.search(epochs=1, verbose=0)
+        >>> distiller = tuner.get_best_models()[0]
+    """
+
+    def __init__(
+        self,
+        teacher: keras.Model,
+        student: keras.Model
+        | Callable[[keras_tuner.HyperParameters], keras.Model],
+        data: Dataset,
+        directory: str | os.PathLike,
+        methods: Sequence[str] = ("soft_logits", "mhgd"),
+        learning_rate: float | tuple[float, float] = (0.02, 0.5),
+        sensing_points: SensingPoints | Mapping[str, SensingPoints] = None,
+        space: Callable[
+            [keras_tuner.HyperParameters, str], methods.Method
+        ] = search_method,
+        optimizer: Callable[[float], keras.optimizers.Optimizer] = _sgd,
+        loss: keras.losses.Loss | None = None,
+        batch_size: int = 128,
+        views: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not callable(student):  # networks are, too
+            raise TypeError(
+                "`student` must be a keras.Model or a function of "
+                f"hyperparameters that builds one. Received: {student!r}."
+            )
+        _require_range(learning_rate)
+        self.teacher = teacher
+        self.student = student
+        self.data = data
+        self.directory = require_writable(directory)
+        self.methods = list(methods)
+        self.learning_rate = learning_rate
+        self.sensing_points = sensing_points
+        self.space = space
+        self.optimizer = optimizer
+        self.loss = loss or keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True
+        )
+        self.batch_size = batch_size
+        self.views = views
+        self.seed = seed
+        # The tuners reset it, with Keras's other global state.
+        self._dtype_policy = keras.config.dtype_policy()
+        # What is wrong is told now: a trial with an error only fails.
+        self._stream(0)
+        self._require_methods()
+
+    def _require_methods(self) -> None:
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError(
+                "`methods` must be one or more different names. Received: "
+                f"methods={self.methods}."
+            )
+        for name in self.methods:
+            made = self.space(keras_tuner.HyperParameters(), name)
+            if not isinstance(made, methods.Method):
+                raise TypeError(
+                    "`space` must make a keras_mhgd.methods.Method. Received: "
+                    f"{made!r} for {name!r}."
+                )
+
+    def method(self, hp: keras_tuner.HyperParameters) -> methods.Method:
+        """Makes the method of a trial."""
+        chosen = hp.Choice("method", self.methods)
+        method = None
+        for name in self.methods:
+            # All scopes are opened: this is how the tuner gets to know them.
+            with hp.conditional_scope("method", [name]), hp.name_scope(name):
+                if name == chosen:
+                    method = self.space(hp, name)
+        return method
+
+    def build(self, hp: keras_tuner.HyperParameters) -> Distiller:
+        """Builds and compiles the distiller of a trial."""
+        keras.config.set_dtype_policy(self._dtype_policy)
+        keras.utils.set_random_seed(self.seed)
+        method = self.method(hp)
+        distiller = Distiller(
+            self._student(hp),
+            _copy(self.teacher) if method.teacher_learns else self.teacher,
+            method,
+            self._sensing_points(hp),
+        )
+        rate = self.learning_rate
+        if isinstance(rate, Sequence):
+            rate = hp.Float("learning_rate", *rate, sampling="log")
+        distiller.compile(self.optimizer(rate), self.loss, metrics=["accuracy"])
+        # What the tuner saves of a trial is the student alone.
+        distiller.save_weights = distiller.student.save_weights
+        distiller.load_weights = distiller.student.load_weights
+        return distiller
+
+    def _student(self, hp) -> keras.Model:
+        if isinstance(self.student, keras.Model):
+            return keras.models.clone_model(self.student)
+        return self.student(hp)
+
+    def _sensing_points(self, hp) -> SensingPoints:
+        if not isinstance(self.sensing_points, Mapping):
+            return self.sensing_points
+        name = hp.Choice("sensing_points", list(self.sensing_points))
+        return self.sensing_points[name]
+
+    def fit(
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: Distiller,
+        epochs: int = 1,
+        initial_epoch: int = 0,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: int | str = "auto",
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains the distiller of a trial, from where it was killed.
+
+        Args:
+            hp: The trial's hyperparameters.
+            model: What `build` made.
+            epochs: Last epoch.
+            initial_epoch: Epoch that an earlier trial came to, from 0.
+            callbacks: The tuner's.
+            verbose: As in `keras.Model.fit`.
+            **kwargs: Others of `keras.Model.fit`.
+
+        Returns:
+            The history of the epochs from `initial_epoch` on.
+        """
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+        progress = _Progress(self.directory / "trials" / self._key(hp), model)
+        start = progress.restore().epochs
+        if start < initial_epoch:
+            raise keras_tuner.errors.FatalValueError(
+                "`directory` must hold the trial that this one goes on with. "
+                f"Received: directory={str(self.directory)!r}, which has "
+                f"{start} of its {initial_epoch} epochs. All processes of a "
+                "search need the same folder."
+            )
+        if start and verbose:
+            print(f"Resuming the trial after epoch {start}.")
+        stream = self._stream
+        if self.views and not model.method.teacher_learns:
+            stream = self._cache(model).train
+        data = {
+            "steps_per_epoch": self.data.steps_per_epoch(self.batch_size),
+            "shuffle": False,  # the stream is
+            "verbose": verbose,
+        }
+        if not model.method.prepared:
+            self._prepare(model, x=stream(0), **data)
+            progress.save(0)
+        if start < epochs:
+            try:
+                model.fit(
+                    stream(start),
+                    initial_epoch=start,
+                    epochs=epochs,
+                    validation_data=self.data.test(self.batch_size),
+                    callbacks=[*callbacks, progress],
+                    **data,
+                    **kwargs,
+                )
+            except tf.errors.InvalidArgumentError as error:
+                raise keras_tuner.errors.FailedTrialError(
+                    error.message
+                ) from error
+        return progress.history(initial_epoch, epochs)
+
+    def _stream(self, initial_epoch: int) -> tf.data.Dataset:
+        return self.data.train(
+            self.batch_size, self.seed, initial_epoch, views=self.views
+        )
+
+    def _cache(self, model: Distiller) -> TeacherCache:
+        directory = require_writable(self.directory / "teacher")
+        with locked(directory, wait=True):
+            return TeacherCache(
+                model,
+                self.data,
+                self.batch_size,
+                self.views,
+                self.seed,
+                directory,
+            )
+
+    def _prepare(self, model: Distiller, **data: Any) -> None:
+        points = [teacher for _, teacher in model.sensing_points]
+        preparations = Preparations(
+            self.directory / "preparations",
+            self._shared | {"sensing_points": points},
+        )
+        with preparations.locked():
+            preparations.restore(model.method)
+            if not model.method.prepared:
+                model.prepare(**data)
+            preparations.keep(model.method)
+
+    @functools.cached_property
+    def _shared(self) -> dict[str, Any]:
+        """What all trials have in common, as plain JSON values."""
+        return {
+            "teacher": fingerprint(*self.teacher.get_weights()),
+            "data": fingerprint_of(self.data),
+            "batch_size": self.batch_size,
+            "views": self.views,
+            "seed": self.seed,
+        }
+
+    def _key(self, hp: keras_tuner.HyperParameters) -> str:
+        """A name for a trial's settings, whatever its number of epochs."""
+        values = {
+            name: value
+            for name, value in hp.values.items()
+            if not name.startswith("tuner/")  # Hyperband's
+        }
+        text = json.dumps([self._shared, values], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Progress(Checkpoint):
+    """A trial's state and metrics after each epoch, without the teacher."""
+
+    def __init__(self, directory: str | os.PathLike, model: Distiller):
+        super().__init__(
+            directory,
+            [*model.resumable_variables, *model.optimizer.variables],
+        )
+        self._file = self.directory / "metrics.json"
+        self._rows = []
+
+    def restore(self):
+        position = super().restore()
+        if position.epochs:
+            rows = json.loads(self._file.read_text())
+            self._rows = rows[: position.epochs]
+        return position
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._rows.append({name: float(logs[name]) for name in logs})
+        write_atomically(self._file, json.dumps(self._rows))
+        super().on_epoch_end(epoch, logs)
+
+    def history(
+        self, initial_epoch: int, epochs: int
+    ) -> keras.callbacks.History:
+        rows = self._rows[initial_epoch:epochs]
+        history = keras.callbacks.History()
+        history.history = {
+            name: [row[name] for row in rows if name in row]
+            for name in rows[-1]
+        }
+        return history
+
+
+def _copy(network: keras.Model) -> keras.Model:
+    copy = keras.models.clone_model(network)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def _require_range(learning_rate: float | tuple[float, float]) -> None:
+    ends = learning_rate
+    if not isinstance(ends, Sequence):
+        ends = (learning_rate, learning_rate)
+    if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
+        raise ValueError(
+            "`learning_rate` must be a positive number, or the lowest and the "
+            f"highest of a range. Received: learning_rate={learning_rate}."
+        )

@@ -1,0 +1,304 @@
+"""Searches for the settings of a distillation with keras-tuner.
+
+python -m training.tune --dataset=glyphs --subset=2000 --views=8
+    --teacher=saved_models/teachers/vgg_small_glyphs.keras
+    --student=resnet_small --methods=soft_logits,dkd,mhgd --trials=20
+    --epochs=20 --run=runs/search
+
+Trials are measured on a part of the training images. The best setting is
+then trained on all of them, in the run folder `best`, and tested once. The
+same command again goes on where it was ended. With keras-tuner's environment
+variables several processes search together: see BUILD.md.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import keras
+import keras_tuner
+from absl import app, flags
+
+import keras_mhgd
+from keras_mhgd.files import locked, require_writable, write_atomically
+from training import options, tables, trials
+from training.interruption import Interruption
+from training.networks import load_network
+from training.results import read_result
+from training.run import Run
+
+_TUNERS = {
+    "random": keras_tuner.RandomSearch,
+    "hyperband": keras_tuner.Hyperband,
+    "bayesian": keras_tuner.BayesianOptimization,
+}
+# A few diverge. So many in a row are a mistake.
+_MOST_FAILURES = 10
+
+options.define_data()
+options.define_training()
+flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
+flags.DEFINE_list(
+    "student",
+    None,
+    "Network, or several to choose from: "
+    f"{', '.join(keras_mhgd.models.names())}, ...",
+)
+flags.DEFINE_list(
+    "methods",
+    ["soft_logits", "mhgd"],
+    "Methods to choose from: any of "
+    f"{', '.join(keras_mhgd.methods.names())}, or several joined by +.",
+)
+flags.DEFINE_multi_string(
+    "set",
+    [],
+    "An argument of a method that is not searched, such as "
+    "--set=mhgd.num_heads=4. May be given several times.",
+)
+flags.DEFINE_multi_string(
+    "sensing_points",
+    None,
+    "Layers as for training.distill. Given several times, the search chooses. "
+    "Stage ends if not given.",
+)
+flags.DEFINE_enum("tuner", "random", list(_TUNERS), "How settings are chosen.")
+options.define_positive(
+    "trials", None, "Settings that are tried; Hyperband counts by itself."
+)
+options.define_positive(
+    "learning_rate_factor",
+    4,
+    "Learning rates are searched from --learning_rate over this to "
+    "--learning_rate times this; 1 searches none.",
+)
+flags.DEFINE_float(
+    "validation_split",
+    0.2,
+    "Part of the training images that trials are measured on.",
+)
+flags.mark_flags_as_required(["teacher", "student"])
+flags.register_validator(
+    "validation_split",
+    lambda value: 0 < value < 1,
+    "--validation_split must lie between 0 and 1.",
+)
+flags.register_validator(
+    "validation_freq",
+    lambda value: value == 1,
+    "--validation_freq must be 1: trials are measured after every epoch.",
+)
+flags.register_multi_flags_validator(
+    ["tuner", "trials"],
+    lambda values: (values["tuner"] == "hyperband") != bool(values["trials"]),
+    "--trials must be given, but not for --tuner=hyperband, which counts by "
+    "itself.",
+)
+FLAGS = flags.FLAGS
+
+
+def main(argv) -> None:
+    """Searches as the flags say."""
+    with Interruption():
+        _main()
+
+
+def _main() -> None:
+    run = Run(
+        FLAGS.run,
+        options.configuration(
+            "teacher",
+            "student",
+            "methods",
+            "set",
+            "sensing_points",
+            "tuner",
+            "trials",
+            "learning_rate_factor",
+            "validation_split",
+            program="tune",
+        ),
+    )
+    if FLAGS.strategy == "multi_worker":
+        raise app.UsageError(
+            "--strategy=multi_worker is for a single training. Several "
+            "processes search together by keras-tuner's variables: see "
+            "BUILD.md."
+        )
+    if run.result:
+        _report(run)
+        return
+    if _is_worker():
+        _search(_tuner(run))
+        print("The search is finished; its chief trains the best.")
+        return
+    with locked(run.directory):
+        tuner = _tuner(run)
+        run.write_config()
+        _search(tuner)
+        made = trials.rows(tuner.oracle.trials.values())
+        trials.write(run.directory, made, _title())
+        print(f"\n{tables.markdown(trials.cells(made))}", flush=True)
+        best = tuner.oracle.get_trial(made[0]["trial"])
+        if best.score is None:
+            raise RuntimeError(
+                "A trial must have succeeded. All failed: see the table. Lower "
+                "--learning_rate, or choose other --methods."
+            )
+        arguments = _arguments(tuner.hypermodel, best.hyperparameters)
+        _train(run.directory / "best", arguments)
+        result = {
+            "accuracy": read_result(run.directory / "best")["accuracy"],
+            "validation_accuracy": best.score,
+            "hyperparameters": best.hyperparameters.values,
+            "trials": len(made),
+            "configuration": run.config,
+        }
+        text = json.dumps(result, indent=2, sort_keys=True) + "\n"
+        write_atomically(run.directory / "result.json", text)
+    _report(run)
+
+
+def _is_worker() -> bool:
+    """Whether another process, the chief, says what is tried."""
+    return (
+        "KERASTUNER_ORACLE_IP" in os.environ
+        and "chief" not in os.environ["KERASTUNER_TUNER_ID"]
+    )
+
+
+def _tuner(run: Run) -> keras_tuner.Tuner:
+    """Makes the tuner, or loads it with what it has tried."""
+    options.start()
+    dataset = options.load_data().hold_out(FLAGS.validation_split, FLAGS.seed)
+    strategy = options.strategy()
+    with strategy.scope():
+        teacher = load_network(FLAGS.teacher)
+    if FLAGS.fused:
+        keras_mhgd.models.fuse_batch_normalization(teacher)
+    points = None
+    if FLAGS.sensing_points:
+        points = {
+            each: options.sensing_points(each.split(","))
+            for each in FLAGS.sensing_points
+        }
+    factor = FLAGS.learning_rate_factor
+    rate = FLAGS.learning_rate
+    hypermodel = keras_mhgd.tuning.DistillationHyperModel(
+        teacher,
+        lambda hp: options.network(
+            hp.Choice("student", FLAGS.student), dataset
+        ),
+        dataset,
+        run.directory / "shared",
+        methods=FLAGS.methods,
+        learning_rate=(rate / factor, rate * factor) if factor > 1 else rate,
+        sensing_points=points,
+        space=functools.partial(
+            keras_mhgd.tuning.search_method,
+            fixed=options.method_arguments(FLAGS.set),
+        ),
+        optimizer=lambda rate: options.optimizer(rate, dataset),
+        batch_size=FLAGS.batch_size,
+        views=FLAGS.views,
+        seed=FLAGS.seed,
+    )
+    size = {"max_trials": FLAGS.trials}
+    if FLAGS.tuner == "hyperband":
+        size = {"max_epochs": FLAGS.epochs}
+    return _TUNERS[FLAGS.tuner](
+        hypermodel,
+        keras_tuner.Objective("val_accuracy", "max"),
+        seed=FLAGS.seed + 1,  # 0 would be none
+        max_consecutive_failed_trials=_MOST_FAILURES,
+        distribution_strategy=strategy if FLAGS.strategy != "default" else None,
+        directory=run.directory,
+        project_name="search",
+        **size,
+    )
+
+
+def _search(tuner: keras_tuner.Tuner) -> None:
+    """Runs all trials, or what is left of them."""
+    tuner.search(
+        epochs=FLAGS.epochs,
+        # One TensorBoard run a trial, with its hyperparameters.
+        callbacks=[
+            keras.callbacks.TensorBoard(
+                pathlib.Path(FLAGS.run, "logs"), write_graph=False
+            )
+        ],
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+
+
+def _arguments(
+    hypermodel: keras_mhgd.tuning.DistillationHyperModel,
+    hp: keras_tuner.HyperParameters,
+) -> list[str]:
+    """Flags of `training.distill` that train a trial's setting."""
+    method = hypermodel.method(hp)
+    values = options.configuration() | {
+        "teacher": FLAGS.teacher,
+        "student": hp["student"],
+        "method": hp["method"],
+        "learning_rate": hp.values.get("learning_rate", FLAGS.learning_rate),
+        "sensing_points": hp.values.get("sensing_points"),
+        "cache_teacher": bool(FLAGS.views) and not method.teacher_learns,
+        # The test images are for the result alone.
+        "validation_freq": FLAGS.epochs,
+    }
+    flags = [
+        f"--{name}={values[name]}"
+        for name in values
+        if values[name] is not None
+    ]
+    for name, part in zip(
+        hp["method"].split("+"),
+        getattr(method, "methods", [method]),
+        strict=True,
+    ):
+        default = keras_mhgd.methods.get(name).get_config()
+        flags += [
+            f"--set={name}.{argument}={json.dumps(value)}"
+            for argument, value in part.get_config().items()
+            if argument != "name" and value != default[argument]
+        ]
+    return flags
+
+
+def _train(directory: pathlib.Path, arguments: list[str]) -> None:
+    """Trains the best setting, or what is left of that."""
+    # A training that a killed search left ends first.
+    with locked(require_writable(directory), wait=True):
+        pass
+    command = ["-m", "training.distill", *arguments, f"--run={directory}"]
+    print(f"$ python {shlex.join(command)}", flush=True)
+    process = subprocess.run([sys.executable, "-u", *command], check=False)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+
+
+def _title() -> str:
+    return (
+        f"{','.join(FLAGS.student)} on {FLAGS.dataset}: "
+        f"{FLAGS.tuner} search, {FLAGS.epochs} epochs"
+    )
+
+
+def _report(run: Run) -> None:
+    result = run.result
+    print(
+        f"{run.directory} is finished: {result['trials']} trials, the best "
+        f"with validation accuracy {result['validation_accuracy']:.4f}. "
+        "Trained on all training images, its test accuracy is "
+        f"{result['accuracy']:.4f}: {run.directory / 'best'}."
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
