@@ -16,7 +16,7 @@ from keras_mhgd.features import (
     pair,
     require_network,
 )
-from keras_mhgd.gradients import Losses
+from keras_mhgd.gradients import SUMMARY, Losses
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -44,6 +44,11 @@ class Distiller(keras.Model):
             teacher layer) pairs, front end first. See
             `keras_mhgd.features.pair`. A method that reads no maps leaves
             them unused.
+        gradient_norms: Whether training measures, beside the losses, the
+            norms `task_gradient` and `transfer_gradient`, and which share of
+            the latter the method's rule `clipped`, by
+            `keras_mhgd.gradients.Norms`. It takes backward passes of its own
+            and changes no weight.
         name: Name of the model.
 
     Raises:
@@ -72,6 +77,7 @@ class Distiller(keras.Model):
         teacher: keras.Model,
         method: methods.Identifier | Sequence[methods.Identifier] = "mhgd",
         sensing_points: SensingPoints = None,
+        gradient_norms: bool = False,
         name: str = "distiller",
         **kwargs,
     ):
@@ -123,6 +129,10 @@ class Distiller(keras.Model):
         method.build(*shapes)
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
+        self.gradient_norms = gradient_norms
+        self._norms = [
+            keras.metrics.Mean(name=name) for name in SUMMARY if gradient_norms
+        ]
         self.built = True
 
     def call(self, inputs, training=False):
@@ -282,6 +292,17 @@ class Distiller(keras.Model):
         """Runs the teacher on a batch: see `Method.targets`."""
         return self.method.targets(self._teacher_features(x))
 
+    def features(self, x) -> tuple[Features, Features]:
+        """Runs both networks on a batch as in a test: nothing moves.
+
+        Args:
+            x: What the networks take, a batch.
+
+        Returns:
+            The student's and the teacher's features, as the method reads them.
+        """
+        return self._student_features(x), self._teacher_features(x)
+
     def train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         rule, learns = self.method.gradient_rule, self.method.teacher_learns
@@ -290,7 +311,8 @@ class Distiller(keras.Model):
             x, teacher = x.images, x.features
         elif self.method.terms and not learns:
             teacher = self.targets(x)
-        with tf.GradientTape(persistent=rule.num_backward_passes > 1) as tape:
+        persistent = rule.num_backward_passes > 1 or self.gradient_norms
+        with tf.GradientTape(persistent=persistent) as tape:
             student = self._student_features(x, training=True)
             y = _require_valid_labels(y, student.outputs)
             if learns:
@@ -337,6 +359,16 @@ class Distiller(keras.Model):
         self._task_loss.update_state(task_loss, batch_size)
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
+        if self.gradient_norms:
+            norms = rule.norms(
+                tape,
+                scaled,
+                self.student.trainable_variables,
+                self._epoch,
+                student,
+            ).summary(self.optimizer.scale_loss(1.0))
+            for norm in self._norms:
+                norm.update_state(norms[norm.name], batch_size)
         return self.compute_metrics(x, y, student.outputs, sample_weight)
 
     def _require_finite(self, gradients, losses):
@@ -361,7 +393,7 @@ class Distiller(keras.Model):
 
     def test_step(self, data):
         logs = super().test_step(data)
-        of_training = {"task_loss", *self.method.terms}
+        of_training = {"task_loss", *self.method.terms, *SUMMARY}
         return {name: logs[name] for name in logs if name not in of_training}
 
     def export(self, *args, **kwargs):
@@ -375,6 +407,7 @@ class Distiller(keras.Model):
             "teacher": keras.saving.serialize_keras_object(self.teacher),
             "method": keras.saving.serialize_keras_object(self.method),
             "sensing_points": [list(point) for point in self.sensing_points],
+            "gradient_norms": self.gradient_norms,
         }
 
     @classmethod

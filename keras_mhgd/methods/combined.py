@@ -81,7 +81,9 @@ class Combined(Method):
     @property
     def limited_terms(self):
         return tuple(
-            term for method in self._limiting for term in method.limited_terms
+            term
+            for method in self._limiting or self.methods
+            for term in method.limited_terms
         )
 
     @property
