@@ -29,12 +29,12 @@ class Preparations:
 
     def reuse(self, method: methods.Method) -> methods.Method:
         """Makes the same method with the networks that are there."""
-        parts = [self._reuse(part) for part in _parts(method)]
+        parts = [self._reuse(part) for part in method.parts]
         return parts[0] if len(parts) == 1 else methods.Combined(parts)
 
     def keep(self, method: methods.Method) -> None:
         """Saves the networks of a prepared method that are not there."""
-        for part in _parts(method):
+        for part in method.parts:
             for name, network in part.artifacts().items():
                 path = self._folder(part) / f"{name}.keras"
                 if not path.exists():
@@ -58,7 +58,3 @@ class Preparations:
         )
         number = hashlib.sha256(text.encode()).hexdigest()[:8]
         return self._directory / f"{type(part).__name__}-{number}"
-
-
-def _parts(method: methods.Method) -> list[methods.Method]:
-    return getattr(method, "methods", [method])

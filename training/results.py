@@ -1,12 +1,16 @@
 """Results of runs: read, measured, and told in words and tables."""
 
 import csv
+import io
 import json
 import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 import keras_mhgd
+from keras_mhgd.files import write_atomically
 
 
 def read_result(directory: str | os.PathLike) -> dict[str, Any] | None:
@@ -50,6 +54,29 @@ def measure(
             f"Received: outputs of shape {outputs.shape[1:]}."
         )
     return float((outputs.argmax(axis=-1) == dataset.y_test).mean())
+
+
+def write_predictions(
+    directory: str | os.PathLike, labels: np.ndarray, predicted: np.ndarray
+) -> None:
+    """Writes `predictions.npz` of a run: classes of the test images.
+
+    Args:
+        directory: The run folder.
+        labels: Class numbers `(count,)`.
+        predicted: What the student says after the last epoch, `(count,)`.
+    """
+    content = io.BytesIO()
+    np.savez_compressed(content, labels=labels, predicted=predicted)
+    write_atomically(
+        pathlib.Path(directory, "predictions.npz"), content.getvalue()
+    )
+
+
+def read_predictions(directory: str | os.PathLike) -> np.ndarray:
+    """Reads what `write_predictions` wrote: the predicted classes."""
+    with np.load(pathlib.Path(directory, "predictions.npz")) as archive:
+        return archive["predicted"]
 
 
 def describe(
