@@ -91,7 +91,7 @@ def main(argv) -> None:
         dataset.normalise(dataset.x_test),
     )
     print(describe(files, len(dataset.x_test)))
-    print(f"\nCurves and result: {comparison.directory}/index.html")
+    print(f"\nCurves and result: {comparison.directory}/report.html")
 
 
 if __name__ == "__main__":

@@ -98,10 +98,33 @@ def define_training() -> None:
         "Steps from one checkpoint to the next within an epoch, beside those "
         "at the end of epochs.",
     )
+    flags.DEFINE_list(
+        "profile",
+        None,
+        "First and last batch that TensorFlow's profiler records, such as "
+        "--profile=10,20.",
+    )
+    flags.register_validator(
+        "profile",
+        lambda value: value is None or _is_range(value),
+        "--profile must be two rising batch numbers, such as 10,20.",
+    )
     flags.DEFINE_string(
         "run", None, "Run folder. The same command again resumes it."
     )
     flags.mark_flag_as_required("run")
+
+
+def _is_range(words: list[str]) -> bool:
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return False
+    first, last = map(int, words)
+    return 1 <= first <= last
+
+
+def profile() -> tuple[int, int] | None:
+    """Gives the batches to profile that the flags name."""
+    return FLAGS.profile and tuple(map(int, FLAGS.profile))
 
 
 def define_positive(name: str, default: int | None, text: str) -> None:
@@ -222,14 +245,18 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
                 "--set must be name=value, or method.name=value where there "
                 f"are several methods. Received: --set={argument}."
             )
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            pass  # a word, such as tanh
         if owner in values:
-            values[owner][key] = value
+            values[owner][key] = parsed(value)
     made = [_with_arguments(*each) for each in values.items()]
     return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
+
+
+def parsed(value: str) -> Any:
+    """Reads the value of a `--set`: JSON, or a word, such as tanh."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
 
 
 def _with_arguments(

@@ -3,13 +3,23 @@
 import html
 import json
 import os
+import statistics
 from collections.abc import Mapping
 
 import keras_mhgd
 from keras_mhgd.files import write_atomically
-from training import pictures, report, tables
+from keras_mhgd.graph import GraphRecord
+from training import attention, charts, confusions, pictures, report, tables
 from training.comparison import Comparison
-from training.results import measure, read_metrics, read_result
+from training.results import (
+    measure,
+    read_metrics,
+    read_predictions,
+    read_result,
+    validated,
+)
+
+_CURVES = 5  # ways, beside the student alone
 
 
 class Outcome:
@@ -34,7 +44,8 @@ class Outcome:
         self._comparison = comparison
         self._title = title
         self.teacher = measure(keras_mhgd.export.load(teacher), dataset)
-        folders = {
+        self._dataset = dataset
+        self._folders = folders = {
             way.name: [comparison.folder(way, k) for k in range(trials)]
             for way in comparison.ways
         }
@@ -52,7 +63,7 @@ class Outcome:
         self.text = ""
 
     def write(self, published: Mapping[str, str], source: str) -> None:
-        """Writes `table.md`, `table.csv`, `result.png` and `index.html`.
+        """Writes `table.md`, `table.csv`, `result.png` and `report.html`.
 
         Args:
             published: Published results of ways.
@@ -72,21 +83,83 @@ class Outcome:
             self.rows, self._curves, self.teacher, self._title
         )
         pictures.save(directory / "result.png", figure)
-        config = json.loads((directory / "config.json").read_text())
+        write_atomically(
+            directory / "report.html",
+            report.page(self._title, self._parts(cells, legend)),
+        )
+
+    def _parts(self, cells, legend) -> dict[str, str]:
+        """Makes the page's parts."""
+        alone, *others = self.rows
+        means = {row.name: statistics.mean(row.last) for row in self.rows}
+        ranked = sorted((row.name for row in others), key=means.get)[::-1]
+        figures = {alone.name: f"{means[alone.name]:.2f} %"}
+        if ranked:
+            best = ranked[0]
+            figures = {best: f"{means[best]:.2f} %"} | figures
+        figures["teacher"] = f"{100 * self.teacher:.2f} %"
+        figures["trials"] = len(alone.last)
+        strips = {name: self._last(name) for name in [*ranked, alone.name]}
+        marks = {alone.name: means[alone.name], "teacher": 100 * self.teacher}
         parts = {
-            "": report.table(cells[1:], head=cells[0])
-            + f"<p>{html.escape(legend)}</p>"
-            + pictures.as_svg(figure),
-            "Flags": report.table(
-                [
-                    ("all", " ".join(config["shared"])),
-                    *(
-                        (name, " ".join(flags))
-                        for name, flags in config["ways"].items()
-                    ),
-                ]
+            "": report.tiles(figures),
+            "Test accuracy after the last epoch, %": charts.strips(
+                strips, marks
+            ),
+            "Table": report.table(cells[1:], head=cells[0])
+            + f'<p class="note">{html.escape(legend)}</p>',
+            "Curves": charts.lines(
+                "Test accuracy, %, mean of trials",
+                {
+                    name: self._curve(name)
+                    for name in [alone.name, *ranked[:_CURVES]]
+                },
+                unit=" %",
             ),
         }
-        write_atomically(
-            directory / "index.html", report.page(self._title, parts)
+        for name, folders in self._folders.items():
+            graphs = GraphRecord.load(folders[0] / "attention.npz")
+            if graphs:
+                parts[f"Attention graphs, {name}, first trial"] = (
+                    attention.section(graphs)
+                )
+        if ranked:
+            parts[f"Confusions that {best} fixed"] = confusions.of_comparison(
+                self._dataset,
+                *(
+                    [read_predictions(each) for each in self._folders[name]]
+                    for name in (alone.name, best)
+                ),
+                best,
+            )
+        config = json.loads(
+            (self._comparison.directory / "config.json").read_text()
         )
+        parts["Configuration"] = report.table(
+            [
+                ("all", " ".join(config["shared"])),
+                *(
+                    (name, " ".join(flags))
+                    for name, flags in config["ways"].items()
+                ),
+            ]
+        )
+        return parts
+
+    def _last(self, name) -> list[float]:
+        return next(row.last for row in self.rows if row.name == name)
+
+    def _curve(self, name) -> list[tuple[int, float]]:
+        """Test accuracy, %, in the mean of a way's trials."""
+        return [
+            (
+                epochs[0],
+                100 * statistics.mean(accuracies),
+            )
+            for epochs, accuracies in (
+                zip(*tested, strict=True)
+                for tested in zip(
+                    *map(validated, self._curves[name]), strict=True
+                )
+            )
+        ]

@@ -17,11 +17,18 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd.callbacks import Checkpoint, Position
 from keras_mhgd.files import locked, require_writable, write_atomically
+from keras_mhgd.graph import GraphRecord
+from training import watching
 from training.interruption import Interruption
 from training.networks import save_network
 from training.preparations import Preparations
 from training.report import of_run
-from training.results import read_metrics, read_result, validated
+from training.results import (
+    read_metrics,
+    read_result,
+    validated,
+    write_predictions,
+)
 
 
 class Run:
@@ -29,7 +36,8 @@ class Run:
 
     `config.json`, `metrics.csv` (a row per epoch), `logs/` (TensorBoard),
     `checkpoints/`, `best.keras` and `last.keras` (the student),
-    `result.json` and `report.html`.
+    `predictions.npz` (its classes of the test images), `attention.npz` (the
+    graphs of MHGD), `result.json` and `report.html`.
 
     Args:
         directory: The folder; made if missing.
@@ -69,6 +77,7 @@ class Run:
         cache: keras_mhgd.TeacherCache | None = None,
         preparations: Preparations | None = None,
         save_freq: int | None = None,
+        profile: tuple[int, int] | None = None,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
 
@@ -84,6 +93,7 @@ class Run:
                 other runs.
             save_freq: Steps from one checkpoint to the next within an epoch,
                 beside those at the end of epochs; `None` for these alone.
+            profile: First and last batch that are profiled, if any.
 
         Raises:
             BlockingIOError: If another process trains in the folder.
@@ -126,15 +136,15 @@ class Run:
                 callbacks=[
                     RequireFinite(),
                     recorder,
-                    keras.callbacks.TensorBoard(
-                        self.directory / "logs", write_graph=False
+                    *watching.callbacks(
+                        self.directory, model, dataset, epochs, profile
                     ),
                     checkpoint,
                     interruption.callback(checkpoint),
                 ],
             )
             save_network(student, self.directory / "last.keras")
-            self._finish(student, recorder.rows)
+            self._finish(student, dataset, recorder.rows)
 
     def _data(self, dataset, cache) -> dict[str, Any]:
         """Arguments of `fit`; `x` gives the stream from an epoch on."""
@@ -186,7 +196,10 @@ class Run:
         for name, network in model.method.artifacts().items():
             save_network(network, self.directory / f"{name}.keras")
 
-    def _finish(self, student, rows) -> None:
+    def _finish(self, student, dataset, rows) -> None:
+        outputs = student.predict(dataset.test(batch_size=500), verbose=0)
+        predicted = outputs.argmax(axis=-1)
+        write_predictions(self.directory, dataset.y_test, predicted)
         accuracies = [accuracy for _, accuracy in validated(rows)]
         result = {
             "accuracy": accuracies[-1],
@@ -197,9 +210,17 @@ class Run:
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "configuration": self.config,
         }
+        watching.write_hparams(
+            self.directory / "logs",
+            watching.hyperparameters(self.config),
+            {name: result[name] for name in ("accuracy", "best_accuracy")},
+        )
+        graphs = GraphRecord.load(self.directory / "attention.npz")
         write_atomically(
             self.directory / "report.html",
-            of_run(self.directory.name, result, rows),
+            of_run(
+                self.directory.name, result, rows, dataset, predicted, graphs
+            ),
         )
         write_atomically(self.directory / "result.json", _json(result))
 

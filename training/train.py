@@ -47,6 +47,7 @@ def _main(interruption: Interruption) -> None:
         network.variables,
         interruption,
         save_freq=FLAGS.save_freq,
+        profile=options.profile(),
     )
     report(run)
 
