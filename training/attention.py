@@ -43,7 +43,7 @@ def section(record: GraphRecord) -> str:
         "features attend; colours are of the mean over "
         f"{record.teacher.shape[1]} heads, where 1 is indifference.</p>"
         + "".join(map(_edge(record), range(len(record.edges))))
-        + f'<div class="grid2">{"".join(over_time)}</div>'
+        + f'<div class="charts">{"".join(over_time)}</div>'
         + (_attended(record) if record.images.size else "")
         + "".join(map(_heads(record), range(len(record.edges))))
     )
@@ -69,9 +69,10 @@ def _edge(record: GraphRecord):
         return (
             f"<h3>{html.escape(str(record.edges[edge]))}</h3>"
             f'<div class="panels">{panels}</div>'
-            f'<p class="note">{low:.2f}<i class="scale magma"></i>{high:.2f}'
-            f' &emsp; difference −{half:.2f}<i class="scale signed"></i>'
-            f"+{half:.2f}</p>"
+            '<p class="note keys">'
+            f'<span>{low:.2f}<i class="scale magma"></i>{high:.2f}</span>'
+            f'<span>difference −{half:.2f}<i class="scale signed"></i>'
+            f"+{half:.2f}</span></p>"
         )
 
     return made
@@ -106,8 +107,9 @@ def _attended(record: GraphRecord) -> str:
     return (
         "<h3>Whom images attend to most, "
         f"{html.escape(str(record.edges[edge]))}</h3>"
-        "<p class=note>Strongest first. Framed: among the first "
-        f"{_ATTENDED} of both networks.</p>{''.join(lines)}"
+        '<p class="note">Strongest first. Framed: among the first '
+        f"{_ATTENDED} of both networks.</p>"
+        f'<div class="two">{"".join(lines)}</div>'
     )
 
 
@@ -131,7 +133,7 @@ def _heads(record: GraphRecord):
             axis=2,
         )
         strips = "".join(
-            f"<div class=faint>head {head + 1}"
+            f'<div class="faint">head {head + 1}'
             f"{charts.picture(strip, f'head {head + 1}')}</div>"
             for head, strip in enumerate(strips)
         )

@@ -17,7 +17,13 @@ COLOURS = 6
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def lines(title: str, series: Series, log: bool = False, unit: str = "") -> str:
+def lines(
+    title: str,
+    series: Series,
+    log: bool = False,
+    unit: str = "",
+    limits: tuple[float, float] | None = None,
+) -> str:
     """Draws values over epochs, with the last of each in the legend.
 
     Args:
@@ -26,6 +32,7 @@ def lines(title: str, series: Series, log: bool = False, unit: str = "") -> str:
         log: Whether the scale is logarithmic; values that are not positive
             are left out.
         unit: Behind the values of the legend.
+        limits: Values that the scale must hold; those that occur if `None`.
 
     Returns:
         A `<figure>`.
@@ -40,7 +47,8 @@ def lines(title: str, series: Series, log: bool = False, unit: str = "") -> str:
     if not points:
         return ""
     first, last = (f(x for x, _ in points) for f in (min, max))
-    ticks = _ticks(*(f(y for _, y in points) for f in (min, max)), log)
+    values = [y for _, y in points] + list(limits or ())
+    ticks = _ticks(min(values), max(values), log)
 
     def place(x, y):
         low, high = ticks[0], ticks[-1]

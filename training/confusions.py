@@ -36,7 +36,7 @@ def of_run(dataset: keras_mhgd.data.Dataset, predicted: np.ndarray) -> str:
     def pair(true, found):
         images = np.flatnonzero((dataset.y_test == true) & (predicted == found))
         number = f"{counts[true, found]:.0f} of {totals[true]} images"
-        return _thumbs(dataset, images), f"<div class=faint>{number}</div>"
+        return _thumbs(dataset, images), f'<div class="faint">{number}</div>'
 
     return _pairs(dataset, counts, pair)
 
@@ -117,7 +117,7 @@ def _pairs(
                 f'<div class="pair"><b>{" → ".join(names)}</b>'
                 f"<div>{text}{thumbs}</div></div>"
             )
-    return "".join(made) or "<p>None.</p>"
+    return f'<div class="two">{"".join(made)}</div>' if made else "<p>None.</p>"
 
 
 def _thumbs(dataset, images) -> str:

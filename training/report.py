@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import keras_mhgd
+from keras_mhgd.gradients import SUMMARY
 from keras_mhgd.graph import GraphRecord
 from training import attention, charts, confusions
 
@@ -38,7 +39,7 @@ p { max-width: 44rem; margin: .4rem 0 .8rem; }
   font-variant-numeric: tabular-nums; }
 .tiles div:first-child b { color: var(--c1); }
 .tiles span { color: var(--faint); font-size: .8125rem; }
-.grid2 { display: grid; gap: 1rem; margin: 1rem 0;
+.charts { display: grid; gap: 1rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
 figure { margin: 0; background: var(--card); border-radius: 10px;
   padding: .7rem .8rem .5rem; min-width: 0; }
@@ -62,7 +63,7 @@ td, th { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top; }
 th { color: var(--faint); font-weight: 500; font-size: .8125rem; }
 .facts td { overflow-wrap: anywhere; }
-.facts td:first-child { width: 34%; min-width: 8rem; color: var(--faint); }
+.facts td:first-child { width: 34%; min-width: 9.5rem; color: var(--faint); }
 .results td, .results th { white-space: nowrap; text-align: right; }
 .results td:first-child, .results th:first-child { text-align: left; }
 .strip { display: grid; grid-template-columns: 11rem 1fr 3.5rem; gap: .2rem
@@ -94,6 +95,8 @@ img { display: block; height: auto; }
   #fc8961, #fcfdbf); }
 .signed { background: linear-gradient(90deg, #053061, #f7f7f7, #67001f); }
 .thumb { width: 44px; border-radius: 4px; image-rendering: pixelated; }
+.two { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 .row { display: grid; grid-template-columns: 4.2rem 1fr; gap: .2rem .8rem;
   padding: .6rem 0; border-bottom: 1px solid var(--line);
   align-items: center; }
@@ -106,17 +109,18 @@ img { display: block; height: auto; }
 .pair { display: grid; grid-template-columns: 6.5rem 1fr; gap: .2rem 1rem;
   padding: .6rem 0; border-bottom: 1px solid var(--line); }
 .pair > b { font-size: 1.1rem; overflow-wrap: anywhere; }
+.pair > div { display: grid; gap: .3rem; align-content: start; }
 .thumbs { display: flex; flex-wrap: wrap; gap: .3rem; }
 .bar { display: grid; grid-template-columns: 1fr 3rem; gap: .5rem;
   align-items: center; font-size: .8125rem; }
 .bar i { display: block; height: .6rem; border-radius: 3px;
   background: var(--c); min-width: 2px; }
-.more { color: var(--c2); } .fewer { color: var(--c3); }
 details { margin: .8rem 0; } summary { cursor: pointer; color: var(--c1); }
 @media (max-width: 36rem) {
   .strip { grid-template-columns: 1fr 3.5rem; padding: .5rem 0; }
   .strip div { grid-row: 2; grid-column: 1 / 3; }
-  .thumb { width: 38px; } .attended em { width: 100%; } }
+  .thumb { width: 38px; } .attended em { width: 100%; }
+  .pair { grid-template-columns: 4.2rem 1fr; } }
 """
 
 _PAGE = """<!doctype html>
@@ -234,7 +238,7 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> str:
 
     def series(chosen, factor=1.0):
         return {
-            name: [
+            _words(name): [
                 (row["epoch"], factor * row[name])
                 for row in rows
                 if name in row
@@ -243,15 +247,25 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> str:
         }
 
     accuracies = [name for name in names if "accuracy" in name][::-1]
-    norms = [n for n in keras_mhgd.gradients.SUMMARY if n in names]
+    norms = [name for name in SUMMARY if name in names]
     apart = {"epoch", "seconds", "learning_rate", *accuracies, *norms}
+    losses = [name for name in names if name not in apart]
     made = [
-        charts.lines("Accuracy, %", series(accuracies, 100), unit=" %"),
+        charts.lines("Accuracy", series(accuracies, 100), unit=" %"),
+        charts.lines("Losses", series(losses), log=True),
+        charts.lines("Norms of gradients", series(norms[:2]), log=True),
         charts.lines(
-            "Losses", series(n for n in names if n not in apart), True
+            "Share of clipped gradients",
+            series(norms[2:], 100),
+            unit=" %",
+            limits=(0, 100),
         ),
-        charts.lines("Norms of gradients", series(norms[:2]), True),
-        charts.lines("Share of clipped gradients", series(norms[2:])),
         charts.lines("Learning rate", series(["learning_rate"])),
     ]
-    return f'<div class="grid2">{"".join(made)}</div>'
+    return f'<div class="charts">{"".join(made)}</div>'
+
+
+def _words(name: str) -> str:
+    """Says what a column of `metrics.csv` is."""
+    part = "test " if name.startswith("val_") else ""
+    return part + name.removeprefix("val_").replace("_", " ")
