@@ -43,7 +43,7 @@ def section(record: GraphRecord) -> str:
         "features attend; colours are of the mean over "
         f"{record.teacher.shape[1]} heads, where 1 is indifference.</p>"
         + "".join(map(_edge(record), range(len(record.edges))))
-        + f'<div class="charts">{"".join(over_time)}</div>'
+        + charts.grid(over_time)
         + (_attended(record) if record.images.size else "")
         + "".join(map(_heads(record), range(len(record.edges))))
     )

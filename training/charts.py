@@ -4,7 +4,7 @@ import base64
 import html
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -92,6 +92,11 @@ def lines(
         f'aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
         f'<p class="keys">{"".join(keys)}</p></figure>'
     )
+
+
+def grid(made: Iterable[str]) -> str:
+    """Puts charts side by side, as many as fit."""
+    return f'<div class="charts">{"".join(made)}</div>'
 
 
 def strips(

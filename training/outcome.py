@@ -6,6 +6,8 @@ import os
 import statistics
 from collections.abc import Mapping
 
+import numpy as np
+
 import keras_mhgd
 from keras_mhgd.files import write_atomically
 from keras_mhgd.graph import GraphRecord
@@ -18,6 +20,7 @@ from training.results import (
     read_result,
     validated,
 )
+from training.tables import Row
 
 _CURVES = 5  # ways, beside the student alone
 
@@ -91,31 +94,21 @@ class Outcome:
     def _parts(self, cells, legend) -> dict[str, str]:
         """Makes the page's parts."""
         alone, *others = self.rows
-        means = {row.name: statistics.mean(row.last) for row in self.rows}
-        ranked = sorted((row.name for row in others), key=means.get)[::-1]
-        figures = {alone.name: f"{means[alone.name]:.2f} %"}
-        if ranked:
-            best = ranked[0]
-            figures = {best: f"{means[best]:.2f} %"} | figures
-        figures["teacher"] = f"{100 * self.teacher:.2f} %"
-        figures["trials"] = len(alone.last)
-        strips = {name: self._last(name) for name in [*ranked, alone.name]}
-        marks = {alone.name: means[alone.name], "teacher": 100 * self.teacher}
+        ranked = sorted(others, key=_mean, reverse=True)
+        figures = [(row.name, _mean(row)) for row in (*ranked[:1], alone)]
+        figures.append(("teacher", 100 * self.teacher))
         parts = {
-            "": report.tiles(figures),
+            "": report.tiles(
+                {name: f"{value:.2f} %" for name, value in figures}
+                | {"trials": len(alone.last)}
+            ),
             "Test accuracy after the last epoch, %": charts.strips(
-                strips, marks
+                {row.name: row.last for row in (*ranked, alone)},
+                dict(figures[-2:]),
             ),
             "Table": report.table(cells[1:], head=cells[0])
             + f'<p class="note">{html.escape(legend)}</p>',
-            "Curves": charts.lines(
-                "Test accuracy, %, mean of trials",
-                {
-                    name: self._curve(name)
-                    for name in [alone.name, *ranked[:_CURVES]]
-                },
-                unit=" %",
-            ),
+            "Curves": charts.grid([self._curve(alone, *ranked[:_CURVES])]),
         }
         for name, folders in self._folders.items():
             graphs = GraphRecord.load(folders[0] / "attention.npz")
@@ -123,43 +116,44 @@ class Outcome:
                 parts[f"Attention graphs, {name}, first trial"] = (
                     attention.section(graphs)
                 )
-        if ranked:
-            parts[f"Confusions that {best} fixed"] = confusions.of_comparison(
-                self._dataset,
-                *(
-                    [read_predictions(each) for each in self._folders[name]]
-                    for name in (alone.name, best)
-                ),
-                best,
+        for best in ranked[:1]:
+            parts[f"Confusions that {best.name} fixed"] = (
+                confusions.of_comparison(
+                    self._dataset,
+                    *map(self._predictions, (alone, best)),
+                    best.name,
+                )
             )
         config = json.loads(
             (self._comparison.directory / "config.json").read_text()
         )
         parts["Configuration"] = report.table(
-            [
-                ("all", " ".join(config["shared"])),
-                *(
-                    (name, " ".join(flags))
-                    for name, flags in config["ways"].items()
-                ),
-            ]
+            [("all", config["shared"]), *config["ways"].items()]
         )
         return parts
 
-    def _last(self, name) -> list[float]:
-        return next(row.last for row in self.rows if row.name == name)
+    def _predictions(self, row: Row) -> list[np.ndarray]:
+        return [read_predictions(each) for each in self._folders[row.name]]
 
-    def _curve(self, name) -> list[tuple[int, float]]:
-        """Test accuracy, %, in the mean of a way's trials."""
-        return [
-            (
-                epochs[0],
-                100 * statistics.mean(accuracies),
-            )
-            for epochs, accuracies in (
-                zip(*tested, strict=True)
-                for tested in zip(
-                    *map(validated, self._curves[name]), strict=True
+    def _curve(self, *rows: Row) -> str:
+        """Draws the test accuracy of some ways over the epochs."""
+
+        def mean(row):
+            trials = zip(*map(validated, self._curves[row.name]), strict=True)
+            return [
+                (
+                    tested[0][0],
+                    100 * statistics.mean(each[1] for each in tested),
                 )
-            )
-        ]
+                for tested in trials
+            ]
+
+        return charts.lines(
+            "Test accuracy, mean of trials",
+            {row.name: mean(row) for row in rows},
+            unit=" %",
+        )
+
+
+def _mean(row: Row) -> float:
+    return statistics.mean(row.last)

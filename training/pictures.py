@@ -95,14 +95,6 @@ def _draw_ends(axes, made, teacher, few) -> None:
     axes.set(xlabel="test accuracy, last epoch, % (dashed: teacher)")
 
 
-def as_svg(figure: Any) -> str:
-    """Renders a figure as an `<svg>` element for a page."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
 def save(path: str | os.PathLike, figure: Any) -> None:
     """Writes a figure as a `.png` file, whole or not at all."""
     content = io.BytesIO()

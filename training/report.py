@@ -40,7 +40,7 @@ p { max-width: 44rem; margin: .4rem 0 .8rem; }
 .tiles div:first-child b { color: var(--c1); }
 .tiles span { color: var(--faint); font-size: .8125rem; }
 .charts { display: grid; gap: 1rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 figure { margin: 0; background: var(--card); border-radius: 10px;
   padding: .7rem .8rem .5rem; min-width: 0; }
 figcaption { font-weight: 600; margin-bottom: .3rem; color: var(--ink); }
@@ -62,7 +62,7 @@ table { border-collapse: collapse; width: 100%; font-size: .9375rem;
 td, th { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top; }
 th { color: var(--faint); font-weight: 500; font-size: .8125rem; }
-.facts td { overflow-wrap: anywhere; }
+.facts td { overflow-wrap: anywhere; white-space: pre-line; }
 .facts td:first-child { width: 34%; min-width: 9.5rem; color: var(--faint); }
 .results td, .results th { white-space: nowrap; text-align: right; }
 .results td:first-child, .results th:first-child { text-align: left; }
@@ -229,7 +229,7 @@ def table(
 
 def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        return "\n".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
 
 
@@ -262,7 +262,7 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> str:
         ),
         charts.lines("Learning rate", series(["learning_rate"])),
     ]
-    return f'<div class="charts">{"".join(made)}</div>'
+    return charts.grid(made)
 
 
 def _words(name: str) -> str:

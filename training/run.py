@@ -17,7 +17,7 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd.callbacks import Checkpoint, Position
 from keras_mhgd.files import locked, require_writable, write_atomically
-from keras_mhgd.graph import GraphRecord
+from keras_mhgd.graph import GraphRecord, drawing
 from training import watching
 from training.interruption import Interruption
 from training.networks import save_network
@@ -36,8 +36,8 @@ class Run:
 
     `config.json`, `metrics.csv` (a row per epoch), `logs/` (TensorBoard),
     `checkpoints/`, `best.keras` and `last.keras` (the student),
-    `predictions.npz` (its classes of the test images), `attention.npz` (the
-    graphs of MHGD), `result.json` and `report.html`.
+    `predictions.npz` (its classes of the test images), `attention.npz` and
+    `attention.png` (the graphs of MHGD), `result.json` and `report.html`.
 
     Args:
         directory: The folder; made if missing.
@@ -216,6 +216,9 @@ class Run:
             {name: result[name] for name in ("accuracy", "best_accuracy")},
         )
         graphs = GraphRecord.load(self.directory / "attention.npz")
+        if graphs:
+            png = tf.io.encode_png(drawing.draw_edges(graphs)).numpy()
+            write_atomically(self.directory / "attention.png", png)
         write_atomically(
             self.directory / "report.html",
             of_run(

@@ -31,6 +31,7 @@ def test_a_run_leaves_its_files(student):
     names = {path.name for path in student.iterdir()}
     assert names - {".lock"} == {
         "attention.npz",
+        "attention.png",
         "best.keras",
         "checkpoints",
         "config.json",

@@ -60,7 +60,7 @@ def test_a_runs_page(dataset, rows, graphs):
         report.of_run("a & b", RESULT, rows, dataset, predicted, graphs)
     )
     text = report.of_run("a & b", RESULT, rows, dataset, predicted, graphs)
-    for part in ("a &amp; b", "50.00 %", "62.50 %", "12,345", "a=1, b=2"):
+    for part in ("a &amp; b", "50.00 %", "62.50 %", "12,345", "a=1\nb=2"):
         assert part in text
     assert "b → &lt;c&gt;" in text
     assert "&lt;script&gt;" in text
