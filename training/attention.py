@@ -31,7 +31,7 @@ def section(record: GraphRecord) -> str:
         )
         for title, values in (
             (
-                "Mean |student − teacher|, in units of 1 / batch",
+                "Mean |student − teacher| of a head, in units of 1 / batch",
                 record.differences,
             ),
             ("Divergence of a row, student from teacher", record.divergences),

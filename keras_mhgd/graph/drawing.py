@@ -95,7 +95,7 @@ def draw_edges(record: GraphRecord) -> np.ndarray:
         12,
         16,
         f"Attention after {record.epochs[-1]} epochs, mean of "
-        f"{record.teacher.shape[1]} heads, dark: less than indifference",
+        f"{record.teacher.shape[1]} heads, little (dark) to much (light)",
     )
     bounds = [0, *record.bounds, len(record.classes)]
     for edge, name in enumerate(record.edges):
@@ -107,7 +107,7 @@ def draw_edges(record: GraphRecord) -> np.ndarray:
             board.put(pictures[kind], left, top)
             text = kind
             if kind == "difference":
-                text += f", {record.differences[-1, edge]:.2f} on average"
+                text += f", {record.differences[-1, edge]:.2f} a head"
             board.text(left, top - 9, text, colour=_FAINT)
             for start, end in zip(bounds[:-1], bounds[1:], strict=True):
                 middle = scale * (start + end) / 2
