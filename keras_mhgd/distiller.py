@@ -44,12 +44,11 @@ class Distiller(keras.Model):
             teacher layer) pairs, front end first. See
             `keras_mhgd.features.pair`. A method that reads no maps leaves
             them unused.
-        gradient_norms: Whether training measures, beside the losses, the
-            norms `task_gradient` and `transfer_gradient`, and which share of
-            the latter the method's rule `clipped`, by
-            `keras_mhgd.gradients.Norms`. It takes backward passes of its own
-            and changes no weight.
         name: Name of the model.
+        gradient_norms: Whether training measures, beside the losses, the
+            norms `task_gradient` and `transfer_gradient`, and the share that
+            is `clipped`: see `keras_mhgd.gradients.Norms`. It takes backward
+            passes of its own; the weights stay the same.
 
     Raises:
         TypeError: If a network is no built Keras model.
@@ -77,8 +76,8 @@ class Distiller(keras.Model):
         teacher: keras.Model,
         method: methods.Identifier | Sequence[methods.Identifier] = "mhgd",
         sensing_points: SensingPoints = None,
-        gradient_norms: bool = False,
         name: str = "distiller",
+        gradient_norms: bool = False,
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)

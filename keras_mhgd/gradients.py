@@ -33,6 +33,7 @@ class Losses(NamedTuple):
 
 
 SUMMARY = ("task_gradient", "transfer_gradient", "clipped")
+"""Names of what `Norms.summary` gives."""
 
 
 class Norms(NamedTuple):
@@ -124,7 +125,7 @@ class Rule(abc.ABC):
         epoch: tf.Tensor,
         features: Features,
     ) -> Norms:
-        """Computes what the rule weighs, for whom wants to watch it.
+        """Computes what the rule weighs, for who watches the training.
 
         It takes backward passes of its own: what the call computes stays the
         same to the last bit.
@@ -423,7 +424,10 @@ def _scaled(
 
 def _zeros_for_none(gradients: Gradients) -> list[tf.Tensor]:
     # Keras's variables don't take the tape's `unconnected_gradients`.
-    return [tf.zeros(()) if each is None else each for each in gradients]
+    return [
+        tf.zeros(()) if each is None else tf.convert_to_tensor(each)
+        for each in gradients
+    ]
 
 
 def _share_of(gradient):

@@ -74,8 +74,19 @@ def write_predictions(
 
 
 def read_predictions(directory: str | os.PathLike) -> np.ndarray:
-    """Reads what `write_predictions` wrote: the predicted classes."""
-    with np.load(pathlib.Path(directory, "predictions.npz")) as archive:
+    """Reads what `write_predictions` wrote: the predicted classes.
+
+    Raises:
+        FileNotFoundError: If an earlier version finished the run.
+    """
+    path = pathlib.Path(directory, "predictions.npz")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"A finished run must hold its predictions. There is no {path}. "
+            "Delete the run's result.json: the same command again then ends "
+            "it anew, without training."
+        )
+    with np.load(path) as archive:
         return archive["predicted"]
 
 

@@ -159,21 +159,25 @@ class AttentionGraphs(keras.callbacks.Callback):
                 differences=np.zeros((0, count)),
                 divergences=np.zeros((0, count)),
             )
-        # Of a killed training, later epochs than those it resumes from.
-        earlier = record.epochs < epochs
-        over = {"axis": (1, 2, 3)}
-        size = student.shape[-1]
-        difference = np.abs(student - teacher).mean(**over) * size
-        divergence = student * (np.log(student) - np.log(teacher))
-        divergence = divergence.mean(**over) * size
         record.student = student.astype(np.float16)
-        record.epochs = np.append(record.epochs[earlier], epochs)
-        record.differences = np.vstack(
-            [record.differences[earlier], difference]
+        # Entries may vanish where no tanh bounds the logits.
+        logs = [np.log(np.maximum(each, 1e-30)) for each in (student, teacher)]
+        difference, divergence = (
+            each.mean(axis=(1, 2, 3)) * each.shape[-1]
+            for each in (
+                np.abs(student - teacher),
+                student * np.subtract(*logs),
+            )
         )
-        record.divergences = np.vstack(
-            [record.divergences[earlier], divergence]
-        )
+        # A killed training had seen epochs after that from which it resumes.
+        earlier = record.epochs < epochs
+        for name, value in (
+            ("epochs", epochs),
+            ("differences", difference),
+            ("divergences", divergence),
+        ):
+            kept = getattr(record, name)[earlier]
+            setattr(record, name, np.concatenate([kept, [value]]))
 
 
 def _edges(distiller: Distiller) -> list[str]:

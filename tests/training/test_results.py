@@ -41,3 +41,11 @@ def test_comparison_is_a_picture(tmp_path, ways):
     pictures.save(path, figure)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_predictions_are_read_again(tmp_path):
+    labels, predicted = np.array([0, 1, 2]), np.array([0, 2, 2])
+    with pytest.raises(FileNotFoundError, match="Delete the run's result.json"):
+        results.read_predictions(tmp_path)
+    results.write_predictions(tmp_path, labels, predicted)
+    np.testing.assert_array_equal(results.read_predictions(tmp_path), predicted)
