@@ -103,7 +103,8 @@ class AttentionGraphs(keras.callbacks.Callback):
             )
         self._method = found[0]
         self._writer = tf.summary.create_file_writer(str(self.log_dir))
-        if not int(self.model.optimizer.iterations):
+        steps = keras.ops.convert_to_numpy(self.model.optimizer.iterations)
+        if steps == 0:
             self._record = None
             self._look(0)
         elif self.file:
