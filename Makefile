@@ -4,13 +4,16 @@ VENV := .venv
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint format table clean
+.PHONY: demo test test-browser lint format table clean
 
 demo: $(READY)  ## train alone, distill, compare, export
 	$(VENV)/bin/python -m training.demo
 
 test: lint  ## lint and all tests
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-browser: $(READY)  ## the pages in Debian's package chromium
+	$(VENV)/bin/python -m pytest tests/training/browser
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -17,7 +17,7 @@ from keras_mhgd.features import (
     pair,
     require_network,
 )
-from keras_mhgd.gradients import Losses
+from keras_mhgd.gradients import SUMMARY, Losses
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -46,6 +46,10 @@ class Distiller(keras.Model):
             `keras_mhgd.features.pair`. A method that reads no maps leaves
             them unused.
         name: Name of the model.
+        gradient_norms: Whether training measures, beside the losses, the
+            norms `task_gradient` and `transfer_gradient`, and the share that
+            is `clipped`: see `keras_mhgd.gradients.Norms`. It takes backward
+            passes of its own; the weights stay the same.
 
     Raises:
         TypeError: If a network is no built Keras model.
@@ -74,6 +78,7 @@ class Distiller(keras.Model):
         method: methods.Identifier | Sequence[methods.Identifier] = "mhgd",
         sensing_points: SensingPoints = None,
         name: str = "distiller",
+        gradient_norms: bool = False,
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
@@ -125,6 +130,10 @@ class Distiller(keras.Model):
         self._skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
+        self.gradient_norms = gradient_norms
+        self._norms = [
+            keras.metrics.Mean(name=name) for name in SUMMARY if gradient_norms
+        ]
         self.built = True
 
     def call(self, inputs, training=False):
@@ -303,6 +312,17 @@ class Distiller(keras.Model):
         """Runs the teacher on a batch: see `Method.targets`."""
         return self.method.targets(self._teacher_features(x))
 
+    def features(self, x) -> tuple[Features, Features]:
+        """Runs both networks on a batch as in a test: nothing moves.
+
+        Args:
+            x: What the networks take, a batch.
+
+        Returns:
+            The student's and the teacher's features, as the method reads them.
+        """
+        return self._student_features(x), self._teacher_features(x)
+
     def train_step(self, data):
         if self.nonfinite == "raise":
             logs, _ = self._step(data, self._teacher_features)
@@ -336,7 +356,8 @@ class Distiller(keras.Model):
             x, teacher = x.images, x.features
         elif self.method.terms and not learns:
             teacher = self.method.targets(teacher_features(x))
-        with tf.GradientTape(persistent=rule.num_backward_passes > 1) as tape:
+        persistent = rule.num_backward_passes > 1 or self.gradient_norms
+        with tf.GradientTape(persistent=persistent) as tape:
             student = self._student_features(x, training=True)
             y = _require_valid_labels(y, student.outputs)
             if learns:
@@ -386,6 +407,16 @@ class Distiller(keras.Model):
         self._task_loss.update_state(task_loss, batch_size)
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
+        if self.gradient_norms:
+            norms = rule.norms(
+                tape,
+                scaled,
+                self.student.trainable_variables,
+                self._epoch,
+                student,
+            ).summary(self.optimizer.scale_loss(1.0))
+            for norm in self._norms:
+                norm.update_state(norms[norm.name], batch_size)
         logs = self.compute_metrics(x, y, student.outputs, sample_weight)
         return logs, finite
 
@@ -433,7 +464,8 @@ class Distiller(keras.Model):
 
     def test_step(self, data):
         logs = super().test_step(data)
-        of_training = {"skipped_steps", "task_loss", *self.method.terms}
+        of_training = {"skipped_steps", "task_loss", *SUMMARY}
+        of_training.update(self.method.terms)
         return {name: logs[name] for name in logs if name not in of_training}
 
     def export(self, *args, **kwargs):
@@ -447,6 +479,7 @@ class Distiller(keras.Model):
             "teacher": keras.saving.serialize_keras_object(self.teacher),
             "method": keras.saving.serialize_keras_object(self.method),
             "sensing_points": [list(point) for point in self.sensing_points],
+            "gradient_norms": self.gradient_norms,
         }
 
     @classmethod

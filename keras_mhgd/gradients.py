@@ -32,6 +32,43 @@ class Losses(NamedTuple):
     transfer: tf.Tensor
 
 
+SUMMARY = ("task_gradient", "transfer_gradient", "clipped")
+"""Names of what `Norms.summary` gives."""
+
+
+class Norms(NamedTuple):
+    """What a rule weighs in a step: vectors, of the whole batch.
+
+    Attributes:
+        task: Norm of the task's gradient, of each variable or sensing point.
+        transfer: Norm of the transfer's, before it is limited.
+        factors: What the rule leaves of the transfer's.
+    """
+
+    task: tf.Tensor
+    transfer: tf.Tensor
+    factors: tf.Tensor
+
+    def summary(self, scale: float = 1.0) -> dict[str, tf.Tensor]:
+        """Gives the scalars that a training is watched by.
+
+        Args:
+            scale: Of the losses: both norms are divided by it.
+
+        Returns:
+            By `SUMMARY`: both norms over all, and of the variables or sensing
+            points that the transfer reaches the fraction where it is clipped.
+        """
+        reached = self.transfer > 0
+        clipped = reached & (self.factors < 1)
+        count = tf.math.count_nonzero
+        share = tf.math.divide_no_nan(
+            *(count(each, dtype=tf.float32) for each in (clipped, reached))
+        )
+        both = (tf.norm(each) / scale for each in (self.task, self.transfer))
+        return dict(zip(SUMMARY, (*both, share), strict=True))
+
+
 class Rule(abc.ABC):
     """How the two gradients are joined."""
 
@@ -74,6 +111,42 @@ class Rule(abc.ABC):
             One gradient a variable, `None` where no loss reaches it.
         """
 
+    @abc.abstractmethod
+    def factors(
+        self, task_norms: tf.Tensor, transfer_norms: tf.Tensor, epoch: tf.Tensor
+    ) -> tf.Tensor:
+        """Gives what is left of each transfer gradient."""
+
+    def norms(
+        self,
+        tape: tf.GradientTape,
+        losses: Losses,
+        variables: Sequence[tf.Variable],
+        epoch: tf.Tensor,
+        features: Features,
+    ) -> Norms:
+        """Computes what the rule weighs, for who watches the training.
+
+        It takes backward passes of its own: what the call computes stays the
+        same to the last bit.
+
+        Args:
+            tape: As in the call, but persistent.
+            losses: As in the call.
+            variables: The student's.
+            epoch: As in the call.
+            features: As in the call.
+
+        Returns:
+            The norms: here, and where not said otherwise, of each variable.
+        """
+        gradients = (
+            replicas.summed(tape.gradient(loss, variables))
+            for loss in (losses.task, losses.transfer)
+        )
+        norms = [_norms(_zeros_for_none(each)) for each in gradients]
+        return Norms(*norms, self.factors(*norms, epoch))
+
 
 class Sum(Rule):
     """Adds the losses: one backward pass, nothing clipped."""
@@ -82,6 +155,9 @@ class Sum(Rule):
         self, tape, losses, variables, epoch, features, own
     ) -> Gradients:
         return tape.gradient(list(losses), variables)
+
+    def factors(self, task_norms, transfer_norms, epoch):
+        return tf.ones_like(transfer_norms)
 
 
 class _Separate(Rule):
@@ -101,12 +177,6 @@ class _Separate(Rule):
             _add(_share_of(gradient), decay)
             for gradient, decay in zip(joined, regularization, strict=True)
         ]
-
-    @abc.abstractmethod
-    def factors(
-        self, task_norms: tf.Tensor, transfer_norms: tf.Tensor, epoch: tf.Tensor
-    ) -> tf.Tensor:
-        """Gives what is left of each variable's transfer gradient."""
 
     def join(
         self, task: Gradients, transfer: Gradients, epoch: tf.Tensor
@@ -198,7 +268,7 @@ class PerFeatureClipping(Rule):
         def fork(feature):
             def gradient(arriving, transfer):
                 norms = tf.unstack(_batch_norms([arriving, transfer]))
-                allowed = _allowed(*norms, epoch, self.bound)
+                allowed = self.factors(*norms, epoch)
                 return arriving + _scaled(transfer, allowed)
 
             return (tf.identity(feature), tf.identity(feature)), gradient
@@ -207,6 +277,18 @@ class PerFeatureClipping(Rule):
 
     def maps(self, features):
         return features.maps if features.forks is None else features.forks
+
+    def factors(self, task_norms, transfer_norms, epoch):
+        return _allowed(task_norms, transfer_norms, epoch, self.bound)
+
+    def norms(self, tape, losses, variables, epoch, features):
+        """Of each sensing point, where this rule weighs."""
+        sides = tape.gradient(list(losses), [features.maps, features.forks])
+        return self._at_points(map(_zeros_for_none, sides), epoch)
+
+    def _at_points(self, sides, epoch) -> Norms:
+        norms = [_batch_norms(each) for each in sides]
+        return Norms(*norms, self.factors(*norms, epoch))
 
     def __call__(
         self, tape, losses, variables, epoch, features, own
@@ -222,9 +304,8 @@ class PerFeatureClipping(Rule):
         ]
         share = 1.0
         if sides:
-            norms = [_batch_norms(each) for each in zip(*sides, strict=True)]
-            factors = _allowed(*norms, epoch, self.bound)
-            share = _quotient(factors, norms[1])
+            norms = self._at_points(zip(*sides, strict=True), epoch)
+            share = _quotient(norms.factors, norms.transfer)
         only_transfer = {id(variable) for variable in own}
         return [
             _scaled(gradient, share)
@@ -339,6 +420,14 @@ def _scaled(
     if gradient is None:
         return None
     return tf.cast(factor, gradient.dtype) * gradient
+
+
+def _zeros_for_none(gradients: Gradients) -> list[tf.Tensor]:
+    # Keras's variables don't take the tape's `unconnected_gradients`.
+    return [
+        tf.zeros(()) if each is None else tf.convert_to_tensor(each)
+        for each in gradients
+    ]
 
 
 def _share_of(gradient):

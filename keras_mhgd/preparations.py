@@ -54,7 +54,7 @@ class Preparations:
             OSError: If a file can't be read.
             ValueError: If a file is damaged.
         """
-        for part in _parts(method):
+        for part in method.parts:
             networks = {
                 name: read_network(path)
                 for name, path in self._files(part).items()
@@ -65,7 +65,7 @@ class Preparations:
 
     def keep(self, method: methods.Method) -> None:
         """Saves the networks of a prepared method that are not there."""
-        for part in _parts(method):
+        for part in method.parts:
             for name, path in self._files(part).items():
                 if not path.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,3 @@ class Preparations:
         number = hashlib.sha256(text.encode()).hexdigest()[:8]
         folder = self._directory / f"{type(part).__name__}-{number}"
         return {name: folder / f"{name}.keras" for name in names}
-
-
-def _parts(method: methods.Method) -> list[methods.Method]:
-    return getattr(method, "methods", [method])

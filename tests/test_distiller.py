@@ -547,3 +547,65 @@ def test_nan_in_the_teachers_features(small_net, distiller, images, prepared):
         match="features of 'teacher' must be finite.* at layer 'stage2'",
     ):
         model.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("clipping", ["per_variable", "per_feature", None])
+def test_gradient_norms_are_measured_beside_the_training(
+    small_net, task, images, clipping
+):
+    """The weights are those of a training without, to the last bit."""
+    found = []
+    for gradient_norms in (False, True):
+        keras.utils.set_random_seed(1)
+        model = keras_mhgd.Distiller(
+            small_net("student"),
+            small_net("teacher"),
+            keras_mhgd.methods.MHGD(
+                num_heads=2,
+                preparation_epochs=1,
+                clipping=clipping,
+                clip_bound=0.001,
+            ),
+            gradient_norms=gradient_norms,
+        )
+        model.compile(**task())
+        history = model.fit(
+            *images,
+            epochs=2,
+            batch_size=16,
+            verbose=0,
+            shuffle=False,
+            validation_data=images,
+        ).history
+        found.append(model.student.get_weights())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert min(history["task_gradient"]) > 0
+    assert min(history["transfer_gradient"]) > 0
+    assert all(0 <= share <= 1 for share in history["clipped"])
+    assert (max(history["clipped"]) > 0) == (clipping is not None)
+    assert not {"val_task_gradient", "val_clipped"} & history.keys()
+    copy = keras_mhgd.Distiller.from_config(model.get_config())
+    assert copy.gradient_norms
+
+
+def test_gradient_norms_of_combined_sums(small_net, task, images):
+    """The transfer is of all terms where no method limits its gradient."""
+    methods = ["soft_logits", "similarity_preserving"]
+    norms = []
+    for method in (methods, methods[0]):
+        keras.utils.set_random_seed(1)
+        model = keras_mhgd.Distiller(
+            small_net("student"),
+            small_net("teacher"),
+            method,
+            gradient_norms=True,
+        )
+        model.compile(**task())
+        norms.append(
+            model.fit(*images, batch_size=32, verbose=0, shuffle=False).history
+        )
+    both, one = norms
+    assert both["task_gradient"] == pytest.approx(one["task_gradient"])
+    assert both["transfer_gradient"] != pytest.approx(one["transfer_gradient"])
+    assert min(both["transfer_gradient"]) > 0

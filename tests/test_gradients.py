@@ -267,3 +267,33 @@ class TestPerFeatureClipping:
         own = tf.Variable(1.0, dtype="float64")
         found = self.run(gradients.PerFeatureClipping(), parts, [own])
         assert all(np.isfinite(gradient).all() for gradient in found)
+
+
+def test_norms_of_variables():
+    """Of norms 5 and 2 the task's; 10 of the transfer's 10, 1, 0 is clipped."""
+    variables = [tf.Variable(tf.zeros(2)) for _ in range(3)]
+    task = [[3.0, 4.0], [2.0, 0.0], [0.0, 0.0]]
+    transfer = [[6.0, 8.0], [0.0, 1.0], [0.0, 0.0]]
+    with tf.GradientTape(persistent=True) as tape:
+        losses = [
+            tf.add_n(
+                [
+                    tf.reduce_sum(variable * gradient)
+                    for variable, gradient in zip(variables, each, strict=True)
+                ]
+            )
+            for each in (task, transfer)
+        ]
+        losses = gradients.Losses(losses[0], tf.constant(0.0), losses[1])
+    arguments = tape, losses, variables, 100.0, None
+    for rule, clipped in (
+        (gradients.PerVariableClipping(), 0.5),
+        (gradients.Sum(), 0.0),
+        (gradients.PublishedFormula(), 1.0),
+    ):
+        found = rule.norms(*arguments).summary(scale=2.0)
+        np.testing.assert_allclose(
+            [found[name] for name in gradients.SUMMARY],
+            [29**0.5 / 2, 101**0.5 / 2, clipped],
+            rtol=1e-6,
+        )

@@ -85,7 +85,7 @@ def main(argv) -> None:
         f"{len(dataset.x_train):,} images of {dataset.name}",
     )
     outcome.write(known, source)
-    print(f"\n{outcome.text}\nWritten to {comparison.directory}/index.html.")
+    print(f"\n{outcome.text}\nWritten to {comparison.directory}/report.html.")
 
 
 def _ways() -> list[Way]:

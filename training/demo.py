@@ -95,7 +95,7 @@ def main(argv) -> None:
     )
     print(*files, sep="\n")
     print(f"The files: {FLAGS.out}")
-    print(f"\nCurves and result: {comparison.directory}/index.html")
+    print(f"\nCurves and result: {comparison.directory}/report.html")
 
 
 if __name__ == "__main__":

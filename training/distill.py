@@ -68,6 +68,12 @@ flags.DEFINE_string(
     "Folder of networks that methods learn from the teacher alone: they are "
     "used if they are there, and left there if not.",
 )
+flags.DEFINE_boolean(
+    "gradient_norms",
+    False,
+    "Measure the norms of both gradients in each step, and the share that is "
+    "clipped: backward passes beside the training's, which stays the same.",
+)
 flags.mark_flags_as_required(["teacher", "student"])
 flags.register_multi_flags_validator(
     ["cache_teacher", "views"],
@@ -122,7 +128,11 @@ def _distill(run: Run, interruption: Interruption) -> None:
     dataset = options.load_data()
     student = options.network(FLAGS.student, dataset)
     distiller = keras_mhgd.Distiller(
-        student, teacher, method, options.sensing_points(FLAGS.sensing_points)
+        student,
+        teacher,
+        method,
+        options.sensing_points(FLAGS.sensing_points),
+        gradient_norms=FLAGS.gradient_norms,
     )
     options.compile_model(distiller, dataset, nonfinite=FLAGS.nonfinite)
     cache = None
@@ -145,6 +155,7 @@ def _distill(run: Run, interruption: Interruption) -> None:
         cache,
         preparations,
         FLAGS.save_freq,
+        options.profile(),
     )
 
 

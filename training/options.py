@@ -128,10 +128,33 @@ def define_training() -> None:
         "Steps from one checkpoint to the next within an epoch, beside those "
         "at the end of epochs.",
     )
+    flags.DEFINE_list(
+        "profile",
+        None,
+        "First and last batch that TensorFlow's profiler records, such as "
+        "--profile=10,20.",
+    )
+    flags.register_validator(
+        "profile",
+        lambda value: value is None or _is_range(value),
+        "--profile must be two rising batch numbers, such as 10,20.",
+    )
     flags.DEFINE_string(
         "run", None, "Run folder. The same command again resumes it."
     )
     flags.mark_flag_as_required("run")
+
+
+def _is_range(words: list[str]) -> bool:
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return False
+    first, last = map(int, words)
+    return 1 <= first <= last
+
+
+def profile() -> tuple[int, int] | None:
+    """Gives the batches to profile that the flags name."""
+    return FLAGS.profile and tuple(map(int, FLAGS.profile))
 
 
 def define_positive(name: str, default: int | None, text: str) -> None:
@@ -292,11 +315,7 @@ def method_arguments(
                 "--set must be name=value, or method.name=value where there "
                 f"are several methods. Received: --set={argument}."
             )
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            pass  # a word, such as tanh
-        values.setdefault(owner, {})[key] = value
+        values.setdefault(owner, {})[key] = parsed(value)
     return values
 
 
@@ -307,6 +326,14 @@ def sensing_points(layers: list[str] | None) -> features.SensingPoints:
     return [
         tuple(point.split(":")) if ":" in point else point for point in layers
     ]
+
+
+def parsed(value: str) -> Any:
+    """Reads the value of a `--set`: JSON, or a word, such as tanh."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
 
 
 def _with_arguments(

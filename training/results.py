@@ -1,12 +1,16 @@
 """Results of runs: read, measured, and told in words and tables."""
 
 import csv
+import io
 import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 import keras_mhgd
-from keras_mhgd.files import read_json
+from keras_mhgd.arrays import read_arrays
+from keras_mhgd.files import read_json, write_atomically
 
 _FIGURES = ("accuracy", "best_accuracy", "epochs", "seconds")
 
@@ -78,3 +82,44 @@ def measure(
             f"Received: outputs of shape {outputs.shape[1:]}."
         )
     return float((outputs.argmax(axis=-1) == dataset.y_test).mean())
+
+
+def write_predictions(
+    directory: str | os.PathLike, labels: np.ndarray, predicted: np.ndarray
+) -> None:
+    """Writes `predictions.npz` of a run: classes of the test images.
+
+    Args:
+        directory: The run folder.
+        labels: Class numbers `(count,)`.
+        predicted: What the student says after the last epoch, `(count,)`.
+    """
+    content = io.BytesIO()
+    np.savez_compressed(content, labels=labels, predicted=predicted)
+    write_atomically(
+        pathlib.Path(directory, "predictions.npz"), content.getvalue()
+    )
+
+
+def read_predictions(directory: str | os.PathLike) -> np.ndarray:
+    """Reads what `write_predictions` wrote: the predicted classes.
+
+    Raises:
+        FileNotFoundError: If an earlier version finished the run.
+        ValueError: If the file is damaged.
+    """
+    path = pathlib.Path(directory, "predictions.npz")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"A finished run must hold its predictions. There is no {path}. "
+            "Delete the run's result.json: the same command again then ends "
+            "it anew, without training."
+        )
+    try:
+        return read_arrays(path)["predicted"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} must hold the predicted classes. Received: {error!r}. "
+            "Delete it and the run's result.json, and run the same command "
+            "again."
+        ) from error

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import keras_mhgd
@@ -25,10 +26,17 @@ from keras_mhgd.files import (
     require_writable,
     write_atomically,
 )
+from keras_mhgd.graph import GraphRecord, drawing
 from keras_mhgd.networks import save_network
+from training import watching
 from training.interruption import Interruption
 from training.report import of_run
-from training.results import read_metrics, read_result, validated
+from training.results import (
+    read_metrics,
+    read_result,
+    validated,
+    write_predictions,
+)
 
 
 class Run:
@@ -36,7 +44,8 @@ class Run:
 
     `config.json`, `metrics.csv` (a row per epoch), `logs/` (TensorBoard),
     `checkpoints/`, `best.keras` and `last.keras` (the student),
-    `result.json` and `report.html`.
+    `predictions.npz` (its classes of the test images), `attention.npz` and
+    `attention.png` (the graphs of MHGD), `result.json` and `report.html`.
 
     Args:
         directory: The folder; made if missing.
@@ -84,6 +93,7 @@ class Run:
         cache: keras_mhgd.TeacherCache | None = None,
         preparations: keras_mhgd.Preparations | None = None,
         save_freq: int | None = None,
+        profile: tuple[int, int] | None = None,
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
 
@@ -102,6 +112,7 @@ class Run:
                 other runs.
             save_freq: Steps from one checkpoint to the next within an epoch,
                 beside those at the end of epochs; `None` for these alone.
+            profile: First and last batch that are profiled, if any.
 
         Raises:
             BlockingIOError: If another process trains in the folder.
@@ -144,8 +155,8 @@ class Run:
                 callbacks=[
                     RequireFinite(),
                     recorder,
-                    EpochTensorBoard(
-                        self.directory / "logs", write_graph=False
+                    *watching.callbacks(
+                        self.directory, model, dataset, epochs, profile
                     ),
                     checkpoint,
                     interruption.callback(checkpoint),
@@ -153,7 +164,7 @@ class Run:
             )
             if chief:
                 save_network(student, self.directory / "last.keras")
-                self._finish(student, recorder.rows)
+                self._finish(student, dataset, recorder.rows)
             replicas.wait_for_workers()
 
     def _data(self, dataset, cache) -> dict[str, Any]:
@@ -212,7 +223,14 @@ class Run:
         for name, network in artifacts.items():
             save_network(network, self.directory / f"{name}.keras")
 
-    def _finish(self, student, rows) -> None:
+    def _finish(self, student, dataset, rows) -> None:
+        # Not `predict`, which would wait for the other workers.
+        outputs = [
+            student(images, training=False)
+            for images, _ in dataset.test(batch_size=500)
+        ]
+        predicted = np.concatenate(outputs).argmax(axis=-1)
+        write_predictions(self.directory, dataset.y_test, predicted)
         accuracies = [accuracy for _, accuracy in validated(rows)]
         result = {
             "accuracy": accuracies[-1],
@@ -223,9 +241,20 @@ class Run:
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "configuration": self.config,
         }
+        watching.write_hparams(
+            self.directory / "logs",
+            watching.hyperparameters(self.config),
+            {name: result[name] for name in ("accuracy", "best_accuracy")},
+        )
+        graphs = GraphRecord.load(self.directory / "attention.npz")
+        if graphs:
+            png = tf.io.encode_png(drawing.draw_edges(graphs)).numpy()
+            write_atomically(self.directory / "attention.png", png)
         write_atomically(
             self.directory / "report.html",
-            of_run(self.directory.name, result, rows),
+            of_run(
+                self.directory.name, result, rows, dataset, predicted, graphs
+            ),
         )
         write_atomically(self.directory / "result.json", _json(result))
 
@@ -251,18 +280,6 @@ class RequireFinite(keras.callbacks.Callback):
                 f"{epoch + 1}: {', '.join(lost)}. Lower the learning rate or "
                 "the method's weight. What was saved is of before."
             )
-
-
-class EpochTensorBoard(keras.callbacks.TensorBoard):
-    """Writes the logs of epochs and leaves steps alone.
-
-    Keras 3.15 makes tensors of each step's logs even where it doesn't write
-    them, and TensorFlow keeps a tensor for each number it was ever given: 2 kB
-    a step.
-    """
-
-    def on_train_batch_end(self, batch, logs=None):
-        pass
 
 
 class Recorder(keras.callbacks.Callback):

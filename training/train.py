@@ -50,6 +50,7 @@ def _train(run: Run, interruption: Interruption) -> None:
         network.variables,
         interruption,
         save_freq=FLAGS.save_freq,
+        profile=options.profile(),
     )
 
 

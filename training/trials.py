@@ -71,7 +71,7 @@ def _text(value: Any) -> str:
 
 
 def write(directory: pathlib.Path, made: Sequence[Row], title: str) -> None:
-    """Writes `trials.csv`, `trials.json`, `trials.png` and `index.html`."""
+    """Writes `trials.csv`, `trials.json`, `trials.png` and `report.html`."""
     names = {name: None for row in made for name in row}
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -87,5 +87,5 @@ def write(directory: pathlib.Path, made: Sequence[Row], title: str) -> None:
     write_atomically(
         directory / "trials.json", json.dumps(made, indent=2) + "\n"
     )
-    write_atomically(directory / "index.html", page)
+    write_atomically(directory / "report.html", page)
     pictures.save(directory / "trials.png", figure)

@@ -74,6 +74,10 @@ class Combined(Method):
         self.min_points = max(method.min_points for method in self.methods)
 
     @property
+    def parts(self):
+        return self.methods
+
+    @property
     def _asked(self):
         """All but those that initialised the student."""
         return [method for method in self.methods if method.terms]
@@ -81,7 +85,9 @@ class Combined(Method):
     @property
     def limited_terms(self):
         return tuple(
-            term for method in self._limiting for term in method.limited_terms
+            term
+            for method in self._limiting or self.methods
+            for term in method.limited_terms
         )
 
     @property

@@ -68,6 +68,11 @@ class Method(keras.Layer):
         return "maps" in self.needs or "maps_before_activation" in self.needs
 
     @property
+    def parts(self) -> list["Method"]:
+        """The methods that it consists of: itself, or several."""
+        return [self]
+
+    @property
     def limited_terms(self) -> tuple[str, ...]:
         """Terms whose gradient `gradient_rule` weighs against all others."""
         return self.terms

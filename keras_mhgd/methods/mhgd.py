@@ -268,14 +268,36 @@ class MHGD(PreparedMethod):
         return student_vectors(maps, expected)
 
     def call(self, student, teacher, labels):
-        expected = teacher_vectors(teacher)
         loss = graph_divergence(
-            self.mhan.edges(self._student_vectors(student, expected)),
-            self.mhan.edges(expected),
+            *self._edges(student, teacher),
             activation=self.logit_activation,
             reduction=self.reduction,
         )
         return {"mhgd": self.weight * loss}
+
+    def graphs(
+        self, student: Features, teacher: Features
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Computes both networks' graphs of a batch, to be looked at.
+
+        Args:
+            student: `Features` of the student.
+            teacher: `Features` of the teacher, or their `targets`.
+
+        Returns:
+            The student's and the teacher's: for each edge `(num_heads, batch,
+            batch)`, float32, rows of which each sums to 1.
+        """
+        activation, _ = _ACTIVATIONS[self.logit_activation]
+        return tuple(
+            [tf.nn.softmax(activation(edge.logits)) for edge in edges]
+            for edges in self._edges(student, teacher)
+        )
+
+    def _edges(self, student, teacher):
+        expected = teacher_vectors(teacher)
+        found = self._student_vectors(student, expected)
+        return self.mhan.edges(found), self.mhan.edges(expected)
 
     def get_config(self):
         # No MHAN: `build` makes one like it, and its weights are saved and

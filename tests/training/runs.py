@@ -35,6 +35,10 @@ def assert_same_run(found, expected):
         np.testing.assert_array_equal(a, b)
     rows = [read_rows(path) for path in (found, expected)]
     assert rows[0] == rows[1]
+    if (expected / "attention.npz").exists():
+        graphs = [np.load(path / "attention.npz") for path in (found, expected)]
+        for name in graphs[1]:
+            np.testing.assert_array_equal(*(each[name] for each in graphs))
 
 
 def read_rows(path):

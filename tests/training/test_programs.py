@@ -9,8 +9,14 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator,
+)
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 import keras_mhgd
+from tests.training.pages import assert_self_contained
 from tests.training.runs import (
     PREPARATION,
     TEACHER,
@@ -26,6 +32,8 @@ pytestmark = pytest.mark.slow
 def test_a_run_leaves_its_files(student):
     names = {path.name for path in student.iterdir()}
     assert names - {".lock"} == {
+        "attention.npz",
+        "attention.png",
         "best.keras",
         "checkpoints",
         "config.json",
@@ -33,6 +41,7 @@ def test_a_run_leaves_its_files(student):
         "logs",
         "metrics.csv",
         "mhan.keras",
+        "predictions.npz",
         "report.html",
         "result.json",
     }
@@ -50,9 +59,62 @@ def test_a_run_leaves_its_files(student):
     )
     assert result["configuration"]["student"] == "resnet_small"
     assert {"loss", "task_loss", "mhgd", "learning_rate"} <= rows[0].keys()
-    report = (student / "report.html").read_text()
-    assert "<svg" in report
-    assert "src=" not in report.replace('src="data:', "")
+    with np.load(student / "predictions.npz") as found:
+        right = found["labels"] == found["predicted"]
+    assert right.mean() == pytest.approx(result["accuracy"])
+    assert_self_contained((student / "report.html").read_text())
+
+
+def events(path):
+    """What TensorBoard's own reader finds: (step, tensor) pairs by tag."""
+    reader = EventAccumulator(str(path), size_guidance={"tensors": 0})
+    reader.Reload()
+    return {
+        tag: [
+            (each.step, tf.make_ndarray(each.tensor_proto))
+            for each in reader.Tensors(tag)
+        ]
+        for tag in reader.Tags()["tensors"]
+    }
+
+
+def test_tensorboard_reads_a_run(student):
+    rows = read_rows(student)
+    for part, columns in (
+        (
+            "train",
+            ["loss", "task_loss", "mhgd", "accuracy", "learning_rate"],
+        ),
+        ("validation", ["val_loss", "val_accuracy"]),
+    ):
+        found = events(student / "logs" / part)
+        for column in columns:
+            series = found[f"epoch_{column.removeprefix('val_')}"]
+            assert [step for step, _ in series] == [0, 1, 2, 3]
+            assert [float(value) for _, value in series] == pytest.approx(
+                [float(row[column]) for row in rows], rel=1e-6
+            )
+    found = events(student / "logs" / "attention")
+    tags = {"attention", "attended images", "heads/stage1 → stage2"}
+    assert tags | {"attention_divergence/stage2 → stage3"} <= found.keys()
+    assert [step for step, _ in found["attention"]] == [0, 1, 2, 3, 4]
+
+
+def test_a_run_is_a_trial_of_the_hparams_dashboard(student):
+    reader = EventAccumulator(str(student / "logs")).Reload()
+    content = reader.SummaryMetadata("_hparams_/session_start_info")
+    start = plugin_data_pb2.HParamsPluginData.FromString(
+        content.plugin_data.content
+    ).session_start_info
+    values = {
+        name: getattr(value, value.WhichOneof("kind"))
+        for name, value in start.hparams.items()
+    }
+    assert values["method"] == "mhgd" and values["seed"] == 0
+    assert values["num_heads"] == 2 and values["student"] == "resnet_small"
+    result = json.loads((student / "result.json").read_text())
+    ((_, accuracy),) = events(student / "logs")["accuracy"]
+    assert accuracy == pytest.approx(result["accuracy"])
 
 
 def test_a_finished_run_says_so(student, distill):
@@ -217,8 +279,15 @@ def test_arguments_of_the_method_and_sensing_points(folder, data, teacher):
         "--set=clipping=null",
         "--set=reduction=mean",
         "--sensing_points=stage2:stage2_pool,stage3",
+        "--gradient_norms",
+        "--profile=2,3",
         f"--run={path}",
     )
+    (row,) = read_rows(path)
+    assert float(row["task_gradient"]) > 0 < float(row["transfer_gradient"])
+    assert float(row["clipped"]) == 0
+    assert "epoch_transfer_gradient" in events(path / "logs" / "train")
+    assert list(path.glob("logs/**/plugins/profile/*/*.xplane.pb"))
     mhan = keras.saving.load_model(path / "mhan.keras")
     assert mhan.sizes == [32, 64]
 
@@ -321,9 +390,10 @@ def test_a_killed_comparison_goes_on(compared):
     assert "2 trials, teacher " in table
     assert (path / "table.csv").read_text().count("\n") == 1 + 5 * 2
     assert (path / "result.png").read_bytes().startswith(b"\x89PNG")
-    page = (path / "index.html").read_text()
-    assert "<svg" in page and "MHGD, 2 heads" in page
-    assert 'src="' not in page and 'href="http' not in page
+    page = (path / "report.html").read_text()
+    assert_self_contained(page)
+    for part in ("MHGD, 2 heads", "Attention graphs, mhgd", "Most fixed"):
+        assert part in page
     # Once for all trials; the teacher's outputs once a seed.
     assert len(list((path / "preparations").glob("MHGD-*/mhan.keras"))) == 2
     for trial in (0, 1):
@@ -449,6 +519,11 @@ WRONG = {
         "train",
         ["--model=resnet_small", "--learning_rate=0"],
         "--learning_rate must be positive",
+    ),
+    "profile": (
+        "train",
+        ["--model=resnet_small", "--profile=20,10"],
+        "--profile must be two rising batch numbers",
     ),
     "folder": (
         "train",

@@ -45,7 +45,7 @@ def test_files(made, tmp_path):
     lines = (tmp_path / "trials.csv").read_text().splitlines()
     assert lines[0].startswith("trial,status,val_accuracy,student,")
     assert [line.split(",")[0] for line in lines[1:]] == ["2", "0", "1"]
-    page = (tmp_path / "index.html").read_text()
+    page = (tmp_path / "report.html").read_text()
     assert "A search" in page and "NaNError: loss" in page and "<svg" in page
 
 

@@ -1,0 +1,85 @@
+"""The graphs of a fixed batch over a training, for pictures."""
+
+import dataclasses
+import io
+import os
+import pathlib
+
+import numpy as np
+
+from keras_mhgd.files import write_atomically
+
+
+@dataclasses.dataclass(eq=False)
+class GraphRecord:
+    """What is kept of a probe batch's graphs.
+
+    Rows and columns of a graph are the batch's samples, sorted by class. An
+    entry says how much a row's back-end vector attends to a column's
+    front-end vector; `1 / batch` is indifference.
+
+    Args:
+        edges: Name of each edge.
+        classes: Class name of each sample, sorted.
+        images: Of the samples, uint8 `(batch, height, width, 1 or 3)`; empty
+            if they are no images.
+        teacher: The teacher's graphs `(edges, num_heads, batch, batch)`.
+        before: The student's before it was trained.
+        student: The student's at the last of the epochs.
+        epochs: Finished epochs at each time of looking, rising.
+        differences: Mean `|student - teacher|` over an edge's entries, in
+            units of `1 / batch`, `(times, edges)`.
+        divergences: Mean over heads and rows of `sum_j S (log S - log T)`,
+            `(times, edges)`.
+    """
+
+    edges: np.ndarray
+    classes: np.ndarray
+    images: np.ndarray
+    teacher: np.ndarray
+    before: np.ndarray
+    student: np.ndarray
+    epochs: np.ndarray
+    differences: np.ndarray
+    divergences: np.ndarray
+
+    @property
+    def bounds(self) -> list[int]:
+        """Positions where the samples' class changes."""
+        return [*np.flatnonzero(self.classes[1:] != self.classes[:-1]) + 1]
+
+    def relative(self, part: str, edge: int) -> np.ndarray:
+        """Gives the mean over heads, in units of indifference.
+
+        Args:
+            part: `"teacher"`, `"before"` or `"student"`.
+            edge: Its position.
+
+        Returns:
+            `(batch, batch)`, 1 where a row is indifferent.
+        """
+        mean = getattr(self, part)[edge].astype(np.float32).mean(axis=0)
+        return mean * len(mean)
+
+    def attended(self, part: str, edge: int, row: int, count: int) -> list[int]:
+        """Lists the samples that a row attends to most, over all heads."""
+        return [*self.relative(part, edge)[row].argsort()[::-1][:count]]
+
+    def samples(self, count: int) -> list[int]:
+        """Picks samples of different classes, spread over the batch."""
+        first = [0, *self.bounds]
+        return first[:: max(1, len(first) // count)][:count]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes an `.npz` file, whole or not at all."""
+        content = io.BytesIO()
+        np.savez_compressed(content, **vars(self))
+        write_atomically(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "GraphRecord | None":
+        """Reads what `save` wrote; `None` if there is no such file."""
+        if not pathlib.Path(path).exists():
+            return None
+        with np.load(path) as archive:
+            return cls(**archive)
