@@ -30,8 +30,11 @@ class Interruption:
         self._asked = False
 
     def __enter__(self) -> "Interruption":
-        self._before = [signal.signal(each, self._end) for each in _SIGNALS]
+        self._before = self._listen()
         return self
+
+    def _listen(self) -> list:
+        return [signal.signal(each, self._end) for each in _SIGNALS]
 
     def __exit__(self, *error) -> None:
         for each, handler in zip(_SIGNALS, self._before, strict=True):
@@ -67,6 +70,8 @@ class _Ending(keras.callbacks.Callback):
         self._checkpoint = checkpoint
 
     def on_train_begin(self, logs=None):
+        # TensorFlow takes SIGTERM to itself when it connects workers.
+        self._interruption._listen()
         self._interruption._trains = True
 
     def on_train_batch_end(self, batch, logs=None):

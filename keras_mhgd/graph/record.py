@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from keras_mhgd.arrays import read_arrays
 from keras_mhgd.files import write_atomically
 
 
@@ -78,8 +79,19 @@ class GraphRecord:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "GraphRecord | None":
-        """Reads what `save` wrote; `None` if there is no such file."""
-        if not pathlib.Path(path).exists():
+        """Reads what `save` wrote; `None` if there is no such file.
+
+        Raises:
+            OSError: If the file can't be read.
+            ValueError: If it is damaged.
+        """
+        path = pathlib.Path(path)
+        if not path.exists():
             return None
-        with np.load(path) as archive:
-            return cls(**archive)
+        try:
+            return cls(**read_arrays(path))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} must hold recorded graphs. Received: {error}. Delete "
+                "the file."
+            ) from error
