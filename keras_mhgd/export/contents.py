@@ -11,9 +11,9 @@ import tensorflow as tf
 # What only the training has; a network may use such a name for itself.
 _FOREIGN = ("teacher", "mhan", "distill")
 
-# Constants that converters add: shapes, axes, tables, folded products.
-_MORE_NUMBERS = 10_000
-_MORE_PART = 0.5
+# Numbers a file may hold: converters add shapes, tables and folded constants.
+_MOST_A_PARAMETER = 1.5
+_MOST_BESIDE = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def require_alone(what: str, held: Contents, model: keras.Model) -> None:
         for name in sorted(held.names)
         if any(word in name.lower() for word in words)
     ]
-    most = (1 + _MORE_PART) * model.count_params() + _MORE_NUMBERS
+    most = _MOST_A_PARAMETER * model.count_params() + _MOST_BESIDE
     if foreign or held.numbers > most:
         raise RuntimeError(
             f"The {what} file must hold the network and nothing else. "

@@ -127,7 +127,10 @@ def open_onnx(path: Path) -> Network:
     )
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=False,  # to the same provider, with a banner
         )
     except errors as error:
         raise ValueError(str(error)) from error

@@ -27,9 +27,12 @@ class Serving:
             network of one output the two classes that it tells apart.
 
     Example:
+        >>> glyphs = keras_mhgd.data.load("glyphs")
         >>> serving = keras_mhgd.export.Serving(
-        ...     mean=[40.0], std=[80.0], classes=[str(i) for i in range(10)]
+        ...     glyphs.mean, glyphs.std, glyphs.classes
         ... )
+        >>> int(serving.pixels(glyphs.normalise(glyphs.x_test)).max())
+        255
     """
 
     mean: Sequence[float]
@@ -57,7 +60,8 @@ class Serving:
                 f"network from {shape} to {outputs}. Take them from the data "
                 "that it was trained on."
             )
-        again = (self.pixels(images) - np.asarray(self.mean)) / self.std
+        mean, factor = self._mean_and_factor()
+        again = (self.pixels(images) - mean) * factor
         if np.abs(again - images).max() > 1e-3:
             raise ValueError(
                 "`images` must be uint8 images, normalised with the mean and "
@@ -67,8 +71,12 @@ class Serving:
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
         """Turns normalised images back into uint8."""
-        values = np.asarray(self.std) * images + np.asarray(self.mean)
-        return values.round().clip(0, 255).astype("uint8")
+        mean, factor = self._mean_and_factor()
+        return (images / factor + mean).round().clip(0, 255).astype("uint8")
+
+    def _mean_and_factor(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the data sets subtract, and then multiply by."""
+        return np.float32(self.mean), 1 / np.float32(self.std)
 
     def endpoint(self, model: keras.Model, probable: bool) -> Callable:
         """Makes the function of the signature.
@@ -81,8 +89,7 @@ class Serving:
             A function from images to a dict of three tensors.
         """
         size = model.inputs[0].shape[1:3]
-        mean = np.asarray(self.mean, "float32")
-        factor = 1 / np.asarray(self.std, "float32")
+        mean, factor = self._mean_and_factor()
 
         def serve_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
             images = tf.cast(resize(images, size), "float32")
