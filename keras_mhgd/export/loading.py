@@ -1,6 +1,8 @@
 """Reads a network from any file for inference."""
 
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,16 @@ _READ_ERRORS = (IndexError, KeyError, OSError, RuntimeError, TypeError)
 _READ_ERRORS += (ValueError, zipfile.BadZipFile, tf.errors.OpError)
 
 
+# Its interpreter checks little of what it reads: a damaged file may end, or
+# never end, the process that opens it.
+_PROBE = """
+import sys
+from ai_edge_litert.interpreter import Interpreter
+Interpreter(sys.argv[1], num_threads=1).allocate_tensors()
+"""
+_MOST_SECONDS = 30
+
+
 def load(path: str | os.PathLike) -> Predictor:
     """Reads a network from a file for inference.
 
@@ -36,7 +48,8 @@ def load(path: str | os.PathLike) -> Predictor:
     Returns:
         A function from images `(N, ...)`, N >= 1, prepared as for training,
         to outputs `(N, ...)`, float32. Of a file that takes or gives
-        integers it hides the scales.
+        integers it hides the scales. A `.tflite` file is opened in a process
+        of its own first, since a damaged one may end the process.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
@@ -58,6 +71,8 @@ def load(path: str | os.PathLike) -> Predictor:
         require_onnx()
     open_file = _open_keras if suffix == ".keras" else OPENERS[suffix]
     try:
+        if suffix == ".tflite":
+            _require_harmless(path)
         network = open_file(path)
         if network.dtype not in _DTYPES:
             raise ValueError(f"its input is {network.dtype}.")
@@ -66,6 +81,19 @@ def load(path: str | os.PathLike) -> Predictor:
             f"{message}, which can't be read. Write it again. Cause: {error}"
         ) from error
     return _predictor(network)
+
+
+def _require_harmless(path: Path) -> None:
+    """Opens a TFLite file in a process of its own first."""
+    command = [sys.executable, "-P", "-c", _PROBE, path]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=_MOST_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError("opening it doesn't end.") from error
+    if done.returncode < 0:  # what is raised, opening it here raises again
+        raise ValueError("it ends the process that opens it.")
 
 
 def predictor(model: keras.Model) -> Predictor:

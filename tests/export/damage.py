@@ -7,30 +7,19 @@ an answer or refused to; any other end is the reader's fault.
 """
 
 import pathlib
-import random
 import sys
 
 import numpy as np
 
 from keras_mhgd import export
-
-
-def damaged(content: bytes, seed: int) -> bytes:
-    """Cuts the end off, or changes up to 16 bytes."""
-    draw = random.Random(seed)
-    if seed % 2:
-        return content[: draw.randrange(len(content))]
-    content = bytearray(content)
-    for _ in range(draw.choice([1, 4, 16])):
-        content[draw.randrange(len(content))] = draw.randrange(256)
-    return bytes(content)
+from tests.damage import damage_bytes
 
 
 def main(network: str, path: pathlib.Path, count: int) -> None:
     whole = path.read_bytes()
     refused = 0
     for seed in range(count):
-        path.write_bytes(damaged(whole, seed))
+        path.write_bytes(damage_bytes(np.random.default_rng(seed), whole))
         try:
             predict = export.load(network)
         except ValueError:

@@ -1,4 +1,5 @@
 import gc
+import pathlib
 import zipfile
 
 import keras
@@ -132,8 +133,8 @@ def test_damaged_files_are_refused_and_crash_nothing(tmp_path):
         ("saved_model", "saved_model.pb", 6),
         ("saved_model", f"{variables}.index", 6),
         ("saved_model", f"{variables}.data-00000-of-00001", 6),
-        ("model.tflite", "", 200),
-        ("model_int8.tflite", "", 200),
+        ("model.tflite", "", 30),
+        ("model_int8.tflite", "", 30),
         ("model.onnx", "", 200),
     ):
         path = tmp_path / network
@@ -144,3 +145,9 @@ def test_damaged_files_are_refused_and_crash_nothing(tmp_path):
         refused, answered = map(int, output.split()[-2:])
         assert refused + answered == count
         assert refused > count / 3, output
+
+
+def test_a_file_that_ends_the_process_is_refused():
+    path = pathlib.Path(__file__).with_name("ends_the_process.tflite")
+    with pytest.raises(ValueError, match="it ends the process that opens it"):
+        export.load(path)
