@@ -11,8 +11,7 @@ import tensorflow as tf
 
 _WIDTH, _HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 28
-COLOURS = 6
-"""Of series, `var(--c1)` to `var(--c6)` in the page's style."""
+_COLOURS = 6  # `var(--c1)` to `var(--c6)` in the page's style
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -28,7 +27,7 @@ def lines(
 
     Args:
         title: Above the chart.
-        series: (epoch, value) pairs by name, of six series at most.
+        series: (epoch, value) pairs by name; colours repeat after six.
         log: Whether the scale is logarithmic; values that are not positive
             are left out.
         unit: Behind the values of the legend.
@@ -77,7 +76,7 @@ def lines(
     for index, (name, each) in enumerate(series.items()):
         path = "L".join(" ".join(map(str, place(*point))) for point in each)
         x, y = place(*each[-1])
-        colour = f'style="--c: var(--c{index % COLOURS + 1})"'
+        colour = f'style="--c: var(--c{index % _COLOURS + 1})"'
         parts.append(
             f'<g {colour}><path class="line" d="M{path}"/>'
             f'<circle cx="{x}" cy="{y}" r="3"/></g>'
