@@ -54,18 +54,14 @@ class Preparations:
             OSError: If a file can't be read.
             ValueError: If a file is damaged.
         """
-        for part in method.parts:
-            networks = {
-                name: read_network(path)
-                for name, path in self._files(part).items()
-                if path.exists()
-            }
-            if networks:
-                part.adopt(networks)
+        for part in method.parts():
+            files = self._files(part)
+            if files and all(path.exists() for path in files.values()):
+                part.adopt({name: read_network(files[name]) for name in files})
 
     def keep(self, method: methods.Method) -> None:
         """Saves the networks of a prepared method that are not there."""
-        for part in method.parts:
+        for part in method.parts():
             for name, path in self._files(part).items():
                 if not path.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,10 +29,11 @@ import keras_mhgd
 from keras_mhgd import cache, methods
 from keras_mhgd.callbacks import Checkpoint
 from keras_mhgd.data import folders, idx, images, npz
+from keras_mhgd.features import Features
+from keras_mhgd.preparations import Preparations
 from tests import damage
 from tests.training.launcher import CONTEXT
 from training.networks import load_network
-from training.preparations import Preparations
 from training.results import read_metrics, read_result
 from training.run import Run
 
@@ -277,15 +279,17 @@ def run_configurations():
 
 def preparations():
     method = methods.FactorTransfer(preparation_epochs=1)
-    paraphraser = methods.Paraphraser(channels=2)
-    paraphraser(np.zeros((1, 2, 2, 2), "float32"))
-    there = Preparations("preparations", {})
-    (name,) = (there._folder(method).name,)
+    shapes = Features((None, 3), [(None, 2, 2, 2)], (None, 3))
+    method.build(shapes, shapes)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Preparations(folder, {})
+        made.keep(method)
+        (path,) = pathlib.Path(folder).rglob("*.keras")
+        name, content = path.relative_to(folder), path.read_bytes()
     return Loader(
-        {f"{name}/paraphraser.keras": network_bytes(paraphraser)},
-        lambda folder: Preparations(folder, {}).reuse(method),
+        {str(name): content},
+        lambda folder: Preparations(folder, {}).restore(method),
         {"": damage.damage_zip},
-        (OSError, TypeError, ValueError),
     )
 
 

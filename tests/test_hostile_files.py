@@ -20,8 +20,9 @@ from keras_mhgd import arrays, methods
 from keras_mhgd.arrays import map_array, read_arrays
 from keras_mhgd.callbacks import Checkpoint
 from keras_mhgd.data import folders, idx, images
+from keras_mhgd.features import Features
 from keras_mhgd.networks import read_network
-from training.preparations import Preparations
+from keras_mhgd.preparations import Preparations
 
 # Arrays.
 
@@ -256,12 +257,15 @@ def test_only_one_format_is_read(tmp_path, network):
 
 def test_preparations_of_another_kind(tmp_path, network):
     """And none but those that the method knows."""
-    preparations = Preparations(tmp_path, {})
-    method = methods.FactorTransfer()
-    folder = preparations._folder(method)
-    folder.mkdir()
-    network().rename(folder / "weight.keras")
-    assert preparations.reuse(method).paraphraser is None
-    network().rename(folder / "paraphraser.keras")
-    with pytest.raises(TypeError, match="`paraphraser` must be a Paraphraser"):
-        preparations.reuse(method)
+    shapes = Features((None, 3), [(None, 2, 2, 2)], (None, 3))
+    method = methods.FactorTransfer(preparation_epochs=1)
+    method.build(shapes, shapes)
+    preparations = Preparations(tmp_path / "made", {})
+    preparations.keep(method)
+    (path,) = (tmp_path / "made").rglob("*.keras")
+    path.rename(path.with_name("weight.keras"))
+    preparations.restore(method)
+    assert not method.prepared
+    network().rename(path)
+    with pytest.raises(ValueError, match="set_weights"):
+        preparations.restore(method)

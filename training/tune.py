@@ -151,8 +151,7 @@ def _main() -> None:
             )
         arguments = _arguments(tuner.hypermodel, best.hyperparameters)
         _train(run.directory / "best", arguments)
-        result = {
-            "accuracy": read_result(run.directory / "best")["accuracy"],
+        result = read_result(run.directory / "best") | {
             "validation_accuracy": best.score,
             "hyperparameters": best.hyperparameters.values,
             "trials": len(made),

@@ -1,5 +1,6 @@
 """TensorBoard's pictures of the attention graphs."""
 
+import gc
 import os
 import pathlib
 
@@ -92,7 +93,7 @@ class AttentionGraphs(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         watched = isinstance(self.model, Distiller)
-        parts = self.model.method.parts if watched else []
+        parts = self.model.method.parts() if watched else []
         found = [each for each in parts if isinstance(each, MHGD)]
         if not found:
             names = [type(each).__name__ for each in parts]
@@ -138,6 +139,7 @@ class AttentionGraphs(keras.callbacks.Callback):
                     drawing.draw_attended(record, last, samples),
                 )
         self._writer.flush()
+        gc.collect()  # figures hold themselves, and their pictures
 
     def _add(self, epochs: int) -> None:
         """Takes the graphs of this moment into the record."""

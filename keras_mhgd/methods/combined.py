@@ -73,7 +73,6 @@ class Combined(Method):
         )
         self.min_points = max(method.min_points for method in self.methods)
 
-    @property
     def parts(self):
         return self.methods
 

@@ -67,7 +67,7 @@ class Method(keras.Layer):
         """Whether it needs sensing points."""
         return "maps" in self.needs or "maps_before_activation" in self.needs
 
-    @property
+    # No property: Keras would look for weights in what it gives.
     def parts(self) -> list["Method"]:
         """The methods that it consists of: itself, or several."""
         return [self]

@@ -75,7 +75,7 @@ def assert_whole(folder):
     for path in folder.rglob("*"):
         if path.suffix == ".keras":
             load_network(path)
-        elif path.suffix == ".npz":
+        elif path.parent.name == "checkpoints":
             checkpoint._read(path)
         elif path.name == "metrics.csv":
             assert read_metrics(path)
