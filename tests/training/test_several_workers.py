@@ -5,12 +5,11 @@ import os
 import signal
 import time
 
-import numpy as np
 import pytest
 
 from tests.cluster import tf_configs
 from tests.training.launcher import started
-from tests.training.runs import assert_same_run, run, weights
+from tests.training.runs import assert_same_run, run
 
 
 @contextlib.contextmanager
@@ -64,15 +63,6 @@ def uninterrupted(folder, arguments):
     for output in outputs:
         assert f"{path} is finished" in output
     return path
-
-
-@pytest.mark.slow
-def test_two_workers_train_like_two_devices(folder, arguments, uninterrupted):
-    path = folder / "devices"
-    flags = ["--strategy=mirrored", f"--run={path}"]
-    run("distill", *arguments, *flags, devices=2)
-    for a, b in zip(weights(uninterrupted), weights(path), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
