@@ -14,7 +14,6 @@ import pathlib
 import resource
 import shutil
 import signal
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,11 +25,9 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
-from keras_mhgd import cache, methods
+from keras_mhgd import cache
 from keras_mhgd.callbacks import Checkpoint
 from keras_mhgd.data import folders, idx, images, npz
-from keras_mhgd.features import Features
-from keras_mhgd.preparations import Preparations
 from tests import damage
 from tests.training.launcher import CONTEXT
 from training.networks import load_network
@@ -277,22 +274,6 @@ def run_configurations():
     )
 
 
-def preparations():
-    method = methods.FactorTransfer(preparation_epochs=1)
-    shapes = Features((None, 3), [(None, 2, 2, 2)], (None, 3))
-    method.build(shapes, shapes)
-    with tempfile.TemporaryDirectory() as folder:
-        made = Preparations(folder, {})
-        made.keep(method)
-        (path,) = pathlib.Path(folder).rglob("*.keras")
-        name, content = path.relative_to(folder), path.read_bytes()
-    return Loader(
-        {str(name): content},
-        lambda folder: Preparations(folder, {}).restore(method),
-        {"": damage.damage_zip},
-    )
-
-
 LOADERS = (
     npz_files,
     idx_files,
@@ -308,7 +289,6 @@ LOADERS = (
     run_results,
     run_metrics,
     run_configurations,
-    preparations,
 )
 
 

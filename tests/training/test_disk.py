@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from keras_mhgd.arrays import read_arrays
 from keras_mhgd.callbacks import checkpoint
 from tests.training import limits
 from tests.training.launcher import launch
@@ -75,8 +76,10 @@ def assert_whole(folder):
     for path in folder.rglob("*"):
         if path.suffix == ".keras":
             load_network(path)
-        elif path.parent.name == "checkpoints":
+        elif path.suffix == ".npz" and "checkpoints" in path.parts:
             checkpoint._read(path)
+        elif path.suffix == ".npz":
+            read_arrays(path)
         elif path.name == "metrics.csv":
             assert read_metrics(path)
         assert path.name == ".lock" or path.name[0] != "."
