@@ -239,9 +239,8 @@ class _Board:
 
         height, width = self._canvas.shape[:2]
         figure = matplotlib.figure.Figure(
-            figsize=(width / _DPI, height / _DPI), dpi=_DPI
+            figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="none"
         )
-        figure.figimage(self._canvas)
         for x, y, text, align, size, colour, rotation in self._texts:
             figure.text(
                 x / width,
@@ -256,4 +255,11 @@ class _Board:
             )
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3]
+        # Matplotlib would hold an image in floats, in several copies.
+        rows, columns = np.nonzero(np.asarray(canvas.buffer_rgba())[..., 3])
+        *ink, alpha = np.asarray(canvas.buffer_rgba())[rows, columns].T / 255
+        under = self._canvas[rows, columns]
+        mixed = 255 * np.stack(ink, 1) * alpha[:, None]
+        mixed += under * (1 - alpha[:, None])
+        self._canvas[rows, columns] = mixed.round()
+        return self._canvas
