@@ -51,8 +51,17 @@ _NETWORKS = {
         stackwise_num_convs=(3, 3, 3),
         batch_normalization=True,
     ),
+    "vgg_thin": functools.partial(
+        vgg,
+        stackwise_num_filters=_SMALL,
+        stackwise_num_convs=(1, 1, 1),
+        batch_normalization=True,
+    ),
     "resnet_small": functools.partial(
         resnet, stem_filters=16, stackwise_num_filters=_SMALL, num_blocks=1
+    ),
+    "mobilenet_small": functools.partial(
+        mobilenet, stem_filters=16, stackwise_num_filters=_SMALL
     ),
 }
 # Of the published networks, these pool once more before the first stage when
