@@ -84,7 +84,13 @@ def main(argv) -> None:
         f"{FLAGS.student} from {teacher.name} on "
         f"{len(dataset.x_train):,} images of {dataset.name}",
     )
-    outcome.write(known, source)
+    notes = [f"Published: {source}."] if source else []
+    if FLAGS.validation_split:
+        notes.append(
+            f"Tested on {len(dataset.x_test):,} training images that were held "
+            "out, not on the test images."
+        )
+    outcome.write(known, " ".join(notes))
     print(f"\n{outcome.text}\nWritten to {comparison.directory}/report.html.")
 
 

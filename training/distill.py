@@ -118,7 +118,7 @@ def _distill(run: Run, interruption: Interruption) -> None:
     preparations = None
     if FLAGS.preparation_dir:
         learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
-        learnt_on += ("subset", "batch_size", "views")
+        learnt_on += ("subset", "validation_split", "batch_size", "views")
         preparations = keras_mhgd.Preparations(
             FLAGS.preparation_dir,
             {name: run.config[name] for name in learnt_on},

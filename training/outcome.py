@@ -65,18 +65,18 @@ class Outcome:
         )
         self.text = ""
 
-    def write(self, published: Mapping[str, str], source: str) -> None:
+    def write(self, published: Mapping[str, str], note: str) -> None:
         """Writes `table.md`, `table.csv`, `result.png` and `report.html`.
 
         Args:
             published: Published results of ways.
-            source: Where they were published.
+            note: What the table's legend ends with.
         """
         directory = self._comparison.directory
         cells = tables.cells(self.rows, published)
         legend = tables.legend(self.teacher, self.rows)
-        if source:
-            legend += f" Published: {source}."
+        if note:
+            legend += f" {note}"
         self.text = f"{tables.markdown(cells)}\n{legend}\n"
         write_atomically(directory / "table.md", self.text)
         write_atomically(

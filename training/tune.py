@@ -40,6 +40,7 @@ _TUNERS = {
 _MOST_FAILURES = 10
 
 options.define_data()
+flags.FLAGS.set_default("validation_split", 0.2)
 options.define_training()
 flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
 flags.DEFINE_list(
@@ -76,17 +77,7 @@ options.define_positive(
     "Learning rates are searched from --learning_rate over this to "
     "--learning_rate times this; 1 searches none.",
 )
-flags.DEFINE_float(
-    "validation_split",
-    0.2,
-    "Part of the training images that trials are measured on.",
-)
 flags.mark_flags_as_required(["teacher", "student"])
-flags.register_validator(
-    "validation_split",
-    lambda value: 0 < value < 1,
-    "--validation_split must lie between 0 and 1.",
-)
 flags.register_validator(
     "validation_freq",
     lambda value: value == 1,
@@ -119,7 +110,6 @@ def _main() -> None:
             "tuner",
             "trials",
             "learning_rate_factor",
-            "validation_split",
             program="tune",
         ),
     )
@@ -173,7 +163,7 @@ def _is_worker() -> bool:
 def _tuner(run: Run) -> keras_tuner.Tuner:
     """Makes the tuner, or loads it with what it has tried."""
     options.start()
-    dataset = options.load_data().hold_out(FLAGS.validation_split, FLAGS.seed)
+    dataset = options.load_data()
     strategy = options.strategy()
     with strategy.scope():
         teacher = load_network(FLAGS.teacher)
@@ -249,6 +239,7 @@ def _arguments(
         "sensing_points": hp.values.get("sensing_points"),
         "cache_teacher": bool(FLAGS.views) and not method.teacher_learns,
         # The test images are for the result alone.
+        "validation_split": None,
         "validation_freq": FLAGS.epochs,
     }
     flags = [

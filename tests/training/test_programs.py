@@ -360,6 +360,7 @@ def compared(folder, data, teacher):
         "--weight_decay=0",
         "--trials=2",
         "--jobs=2",
+        "--validation_split=0.25",
         f"--run={path}",
     ]
     process = subprocess.Popen(command("compare", *arguments))
@@ -388,6 +389,9 @@ def test_a_killed_comparison_goes_on(compared):
         "| MHGD, 2 heads",
     ]
     assert "2 trials, teacher " in table
+    assert "Tested on 15 training images that were held out" in table
+    with np.load(path / "mhgd_1" / "predictions.npz") as predictions:
+        assert {len(each) for each in predictions.values()} == {15}
     assert (path / "table.csv").read_text().count("\n") == 1 + 5 * 2
     assert (path / "result.png").read_bytes().startswith(b"\x89PNG")
     page = (path / "report.html").read_text()
