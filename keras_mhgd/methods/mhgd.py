@@ -24,6 +24,8 @@ _ACTIVATIONS = {
     "linear": (tf.identity, tf.ones_like),
 }
 
+_ATTENTIONS = ("self", "cross")
+
 
 def graph_divergence(
     student: Sequence[Edge],
@@ -107,6 +109,35 @@ def _edge_divergence(student, teacher, activation, derivative):
     return divergence(*student)
 
 
+def crossed(
+    student: Sequence[Edge], teacher: Sequence[Edge]
+) -> tuple[list[Edge], list[Edge]]:
+    """Pairs each end of the student's edges with the teacher's other end.
+
+    Of each edge come two: the student's back end attends to the teacher's
+    front end, and the student's front end is what the teacher's back end
+    attends to, as a graph whose rows are front-end samples. So each sample of
+    the student is placed among fixed ones, where in graphs of its own all
+    move at once, and graphs can agree while both of their ends are wrong.
+
+    Args:
+        student: The factors of the student's graphs, for each edge.
+        teacher: The same of the teacher's.
+
+    Returns:
+        The edges that `graph_divergence` compares, the student's and the
+        teacher's: twice as many.
+    """
+    mixed, expected = [], []
+    for ours, theirs in zip(student, teacher, strict=True):
+        mixed += [
+            Edge(ours.queries, theirs.keys),
+            Edge(ours.keys, theirs.queries),
+        ]
+        expected += [theirs, Edge(theirs.keys, theirs.queries)]
+    return mixed, expected
+
+
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class MHGD(PreparedMethod):
     """Transfers the teacher's graphs of a batch, learnt by attention.
@@ -123,6 +154,9 @@ class MHGD(PreparedMethod):
         preparation_epochs: Epochs that MHAN trains for, >= 1.
         preparation_learning_rate: Rate of MHAN's SGD (Nesterov momentum
             0.9), > 0.
+        attention: Whom the student's samples attend to: `"self"`, each other
+            (published), or `"cross"`, the teacher's, see `crossed`, which is
+            ours.
         logit_activation: `"tanh"` before the softmax (the published code) or
             `"linear"` (the published formula).
         scale_logits: Whether logits are divided by the square root of a
@@ -176,6 +210,7 @@ class MHGD(PreparedMethod):
         num_heads: int = 8,
         preparation_epochs: int = 40,
         preparation_learning_rate: float = 0.1,
+        attention: str = "self",
         logit_activation: str = "tanh",
         scale_logits: bool = False,
         reduction: str = "sum",
@@ -196,6 +231,7 @@ class MHGD(PreparedMethod):
                 raise ValueError(
                     f"`{name}` must be 1 or more. Received: {name}={value}."
                 )
+        require_known("attention", attention, _ATTENTIONS)
         require_known("logit_activation", logit_activation, _ACTIVATIONS)
         require_known("reduction", reduction, REDUCTIONS)
         if mhan is not None and not isinstance(mhan, MHAN):
@@ -205,6 +241,7 @@ class MHGD(PreparedMethod):
             )
         self.num_heads = num_heads if mhan is None else mhan.num_heads
         self.scale_logits = scale_logits if mhan is None else mhan.scale_logits
+        self.attention = attention
         self.logit_activation = logit_activation
         self.reduction = reduction
         self.clipping = clipping
@@ -268,8 +305,11 @@ class MHGD(PreparedMethod):
         return student_vectors(maps, expected)
 
     def call(self, student, teacher, labels):
+        compared = self._edges(student, teacher)
+        if self.attention == "cross":
+            compared = crossed(*compared)
         loss = graph_divergence(
-            *self._edges(student, teacher),
+            *compared,
             activation=self.logit_activation,
             reduction=self.reduction,
         )
@@ -305,6 +345,7 @@ class MHGD(PreparedMethod):
         return {
             **super().get_config(),
             "num_heads": self.num_heads,
+            "attention": self.attention,
             "logit_activation": self.logit_activation,
             "scale_logits": self.scale_logits,
             "reduction": self.reduction,

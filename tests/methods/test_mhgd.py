@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd import gradients, methods
-from keras_mhgd.compression import teacher_vector
+from keras_mhgd.compression import student_vector, teacher_vector
 from keras_mhgd.features import FeatureExtractor, Features
 from keras_mhgd.graph import MHAN, Edge
 from keras_mhgd.methods import MHGD, graph_divergence
+from keras_mhgd.methods.mhgd import crossed
 
 HEADS, BATCH = 2, 5
 
@@ -190,6 +191,7 @@ def test_config_round_trip_of_every_argument():
         "num_heads": 3,
         "preparation_epochs": 7,
         "preparation_learning_rate": 0.2,
+        "attention": "cross",
         "logit_activation": "linear",
         "scale_logits": True,
         "reduction": "mean",
@@ -297,6 +299,54 @@ def test_is_the_divergence_of_the_heads_graphs():
     assert mean == pytest.approx(2.0 * total / (3 * BATCH), rel=1e-5)
 
 
+def test_cross_attention_sees_each_end_by_itself():
+    """Two graphs an edge, of factors of both networks.
+
+    A common turn of both ends of an edge leaves the student's own graphs as
+    they are; across, each end is seen to be turned.
+    """
+    rng = np.random.default_rng(0)
+    teacher = Edge(*rng.normal(size=(2, HEADS, BATCH, 3)))
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    student = Edge(*(each @ turn for each in teacher))
+    assert float(graph_divergence([student], [teacher])) < 1e-12
+    mixed, expected = crossed([student], [teacher])
+    found = [
+        float(graph_divergence([a], [b]))
+        for a, b in zip(mixed, expected, strict=True)
+    ]
+    assert len(found) == 2 and min(found) > 0.01
+    by_hand = divergence(
+        [
+            student.queries @ np.swapaxes(teacher.keys, 1, 2),
+            student.keys @ np.swapaxes(teacher.queries, 1, 2),
+        ],
+        [
+            teacher.queries @ np.swapaxes(teacher.keys, 1, 2),
+            teacher.keys @ np.swapaxes(teacher.queries, 1, 2),
+        ],
+    )
+    assert sum(found) == pytest.approx(float(by_hand), rel=1e-9)
+
+
+def test_cross_attention_is_the_divergence_of_crossed_edges():
+    method = built(MHGD(num_heads=3, attention="cross", weight=2.0))
+    equal, _ = run(method, features(0), features(0))
+    assert float(equal) == pytest.approx(0, abs=1e-6)
+    student, teacher = features(0), features(1)
+    loss, gradients_ = run(method, student, teacher)
+    expected = [teacher_vector(each) for each in teacher.maps]
+    found = [
+        student_vector(*each)
+        for each in zip(student.maps, expected, strict=True)
+    ]
+    both = crossed(*map(method.mhan.edges, (found, expected)))
+    assert float(loss) == pytest.approx(
+        2 * float(graph_divergence(*both)), rel=1e-5
+    )
+    assert all(np.abs(each).max() > 0 for each in gradients_)
+
+
 def test_student_maps_of_other_sizes():
     student = features(0, shapes=((7, 5, 6), (9, 8)))
     loss, found = run(built(), student, features(1))
@@ -318,11 +368,14 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.parametrize("attention", ["self", "cross"])
 @pytest.mark.parametrize("activation", ["tanh", "linear"])
 @pytest.mark.parametrize("name", DEGENERATE)
-def test_degenerate_maps(name, activation):
+def test_degenerate_maps(name, activation, attention):
     student, teacher = DEGENERATE[name]
-    method = built(MHGD(num_heads=2, logit_activation=activation))
+    method = built(
+        MHGD(num_heads=2, logit_activation=activation, attention=attention)
+    )
     loss, found = run(method, student, teacher)
     assert loss.dtype == tf.float32
     assert np.isfinite(loss) and float(loss) >= -1e-5
@@ -341,8 +394,9 @@ def test_eager_equals_graph():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_permuting_the_batch_changes_nothing():
-    method = built(MHGD(num_heads=2))
+@pytest.mark.parametrize("attention", ["self", "cross"])
+def test_permuting_the_batch_changes_nothing(attention):
+    method = built(MHGD(num_heads=2, attention=attention))
     order = np.array([3, 0, 4, 1, 2])
     permuted = [
         Features(each.outputs, [tf.gather(m, order) for m in each.maps])
@@ -384,6 +438,11 @@ def test_frozen_heads_stay_as_they_are():
             {"logit_activation": "tahn"},
             ValueError,
             "`logit_activation` must be one of tanh, linear.*mean 'tanh'",
+        ),
+        (
+            {"attention": "cros"},
+            ValueError,
+            "`attention` must be one of self, cross.*Did you mean 'cross'",
         ),
         (
             {"reduction": "means"},
