@@ -98,7 +98,13 @@ class Distiller(keras.Model):
             )
         points = []
         if method.reads_points:
-            points = pair(student, teacher, sensing_points, method.min_points)
+            points = pair(
+                student,
+                teacher,
+                sensing_points,
+                method.min_points,
+                method.senses_logits,
+            )
         others = [need for need in method.needs if isinstance(need, tuple)]
         self.student = student
         self.teacher = teacher

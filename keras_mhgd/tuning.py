@@ -68,7 +68,8 @@ def search_method(
 
     Args:
         hp: The hyperparameters of a trial.
-        name: One of `keras_mhgd.methods.names()`, or several joined by `+`.
+        name: One of `keras_mhgd.methods.names()`, several joined by `+`, or
+            `"recommended"`.
         fixed: Arguments that are not searched, by method and argument.
 
     Returns:
@@ -85,15 +86,22 @@ def search_method(
         >>> hp.values
         {'weight': 0.9, 'temperature': 4.0}
     """
-    if "+" in name:
-        parts = []
-        for part in name.split("+"):
-            with hp.name_scope(part):
-                parts.append(search_method(hp, part, fixed))
-        return methods.Combined(parts)
     default = methods.get(name)
+    parts = default.parts()
+    if len(parts) == 1:
+        return _searched(hp, default, fixed or {})
+    made = []
+    for part in parts:
+        with hp.name_scope(methods.name_of(part)):
+            made.append(_searched(hp, part, fixed or {}))
+    return methods.Combined(made)
+
+
+def _searched(hp, default, fixed) -> methods.Method:
+    """Makes one method by its class's arguments."""
+    name = methods.name_of(default)
     config = default.get_config()
-    given = (fixed or {}).get(name, {})
+    given = fixed.get(name, {})
     for argument in given:
         require_known("fixed", argument, config)
     weights = default.weight / _WEIGHT_FACTOR, default.weight * _WEIGHT_FACTOR

@@ -30,8 +30,8 @@ flags.DEFINE_list(
     "methods",
     ["student", "soft_logits", "mhgd"],
     "What is compared: student, which is the student alone and comes first, "
-    f"and any of {', '.join(keras_mhgd.methods.names())}, or several joined "
-    "by +.",
+    f"and any of {', '.join(keras_mhgd.methods.names())}, several joined by +, "
+    "or recommended.",
 )
 flags.DEFINE_multi_string(
     "set",
@@ -108,11 +108,13 @@ def _ways() -> list[Way]:
         points = [f"--sensing_points={','.join(FLAGS.sensing_points)}"]
     ways = [Way("student", "train", (f"--model={FLAGS.student}",))]
     for name in FLAGS.methods[1:]:
-        own = [each for each in FLAGS.set if _owner(each) in name.split("+")]
+        default = keras_mhgd.methods.get(name)
+        owners = [keras_mhgd.methods.name_of(each) for each in default.parts()]
+        own = [each for each in FLAGS.set if _owner(each) in owners]
         options.method(name, own)  # raises for what can't be
         own = [f"--set={each}" for each in own]
         arguments = (*distill, f"--method={name}", *points, *own)
-        if keras_mhgd.methods.get(name).teacher_learns:
+        if default.teacher_learns:
             arguments = tuple(
                 each for each in arguments if each != "--cache_teacher"
             )

@@ -21,7 +21,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "method",
     "mhgd",
-    f"Method, or several joined by +: {', '.join(keras_mhgd.methods.names())}.",
+    f"Method, or several joined by +: {', '.join(keras_mhgd.methods.names())}; "
+    "or recommended.",
 )
 flags.DEFINE_multi_string(
     "set",

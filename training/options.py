@@ -293,18 +293,19 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
     """Makes a method from its name and arguments.
 
     Args:
-        name: One of `keras_mhgd.methods.names()`, or several joined by `+`.
+        name: One of `keras_mhgd.methods.names()`, several joined by `+`, or
+            recommended.
         arguments: `name=value` for a single method, `method.name=value` for
             that method wherever it is.
 
     Returns:
         The method.
     """
-    values = {each: {} for each in name.split("+")}
-    for owner, of_owner in method_arguments(arguments, name).items():
-        if owner in values:
-            values[owner] = of_owner
-    made = [_with_arguments(*each) for each in values.items()]
+    values = method_arguments(arguments, name)
+    made = []
+    for part in keras_mhgd.methods.get(name).parts():
+        part_name = keras_mhgd.methods.name_of(part)
+        made.append(_with_arguments(part, part_name, values.get(part_name, {})))
     return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
 
 
@@ -349,9 +350,8 @@ def parsed(value: str) -> Any:
 
 
 def _with_arguments(
-    name: str, values: dict[str, Any]
+    default: keras_mhgd.methods.Method, name: str, values: dict[str, Any]
 ) -> keras_mhgd.methods.Method:
-    default = keras_mhgd.methods.get(name)
     config = default.get_config()
     if values.keys() - config.keys():
         raise app.UsageError(

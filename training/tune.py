@@ -53,7 +53,8 @@ flags.DEFINE_list(
     "methods",
     ["soft_logits", "mhgd"],
     "Methods to choose from: any of "
-    f"{', '.join(keras_mhgd.methods.names())}, or several joined by +.",
+    f"{', '.join(keras_mhgd.methods.names())}, several joined by +, or "
+    "recommended.",
 )
 flags.DEFINE_multi_string(
     "set",
@@ -247,16 +248,13 @@ def _arguments(
         for name in values
         if values[name] is not None
     ]
-    for name, part in zip(
-        hp["method"].split("+"),
-        getattr(method, "methods", [method]),
-        strict=True,
-    ):
-        default = keras_mhgd.methods.get(name).get_config()
+    defaults = keras_mhgd.methods.get(hp["method"])
+    for part, default in zip(method.parts(), defaults.parts(), strict=True):
+        name, config = keras_mhgd.methods.name_of(part), default.get_config()
         flags += [
             f"--set={name}.{argument}={json.dumps(value)}"
             for argument, value in part.get_config().items()
-            if argument != "name" and value != default[argument]
+            if argument != "name" and value != config[argument]
         ]
     return flags
 

@@ -11,6 +11,7 @@ from keras_mhgd.features.layers import (
 from keras_mhgd.features.pairing import (
     SensingPoints,
     block_ends,
+    logits_end,
     pair,
     stage_ends,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "find_layer",
     "input_shapes",
     "input_specs",
+    "logits_end",
     "pair",
     "require_network",
     "stage_ends",

@@ -10,6 +10,7 @@ from keras_mhgd.features.layers import (
     children,
     find_layer,
     input_shapes,
+    is_activation,
     is_graph,
     names,
     require_network,
@@ -44,6 +45,7 @@ def pair(
     teacher: keras.Model,
     sensing_points: SensingPoints = None,
     at_least: int = 2,
+    logits: bool = False,
 ) -> list[tuple[str, str]]:
     """Pairs the sensing points of a student with those of its teacher.
 
@@ -53,7 +55,8 @@ def pair(
         sensing_points: `None` pairs what the networks are made of, see below;
             or a list, front end first, of layer names that both networks have
             or of (student layer, teacher layer) pairs.
-        at_least: Number of pairs that are needed.
+        at_least: Number of pairs that are needed, without the next.
+        logits: Whether the networks' `logits_end` is a last pair.
 
     The points of a network of images are its `stage_ends`; of any other, or
     of one with a single stage, its `block_ends`. Two networks of images are
@@ -86,6 +89,9 @@ def pair(
             f"pairs. Layers of the student: {names(student)}. Layers of the "
             f"teacher: {names(teacher)}."
         )
+    if logits:
+        last = logits_end(student), logits_end(teacher)
+        pairs += [last] if last not in pairs else []
     for student_point, teacher_point in pairs:
         find_layer(student, student_point)
         find_layer(teacher, teacher_point)
@@ -167,6 +173,28 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
         for height, path in reversed(ends.items())
         if height in weighted
     }
+
+
+def logits_end(model: keras.Model) -> str:
+    """Finds the last layer that is no activation: it gives the logits.
+
+    A classifier with a softmax or sigmoid inside itself gives probabilities.
+
+    Args:
+        model: A built network.
+
+    Returns:
+        The layer's path.
+
+    Example:
+        >>> teacher = keras_mhgd.models.get("vgg_small", (28, 28, 1), 10)
+        >>> keras_mhgd.features.logits_end(teacher)
+        'logits'
+    """
+    require_network(model)
+    return [
+        path for path, layer, _ in _outline(model) if not is_activation(layer)
+    ][-1]
 
 
 def block_ends(model: keras.Model) -> list[str]:

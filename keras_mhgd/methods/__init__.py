@@ -25,6 +25,7 @@ from keras_mhgd.methods.nst import NST
 from keras_mhgd.methods.overhaul import Overhaul
 from keras_mhgd.methods.paraphraser import Paraphraser
 from keras_mhgd.methods.pkt import PKT
+from keras_mhgd.methods.recommended import recommended
 from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD
 from keras_mhgd.methods.similarity_preserving import SimilarityPreserving
@@ -59,7 +60,9 @@ __all__ = [
     "SoftLogits",
     "get",
     "graph_divergence",
+    "name_of",
     "names",
+    "recommended",
 ]
 
 Identifier = str | Method | keras.distillation.DistillationLoss | dict[str, Any]
@@ -90,8 +93,23 @@ _METHODS = {
 
 
 def names() -> list[str]:
-    """Lists the names of all methods."""
+    """Lists the names of all methods of the literature."""
     return list(_METHODS)
+
+
+def name_of(method: Method) -> str:
+    """Gives the name by which `get` makes a method of the same class.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for name, kind in _METHODS.items():
+        if type(method) is kind:
+            return name
+    raise ValueError(
+        "`method` must be one of the methods that have a name: "
+        f"{', '.join(_METHODS)}. Received: {method!r}."
+    )
 
 
 def get(identifier: Identifier | Sequence[Identifier]) -> Method:
@@ -101,7 +119,7 @@ def get(identifier: Identifier | Sequence[Identifier]) -> Method:
         identifier: One of `names()`, a `Method`, a loss of
             `keras.distillation`, or one of these serialized; or several, as a
             list or as names joined by `+`, such as `"mhgd+soft_logits"`: a
-            `Combined`.
+            `Combined`. `"recommended"` is what `recommended()` makes.
 
     Returns:
         The method; with the defaults of its class if a name was given.
@@ -127,5 +145,6 @@ def get(identifier: Identifier | Sequence[Identifier]) -> Method:
         )
     if "+" in identifier:
         return Combined([get(each) for each in identifier.split("+")])
-    require_known("method", identifier, _METHODS)
-    return _METHODS[identifier]()
+    known = {**_METHODS, "recommended": recommended}
+    require_known("method", identifier, known)
+    return known[identifier]()

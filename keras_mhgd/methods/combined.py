@@ -71,6 +71,9 @@ class Combined(Method):
         self.teacher_learns = any(
             method.teacher_learns for method in self.methods
         )
+        self.senses_logits = any(
+            method.senses_logits for method in self.methods
+        )
         self.min_points = max(method.min_points for method in self.methods)
 
     def parts(self):

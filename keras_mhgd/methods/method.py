@@ -43,6 +43,9 @@ class Method(keras.Layer):
     min_points: int = 1
     """Sensing points that it needs, if it reads maps."""
 
+    senses_logits: bool = False
+    """Whether the networks' logits are a last sensing point."""
+
     teacher_learns: bool = False
     """Whether the teacher trains along, by terms of the method: then it runs
     in training mode, and its features carry gradients.

@@ -109,35 +109,6 @@ def _edge_divergence(student, teacher, activation, derivative):
     return divergence(*student)
 
 
-def crossed(
-    student: Sequence[Edge], teacher: Sequence[Edge]
-) -> tuple[list[Edge], list[Edge]]:
-    """Pairs each end of the student's edges with the teacher's other end.
-
-    Of each edge come two: the student's back end attends to the teacher's
-    front end, and the student's front end is what the teacher's back end
-    attends to, as a graph whose rows are front-end samples. So each sample of
-    the student is placed among fixed ones, where in graphs of its own all
-    move at once, and graphs can agree while both of their ends are wrong.
-
-    Args:
-        student: The factors of the student's graphs, for each edge.
-        teacher: The same of the teacher's.
-
-    Returns:
-        The edges that `graph_divergence` compares, the student's and the
-        teacher's: twice as many.
-    """
-    mixed, expected = [], []
-    for ours, theirs in zip(student, teacher, strict=True):
-        mixed += [
-            Edge(ours.queries, theirs.keys),
-            Edge(ours.keys, theirs.queries),
-        ]
-        expected += [theirs, Edge(theirs.keys, theirs.queries)]
-    return mixed, expected
-
-
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class MHGD(PreparedMethod):
     """Transfers the teacher's graphs of a batch, learnt by attention.
@@ -154,11 +125,16 @@ class MHGD(PreparedMethod):
         preparation_epochs: Epochs that MHAN trains for, >= 1.
         preparation_learning_rate: Rate of MHAN's SGD (Nesterov momentum
             0.9), > 0.
-        attention: Whom the student's samples attend to: `"self"`, each other
-            (published), or `"cross"`, the teacher's, see `crossed`, which is
-            ours.
+        attention: Whom the student's back-end samples attend to: `"self"`,
+            the student's own at the front end (published), or `"cross"`, the
+            teacher's, which is ours: G^S = softmax(queries^S keys^T). Then a
+            sample is placed among fixed ones, where by itself all move at
+            once, and graphs may agree while both ends are wrong. The first
+            sensing point takes part by the teacher's features alone.
         logit_activation: `"tanh"` before the softmax (the published code) or
             `"linear"` (the published formula).
+        senses_logits: Whether the layers that give the networks' logits are a
+            last sensing point, beside the others.
         scale_logits: Whether logits are divided by the square root of a
             head's width, in MHAN's training and in the transfer. The paper's
             are not; the demo's are.
@@ -212,6 +188,7 @@ class MHGD(PreparedMethod):
         preparation_learning_rate: float = 0.1,
         attention: str = "self",
         logit_activation: str = "tanh",
+        senses_logits: bool = False,
         scale_logits: bool = False,
         reduction: str = "sum",
         clipping: str | None = "per_variable",
@@ -242,6 +219,7 @@ class MHGD(PreparedMethod):
         self.num_heads = num_heads if mhan is None else mhan.num_heads
         self.scale_logits = scale_logits if mhan is None else mhan.scale_logits
         self.attention = attention
+        self.senses_logits = senses_logits
         self.logit_activation = logit_activation
         self.reduction = reduction
         self.clipping = clipping
@@ -266,7 +244,10 @@ class MHGD(PreparedMethod):
                 f"{sizes} in the teacher."
             )
         self.mhan.trainable = False
-        self.projections = projections(student.maps, teacher.maps)
+        points = slice(self._first_point, None)
+        self.projections = projections(
+            student.maps[points], teacher.maps[points]
+        )
         if self._mhan_given:
             self._prepared.assign(1.0)
 
@@ -298,18 +279,24 @@ class MHGD(PreparedMethod):
             )
         )
 
+    @property
+    def _first_point(self) -> int:
+        """The first sensing point where the student takes part."""
+        return 1 if self.attention == "cross" else 0
+
     def _student_vectors(self, student, expected):
         if student.vectors is not None:
             return student.vectors
-        maps = projected(self.projections, self.gradient_rule.maps(student))
-        return student_vectors(maps, expected)
+        first = self._first_point
+        maps = self.gradient_rule.maps(student)[first:]
+        found = student_vectors(
+            projected(self.projections, maps), expected[first:]
+        )
+        return [*expected[:first], *found]
 
     def call(self, student, teacher, labels):
-        compared = self._edges(student, teacher)
-        if self.attention == "cross":
-            compared = crossed(*compared)
         loss = graph_divergence(
-            *compared,
+            *self._edges(student, teacher),
             activation=self.logit_activation,
             reduction=self.reduction,
         )
@@ -337,7 +324,13 @@ class MHGD(PreparedMethod):
     def _edges(self, student, teacher):
         expected = teacher_vectors(teacher)
         found = self._student_vectors(student, expected)
-        return self.mhan.edges(found), self.mhan.edges(expected)
+        ours, theirs = map(self.mhan.edges, (found, expected))
+        if self.attention == "cross":
+            ours = [
+                our._replace(keys=their.keys)
+                for our, their in zip(ours, theirs, strict=True)
+            ]
+        return ours, theirs
 
     def get_config(self):
         # No MHAN: `build` makes one like it, and its weights are saved and
@@ -346,6 +339,7 @@ class MHGD(PreparedMethod):
             **super().get_config(),
             "num_heads": self.num_heads,
             "attention": self.attention,
+            "senses_logits": self.senses_logits,
             "logit_activation": self.logit_activation,
             "scale_logits": self.scale_logits,
             "reduction": self.reduction,

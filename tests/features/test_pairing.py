@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from keras_mhgd import models
-from keras_mhgd.features import block_ends, pair, stage_ends
+from keras_mhgd.features import block_ends, logits_end, pair, stage_ends
 
 
 def convolutions(*strides, size=32):
@@ -187,3 +187,48 @@ def test_stages_of_code_inside_of_a_graph():
     x = keras.layers.GlobalAveragePooling2D()(Stages(name="code")(image))
     model = keras.Model(image, keras.layers.Dense(3)(x))
     assert list(stage_ends(model).values()) == ["code/fine", "code/coarse"]
+
+
+def ending_in(*layers):
+    inputs = keras.Input((12,))
+    x = keras.layers.Dense(4, name="hidden")(inputs)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x, name="net")
+
+
+def test_logits_end_is_before_a_last_activation():
+    dense = keras.layers.Dense
+    assert logits_end(ending_in(dense(3, name="scores"))) == "scores"
+    softmax = keras.layers.Softmax()
+    assert logits_end(ending_in(dense(3, name="scores"), softmax)) == "scores"
+    fused = dense(3, activation="softmax", name="probabilities")
+    assert logits_end(ending_in(fused)) == "probabilities"
+    inner = ending_in(dense(3, name="scores"))
+    nested = keras.Sequential([keras.Input((12,)), inner])
+    assert logits_end(nested) == "net/scores"
+    subclassed = Subclassed()
+    subclassed(keras.ops.zeros((1, 12)))
+    assert logits_end(subclassed) == "scores"
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.scores = keras.layers.Dense(3, name="scores")
+        self.softmax = keras.layers.Softmax()
+
+    def call(self, inputs):
+        return self.softmax(self.scores(inputs))
+
+
+def test_logits_are_a_last_pair_once():
+    student, teacher = perceptron(8, 4), perceptron(16, 8)
+    pairs = pair(student, teacher, logits=True)
+    ends = logits_end(student), logits_end(teacher)
+    assert pairs == [*pair(student, teacher), ends]
+    assert pair(student, teacher, pairs, logits=True) == pairs
+    assert pair(student, teacher, [("a0", "a1")], 1, logits=True) == [
+        ("a0", "a1"),
+        ends,
+    ]

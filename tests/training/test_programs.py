@@ -571,7 +571,7 @@ def test_demo(folder):
         f"--out={folder}/demo_export",
     ]
     output = run("demo", *arguments)
-    assert "| alone | " in output and "| MHGD | " in output
+    assert "| alone | " in output and "| recommended | " in output
     assert "1 trial, teacher 84.84" in output
     assert output.count("the Keras model's class for") == 2
     assert (folder / "demo" / "result.png").stat().st_size > 10_000

@@ -1,0 +1,105 @@
+"""The method for those who have none in mind."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mhgd
+from keras_mhgd import gradients, methods
+from keras_mhgd.methods import MHGD, SoftLogits
+
+
+@pytest.fixture
+def recommended():
+    """With a short preparation."""
+    method = methods.get("recommended")
+    mhgd, soft_logits = method.parts()
+    config = {**mhgd.get_config(), "preparation_epochs": 1}
+    return methods.get([MHGD.from_config(config), soft_logits])
+
+
+def test_what_it_is():
+    method = methods.get("recommended")
+    mhgd, soft_logits = method.parts()
+    assert type(mhgd) is MHGD and type(soft_logits) is SoftLogits
+    # What it doesn't say is as published.
+    default = MHGD().get_config()
+    changed = {
+        name: value
+        for name, value in mhgd.get_config().items()
+        if value != default[name] and name != "name"
+    }
+    assert changed == {
+        "attention": "cross",
+        "senses_logits": True,
+        "scale_logits": True,
+        "clipping": "per_feature",
+        "clip_bound": 0.3,
+    }
+    assert isinstance(method.gradient_rule, gradients.PerFeatureClipping)
+    assert method.limited_terms == ("mhgd",)
+    again = methods.get(keras.saving.serialize_keras_object(method))
+    assert again.get_config() == method.get_config()
+    assert methods.get("recommended") is not methods.get("recommended")
+    assert [methods.name_of(each) for each in method.parts()] == [
+        "mhgd",
+        "soft_logits",
+    ]
+    with pytest.raises(ValueError, match="one of the methods that have a name"):
+        methods.name_of(method)
+
+
+def test_trains_saves_and_goes_on(distiller, images, recommended, tmp_path):
+    model = distiller(recommended)
+    assert model.sensing_points == (
+        ("stage1", "stage1"),
+        ("stage2", "stage2"),
+        ("logits", "logits"),
+    )
+    history = model.fit(*images, epochs=3, verbose=0).history
+    assert {"task_loss", "mhgd", "soft_logits"} < history.keys()
+    assert history["soft_logits"][-1] < history["soft_logits"][0]
+    model.save(tmp_path / "run.keras")
+    again = keras.saving.load_model(tmp_path / "run.keras")
+    assert again.sensing_points == model.sensing_points
+    x, y = images
+    for each in (model, again):
+        each.fit(x, y, batch_size=32, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_first_point_of_the_student_is_left_to_the_task(
+    small_net, images, recommended, task
+):
+    """Its channels differ, and yet it needs no projection."""
+    student = small_net("student", widths=(5, 8))
+    distiller = keras_mhgd.Distiller(student, small_net("t"), recommended)
+    distiller.compile(**task())
+    distiller.fit(*images, epochs=1, verbose=0)
+    mhgd, _ = recommended.parts()
+    assert not mhgd.trainable_variables
+    narrow = small_net("student", widths=(6, 5))
+    method = methods.get("recommended")
+    keras_mhgd.Distiller(narrow, small_net("t"), method)
+    mhgd, _ = method.parts()
+    assert [each.shape for each in mhgd.trainable_variables] == [(5, 8)]
+
+
+@pytest.mark.parametrize("ending", ["layer", "fused"])
+def test_networks_that_end_in_softmax(small_net, images, recommended, ending):
+    def network(name):
+        net = small_net(name)
+        if ending == "layer":
+            x = keras.layers.Softmax(name="softmax")(net.output)
+        else:
+            dense = keras.layers.Dense(3, "softmax", name="probabilities")
+            x = dense(net.get_layer("logits").input)
+        return keras.Model(net.inputs, x, name=name)
+
+    model = keras_mhgd.Distiller(network("s"), network("t"), recommended)
+    last = "logits" if ending == "layer" else "probabilities"
+    assert model.sensing_points[-1] == (last, last)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy())
+    history = model.fit(*images, verbose=0).history
+    assert np.isfinite(history["mhgd"]).all() and history["mhgd"][0] > 0
