@@ -7,9 +7,16 @@ python -m training.compare --dataset=glyphs --subset=2000
 
 Every trial is a run folder: the same command again goes on where it was
 ended. Methods and trials may be added by a longer command.
+
+A whole published table, its teacher included:
+
+python -m training.compare --dataset=cifar100 --teacher=resnet32
+    --student=resnet8 --methods=published --trials=5 --run=runs/cifar100
 """
 
+import os
 import shlex
+from collections.abc import Mapping
 
 from absl import app, flags
 
@@ -22,7 +29,12 @@ from training.outcome import Outcome
 
 options.define_data()
 options.define_training()
-flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
+flags.DEFINE_string(
+    "teacher",
+    None,
+    "Run folder or .keras file; or a network as for --student, which is "
+    "trained first, by the same flags.",
+)
 flags.DEFINE_string(
     "student", None, f"Network: {', '.join(keras_mhgd.models.names())}, ..."
 )
@@ -31,7 +43,7 @@ flags.DEFINE_list(
     ["student", "soft_logits", "mhgd"],
     "What is compared: student, which is the student alone and comes first, "
     f"and any of {', '.join(keras_mhgd.methods.names())}, several joined by +, "
-    "or recommended.",
+    "or recommended. Or published: those with published results of the pair.",
 )
 flags.DEFINE_multi_string(
     "set",
@@ -56,6 +68,8 @@ options.define_positive("jobs", 1, "Trainings at a time.")
 flags.mark_flags_as_required(["teacher", "student"])
 FLAGS = flags.FLAGS
 
+_ALONE = ("student", "teacher")  # what published results name so
+
 
 def main(argv) -> None:
     """Trains and compares what the flags name."""
@@ -64,24 +78,30 @@ def main(argv) -> None:
             "--strategy=multi_worker is for a single training: run "
             "training.train and training.distill on all workers."
         )
-    ways = _ways()
     # Wrong networks and data are told here, before any training.
-    teacher = load_network(FLAGS.teacher)
     dataset = options.load_data()
+    path, training = FLAGS.teacher, None
+    if os.path.exists(path) or os.sep in path:
+        architecture = load_network(path).name
+    else:
+        architecture = options.network(path, dataset).name
+        training = Way(path, "train", (f"--model={path}",))
+        path = f"{FLAGS.run}/{path}_0"
+    source, known = published(dataset.name, architecture, FLAGS.student)
+    ways = _ways(path, known)
     shared = [
         f"--{name}={value}"
         for name, value in options.configuration().items()
         if name != "seed" and value is not None
     ]
-    comparison = Comparison(FLAGS.run, ways, shared)
+    comparison = Comparison(FLAGS.run, ways, shared, training)
     comparison.run(FLAGS.trials, FLAGS.jobs)
-    source, known = published(dataset.name, teacher.name, FLAGS.student)
     outcome = Outcome(
         comparison,
         FLAGS.trials,
-        network_file(FLAGS.teacher),
+        network_file(path),
         dataset,
-        f"{FLAGS.student} from {teacher.name} on "
+        f"{FLAGS.student} from {architecture} on "
         f"{len(dataset.x_train):,} images of {dataset.name}",
     )
     notes = [f"Published: {source}."] if source else []
@@ -94,20 +114,29 @@ def main(argv) -> None:
     print(f"\n{outcome.text}\nWritten to {comparison.directory}/report.html.")
 
 
-def _ways() -> list[Way]:
-    if FLAGS.methods[0] != "student":
+def _ways(teacher: str, known: Mapping[str, str]) -> list[Way]:
+    names = FLAGS.methods
+    if names == ["published"]:
+        if not known:
+            raise app.UsageError(
+                "--methods=published needs a pair with published results: see "
+                f"training/literature.py. Received: {FLAGS.student} from "
+                f"{FLAGS.teacher} on {FLAGS.dataset}."
+            )
+        names = ["student", *(each for each in known if each not in _ALONE)]
+    if names[0] != "student":
         raise app.UsageError(
             "--methods must begin with student, the row that others are "
             f"compared with. Received: --methods={','.join(FLAGS.methods)}."
         )
-    distill = [f"--teacher={FLAGS.teacher}", f"--student={FLAGS.student}"]
+    distill = [f"--teacher={teacher}", f"--student={FLAGS.student}"]
     if FLAGS.views:
         distill.append("--cache_teacher")
     points = []
     if FLAGS.sensing_points:
         points = [f"--sensing_points={','.join(FLAGS.sensing_points)}"]
     ways = [Way("student", "train", (f"--model={FLAGS.student}",))]
-    for name in FLAGS.methods[1:]:
+    for name in names[1:]:
         default = keras_mhgd.methods.get(name)
         owners = [keras_mhgd.methods.name_of(each) for each in default.parts()]
         own = [each for each in FLAGS.set if _owner(each) in owners]

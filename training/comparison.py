@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keras_mhgd.files import locked, require_writable, write_atomically
 from training.interruption import EXIT_CODE, Interruption
@@ -49,6 +49,8 @@ class Comparison:
         directory: The folder; made if missing.
         ways: All ways; the first is the student alone.
         shared: Flags of all programs and ways.
+        teacher: A training that comes before all others, once, with seed 0;
+            `None` if the teacher is there.
 
     Raises:
         OSError: If the folder can't be written.
@@ -61,10 +63,12 @@ class Comparison:
         directory: str | pathlib.Path,
         ways: Sequence[Way],
         shared: Sequence[str],
+        teacher: Way | None = None,
     ):
         self.directory = require_writable(directory)
         self.ways = list(ways)
         self._shared = list(shared)
+        self._teacher = teacher
         self._processes = _Processes()
         if len({_slug(way.name) for way in ways}) < len(ways):
             raise ValueError(
@@ -115,8 +119,12 @@ class Comparison:
 
         Raises:
             RuntimeError: If trainings failed, naming them; the others were
-                finished first.
+                finished first, unless it was the teacher's.
         """
+        if self._teacher:
+            with self._processes, Interruption():
+                code = self._train(self._teacher, 0, [])
+            _require_success({self.folder(self._teacher, 0): code})
         trainings = {}
         makers = {}  # for each method its first training
         with (
@@ -137,16 +145,9 @@ class Comparison:
                     for name in way.methods:
                         makers.setdefault(name, training)
             concurrent.futures.wait(trainings.values())
-        failed = [
-            f"{folder} (exit code {training.result()})"
-            for folder, training in trainings.items()
-            if training.result()
-        ]
-        if failed:
-            raise RuntimeError(
-                f"All trainings must succeed. Failed: {', '.join(failed)}. "
-                "What they printed is above; the same command again goes on."
-            )
+        _require_success(
+            {folder: each.result() for folder, each in trainings.items()}
+        )
 
     def _train(
         self,
@@ -213,6 +214,17 @@ class _Processes:
             self._ended = error is not None
             for process in self._all:
                 process.terminate()
+
+
+def _require_success(codes: Mapping[pathlib.Path, int]) -> None:
+    failed = [
+        f"{folder} (exit code {code})" for folder, code in codes.items() if code
+    ]
+    if failed:
+        raise RuntimeError(
+            f"All trainings must succeed. Failed: {', '.join(failed)}. "
+            "What they printed is above; the same command again goes on."
+        )
 
 
 def _slug(name: str) -> str:

@@ -1,0 +1,129 @@
+"""The published tables, from data in their own layouts to the last figure."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tests.training.runs import run
+
+pytestmark = pytest.mark.slow
+
+SMALL = ["--epochs=1", "--trials=1", "--jobs=2", "--batch_size=64"]
+
+
+@pytest.fixture(scope="module")
+def cifar100(tmp_path_factory):
+    """A prepared folder of TensorFlow Datasets, with noise for images."""
+    folder = tmp_path_factory.mktemp("tfds")
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        for index in range(count):
+            yield (
+                index,
+                {
+                    "id": str(index),
+                    "image": rng.integers(0, 256, (32, 32, 3), np.uint8),
+                    "label": index % 100,
+                    "coarse_label": index % 20,
+                },
+            )
+
+    features = tfds.features
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "cifar100",
+        version=str(tfds.builder_cls("cifar100").VERSION),
+        data_dir=folder,
+        split_datasets={"train": examples(100), "test": examples(100)},
+        features=features.FeaturesDict(
+            {
+                "id": features.Text(),
+                "image": features.Image(shape=(32, 32, 3)),
+                "label": features.ClassLabel(num_classes=100),
+                "coarse_label": features.ClassLabel(num_classes=20),
+            }
+        ),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_imagenet(tmp_path_factory):
+    """Three classes in Tiny-ImageNet's layout."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    classes, rows = ("n01", "n02", "n03"), []
+
+    def write(*parts):
+        path = folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(picture).save(path)
+
+    for wnid in classes:
+        for index in range(4):
+            name = f"{wnid}_{index}.JPEG"
+            write("train", wnid, "images", name)
+        write("val", "images", f"{wnid}.JPEG")
+        rows.append(f"{wnid}.JPEG\t{wnid}\t0\t0\t63\t63\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(rows))
+    (folder / "wnids.txt").write_text("".join(f"{each}\n" for each in classes))
+    words = "".join(f"{each}\tword\n" for each in classes)
+    (folder / "words.txt").write_text(words)
+    return folder
+
+
+def compare(folder, dataset, data_dir, *arguments, **options):
+    return run(
+        "compare",
+        f"--dataset={dataset}",
+        f"--data_dir={data_dir}",
+        "--teacher=vgg16",
+        "--student=vgg7",
+        *SMALL,
+        f"--run={folder}",
+        *arguments,
+        **options,
+    )
+
+
+def test_cifar100(tmp_path, cifar100):
+    """The teacher is trained first, and published results stand beside."""
+    arguments = ["--methods=student,mhgd", "--set=mhgd.preparation_epochs=1"]
+    output = compare(tmp_path, "cifar100", cifar100, *arguments)
+    assert "| mhgd | " in output and "| 67.02 |" in output
+    assert "Published: S. Lee, B. C. Song" in output
+    assert (tmp_path / "vgg16_0" / "last.keras").exists()
+
+
+def test_tiny_imagenet(tmp_path, tiny_imagenet):
+    arguments = ["--methods=student,mhgd", "--set=mhgd.preparation_epochs=1"]
+    output = compare(tmp_path, "tiny_imagenet", tiny_imagenet, *arguments)
+    assert "| mhgd | " in output and "| 56.35 |" in output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--teacher=vgg_smal"], "`model` must be one of .*'vgg_small'"),
+        (["--teacher=runs/none"], "There is no runs/none"),
+        (["--student=resnet8"], "resnet8 from vgg16 on cifar100"),
+        # Of the methods that have published results, each is made.
+        (["--set=kd_svdf.clip_bound=0"], "`clip_bound` must be positive"),
+        (["--set=mhgd.num_heads=0"], "`num_heads` must be 1 or more"),
+    ],
+)
+def test_wrong_input_is_told(tmp_path, cifar100, arguments, message):
+    output = compare(
+        tmp_path / "run",
+        "cifar100",
+        cifar100,
+        "--methods=published",
+        *arguments,
+        fails=True,
+    )
+    assert not (tmp_path / "run").exists()
+    assert re.search(message, output, re.DOTALL), output
