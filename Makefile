@@ -23,8 +23,8 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-table: $(READY)  ## the table of README.md: five seeds
-	$(VENV)/bin/python -m training.demo --trials=5 --run=runs/table
+table: $(READY)  ## the table of README.md
+	benchmarks/evidence.sh resnet
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

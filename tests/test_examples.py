@@ -68,7 +68,6 @@ def test_readme(tmp_path, monkeypatch):
     for old, new in {
         "subset=2000": "subset=200",
         "epochs=40": "epochs=1",
-        'method="mhgd"': "method=keras_mhgd.methods.MHGD(preparation_epochs=1)",
         '"saved_models/teachers': f'"{ROOT}/saved_models/teachers',
         '"saved_models/student"': '"student", verbose=False',
     }.items():
@@ -77,6 +76,6 @@ def test_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert names["method"].mhan is names["mhan"]
+    assert names["method"].mhan is names["mhgd"].mhan
     assert (tmp_path / "student" / "saved_model.pb").exists()
     assert (tmp_path / "run.keras").exists()
