@@ -70,10 +70,11 @@ class Comparison:
         self._shared = list(shared)
         self._teacher = teacher
         self._processes = _Processes()
-        if len({_slug(way.name) for way in ways}) < len(ways):
+        names = [way.name for way in [*ways, teacher] if way]
+        if len(set(map(_slug, names))) < len(names):
             raise ValueError(
-                "All ways of a comparison must have names of their own. "
-                f"Received: {[way.name for way in ways]}."
+                "All ways of a comparison must have names of their own, and "
+                f"the teacher too. Received: {names}."
             )
         self._configure()
 

@@ -137,7 +137,7 @@ class MHGD(PreparedMethod):
             last sensing point, beside the others.
         scale_logits: Whether logits are divided by the square root of a
             head's width, in MHAN's training and in the transfer. The paper's
-            are not; the demo's are.
+            are not; those of `recommended` are.
         reduction: `"sum"` over heads and rows (published) or `"mean"`. The
             default is the published one; the two have not been compared yet.
         clipping: How the gradient joins the task's: `"per_variable"`
