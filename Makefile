@@ -23,7 +23,7 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-table: $(READY)  ## the table of README.md
+table: $(READY)  ## the first row of README.md's table
 	benchmarks/evidence.sh resnet
 
 $(READY): requirements.lock pyproject.toml

@@ -27,7 +27,7 @@ compare() { # name, then flags of training.compare
 
 resnet() {
     compare resnet --dataset=glyphs --subset=2000 --teacher=$glyphs \
-        --student=resnet_small --epochs=40 --trials=5 "${ways[@]}"
+        --student=resnet_small --epochs=40 --trials=3 "${ways[@]}"
 }
 
 thin() {
