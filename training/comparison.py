@@ -122,10 +122,6 @@ class Comparison:
             RuntimeError: If trainings failed, naming them; the others were
                 finished first, unless it was the teacher's.
         """
-        if self._teacher:
-            with self._processes, Interruption():
-                code = self._train(self._teacher, 0, [])
-            _require_success({self.folder(self._teacher, 0): code})
         trainings = {}
         makers = {}  # for each method its first training
         with (
@@ -133,6 +129,10 @@ class Comparison:
             self._processes,
             Interruption(),
         ):
+            if self._teacher:
+                first = pool.submit(self._train, self._teacher, 0, [])
+                folder = self.folder(self._teacher, 0)
+                _require_success({folder: first.result()})
             for trial in range(trials):
                 for way in self.ways:
                     # Those wait that use what another is about to make.

@@ -411,6 +411,32 @@ def test_a_killed_comparison_goes_on(compared):
     assert configuration["seed"] == 1
 
 
+def test_told_to_end_while_the_teacher_trains(folder, data):
+    """The teacher's state is saved, and nothing else begins."""
+    path = folder / "with_teacher"
+    arguments = [
+        *data,
+        "--teacher=vgg_small",
+        "--student=resnet_small",
+        "--methods=student,soft_logits",
+        "--trials=1",
+        f"--run={path}",
+    ]
+    with open(folder / "with_teacher.log", "w+") as output:
+        process = subprocess.Popen(
+            command("compare", *arguments, "--epochs=500"), stdout=output
+        )
+        while not list(path.glob("vgg_small_0/checkpoints/*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(60) == 75
+        output.seek(0)
+        assert "vgg_small_0 | The state is saved." in output.read()
+    assert not (path / "vgg_small_0" / "result.json").exists()
+    assert not list(path.glob("student_*"))
+
+
 def test_a_comparison_with_other_flags_is_refused(compared):
     path, arguments = compared
     output = run("compare", *arguments, "--epochs=2", fails=True)
