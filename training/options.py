@@ -303,10 +303,8 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
         The method.
     """
     values = method_arguments(arguments, name)
-    made = []
-    for part in keras_mhgd.methods.get(name).parts():
-        part_name = keras_mhgd.methods.name_of(part)
-        made.append(_with_arguments(part, part_name, values.get(part_name, {})))
+    parts = keras_mhgd.methods.get(name).parts()
+    made = [_with_arguments(part, values) for part in parts]
     return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
 
 
@@ -351,8 +349,10 @@ def parsed(value: str) -> Any:
 
 
 def _with_arguments(
-    default: keras_mhgd.methods.Method, name: str, values: dict[str, Any]
+    default: keras_mhgd.methods.Method, given: dict[str, dict[str, Any]]
 ) -> keras_mhgd.methods.Method:
+    name = keras_mhgd.methods.name_of(default)
+    values = given.get(name, {})
     config = default.get_config()
     if values.keys() - config.keys():
         raise app.UsageError(

@@ -256,8 +256,9 @@ class _Board:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         # Matplotlib would hold an image in floats, in several copies.
-        rows, columns = np.nonzero(np.asarray(canvas.buffer_rgba())[..., 3])
-        *ink, alpha = np.asarray(canvas.buffer_rgba())[rows, columns].T / 255
+        letters = np.asarray(canvas.buffer_rgba())
+        rows, columns = np.nonzero(letters[..., 3])
+        *ink, alpha = letters[rows, columns].T / 255
         under = self._canvas[rows, columns]
         mixed = 255 * np.stack(ink, 1) * alpha[:, None]
         mixed += under * (1 - alpha[:, None])
