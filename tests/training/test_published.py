@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from tests.data.test_sources import write_tiny_imagenet
 from tests.training.runs import run
 
 pytestmark = pytest.mark.slow
@@ -50,32 +50,6 @@ def cifar100(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def tiny_imagenet(tmp_path_factory):
-    """Three classes in Tiny-ImageNet's layout."""
-    folder = tmp_path_factory.mktemp("tiny")
-    rng = np.random.default_rng(0)
-    classes, rows = ("n01", "n02", "n03"), []
-
-    def write(*parts):
-        path = folder.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(picture).save(path)
-
-    for wnid in classes:
-        for index in range(4):
-            name = f"{wnid}_{index}.JPEG"
-            write("train", wnid, "images", name)
-        write("val", "images", f"{wnid}.JPEG")
-        rows.append(f"{wnid}.JPEG\t{wnid}\t0\t0\t63\t63\n")
-    (folder / "val" / "val_annotations.txt").write_text("".join(rows))
-    (folder / "wnids.txt").write_text("".join(f"{each}\n" for each in classes))
-    words = "".join(f"{each}\tword\n" for each in classes)
-    (folder / "words.txt").write_text(words)
-    return folder
-
-
 def compare(folder, dataset, data_dir, *arguments, **options):
     return run(
         "compare",
@@ -99,9 +73,12 @@ def test_cifar100(tmp_path, cifar100):
     assert (tmp_path / "vgg16_0" / "last.keras").exists()
 
 
-def test_tiny_imagenet(tmp_path, tiny_imagenet):
+def test_tiny_imagenet(tmp_path):
+    write_tiny_imagenet(tmp_path / "data")
     arguments = ["--methods=student,mhgd", "--set=mhgd.preparation_epochs=1"]
-    output = compare(tmp_path, "tiny_imagenet", tiny_imagenet, *arguments)
+    output = compare(
+        tmp_path / "run", "tiny_imagenet", tmp_path / "data", *arguments
+    )
     assert "| mhgd | " in output and "| 56.35 |" in output
 
 
