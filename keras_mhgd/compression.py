@@ -34,7 +34,9 @@ def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
     return tf.where(negative, -vector, vector)
 
 
-def student_vector(feature: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+def student_vector(
+    feature: tf.Tensor, teacher: tf.Tensor, gradient: str = "exact"
+) -> tf.Tensor:
     """Compresses a student's feature, aligned to the teacher's vector.
 
     Of the four leading right singular vectors takes the one nearest to the
@@ -43,6 +45,7 @@ def student_vector(feature: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     Args:
         feature: As in `teacher_vector`.
         teacher: The teacher's unit vectors `(batch, D)`.
+        gradient: As in `keras_mhgd.linalg.right_singular_vectors`.
 
     Returns:
         Unit vectors `(batch, D)`, float32 or float64.
@@ -51,7 +54,9 @@ def student_vector(feature: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     if feature.shape.rank == 2:
         return unit(feature)
     matrices = _matrices(feature)
-    vectors = linalg.right_singular_vectors(matrices, _STUDENT_VECTORS)
+    vectors = linalg.right_singular_vectors(
+        matrices, _STUDENT_VECTORS, gradient=gradient
+    )
     return linalg.align(vectors, teacher)
 
 
@@ -70,19 +75,22 @@ def teacher_vectors(features: Features) -> list[tf.Tensor]:
 
 
 def student_vectors(
-    maps: Sequence[tf.Tensor], teacher: Sequence[tf.Tensor]
+    maps: Sequence[tf.Tensor],
+    teacher: Sequence[tf.Tensor],
+    gradient: str = "exact",
 ) -> list[tf.Tensor]:
     """Compresses all of a student's maps, aligned to the teacher's vectors.
 
     Args:
         maps: Features as in `student_vector`, with the teacher's channels.
         teacher: What `teacher_vectors` gives.
+        gradient: As in `student_vector`.
 
     Returns:
         Unit vectors `(batch, D)` of each sensing point.
     """
     return [
-        student_vector(feature, vector)
+        student_vector(feature, vector, gradient)
         for feature, vector in zip(maps, teacher, strict=True)
     ]
 

@@ -12,10 +12,11 @@ _ROUND_OFF = {tf.float32: 1e-6, tf.float64: 1e-13}
 # Of Gram matrices that are smaller, or smaller than eight times the number of
 # vectors, the eigendecomposition is the faster.
 _LARGE = 32
+GRADIENTS = ("exact", "published")
 
 
 def right_singular_vectors(
-    x: tf.Tensor, k: int, solver: str | None = None
+    x: tf.Tensor, k: int, solver: str | None = None, gradient: str = "exact"
 ) -> tf.Tensor:
     """Computes the `k` leading right singular vectors of each matrix.
 
@@ -47,6 +48,10 @@ def right_singular_vectors(
             values hardly decay, as those of noise, vectors of the iteration
             may be off by an angle of 0.05, at 197 x 192 of 0.3; `|X v|` is
             then still within 0.3 % of the singular value.
+        gradient: `"exact"`, or `"published"`, that of the code of MHGD's
+            authors, to train as it does: none where `2/3 < HW / D < 3/2`,
+            else twice the exact one, for `HW < D` less
+            `sum over j of X v_j (g_j - v_j (v_j . g_j))^T / l_j`.
 
     Returns:
         Vectors `(batch, D, k)`; float64 if `x` is float64, else float32. A
@@ -54,8 +59,8 @@ def right_singular_vectors(
         not, gives NaN, no exception.
 
     Raises:
-        ValueError: If `x` is not of rank 3, `k` is not positive, or `solver`
-            is unknown or needs a static `D`.
+        ValueError: If `x` is not of rank 3, `k` is not positive, `solver` or
+            `gradient` is unknown, or one of them needs static sizes.
 
     Example:
         >>> x = tf.random.normal((8, 49, 64))
@@ -82,7 +87,16 @@ def right_singular_vectors(
             "`x` must have a static D for solver='subspace'. "
             f"Received: x of shape {x.shape}. Take solver='eigh'."
         )
-    vectors = _leading_vectors(x, k, solver)
+    require_known("gradient", gradient, GRADIENTS)
+    if gradient == "published" and None in x.shape[1:]:
+        raise ValueError(
+            "`x` must have a static HW and D for gradient='published'. "
+            f"Received: x of shape {x.shape}. Take gradient='exact'."
+        )
+    as_published = gradient == "published"
+    if as_published and 2 / 3 < x.shape[1] / x.shape[2] < 3 / 2:
+        x = tf.stop_gradient(x)
+    vectors = _leading_vectors(x, k, solver, as_published)
     missing = k - tf.shape(vectors)[-1]
     vectors = tf.pad(vectors, [[0, 0], [0, 0], [0, missing]])
     return tf.ensure_shape(vectors, (x.shape[0], x.shape[2], k))
@@ -94,7 +108,9 @@ def _faster(x: tf.Tensor, k: int) -> str:
     return "subspace" if min(x.shape[1:]) >= max(_LARGE, 8 * k) else "eigh"
 
 
-def _leading_vectors(x: tf.Tensor, k: int, solver: str) -> tf.Tensor:
+def _leading_vectors(
+    x: tf.Tensor, k: int, solver: str, as_published: bool
+) -> tf.Tensor:
     tall = None in x.shape[1:] or x.shape[1] >= x.shape[2]
     iterates = solver == "subspace"
     round_off = subspace.ROUND_OFF if iterates else _ROUND_OFF[x.dtype]
@@ -138,6 +154,7 @@ def _leading_vectors(x: tf.Tensor, k: int, solver: str) -> tf.Tensor:
         def gradient(upstream):
             upstream = tf.linalg.matrix_transpose(upstream)
             upstream = tf.where(nonzero, upstream, 0)
+            across = 0.0
             if tall:
                 z = solve(upstream)
             else:
@@ -147,10 +164,15 @@ def _leading_vectors(x: tf.Tensor, k: int, solver: str) -> tf.Tensor:
                 z = solve(tf.matmul(upstream, x, transpose_b=True) / trace)
                 z = tf.matmul(z, x)
                 along = tf.reduce_sum(vectors * upstream, 2, keepdims=True)
-                z += upstream - vectors * along
+                across = upstream - vectors * along
+                z += across
                 z /= tf.where(nonzero, top, 1)
+                across /= tf.where(nonzero, top, 1)
             left = tf.concat([z, vectors], axis=1)
-            right = tf.concat([vectors, z], axis=1) * (scale / trace)
+            right = tf.concat([vectors, z], axis=1)
+            if as_published:
+                right = tf.concat([2 * vectors, 2 * z - across], axis=1)
+            right *= scale / trace
             return tf.matmul(tf.matmul(x, left, transpose_b=True), right)
 
         columns = tf.linalg.matrix_transpose(vectors)

@@ -20,7 +20,36 @@ import keras_mhgd
 from keras_mhgd import methods
 
 BATCH, STEPS = 16, 20
+
+
+class InHalves(methods.MHGD):
+    """Does on one device what two do that have graphs of their own."""
+
+    def shares(self, *features):
+        terms = [
+            self(*tf.nest.map_structure(half, features))["mhgd"]
+            for half in (
+                lambda x: x if x is None else tf.split(x, 2)[0],
+                lambda x: x if x is None else tf.split(x, 2)[1],
+            )
+        ]
+        mean = self.reduction == "mean"
+        return {"mhgd": tf.add_n(terms) / (2 if mean else 1)}
+
+
+def in_replicas(reduction):
+    several = tf.distribute.has_strategy()
+    return (methods.MHGD if several else InHalves)(
+        num_heads=2,
+        preparation_epochs=1,
+        graph_scope="replica",
+        reduction=reduction,
+    )
+
+
 METHODS = {
+    "replica sum": lambda: in_replicas("sum"),
+    "replica mean": lambda: in_replicas("mean"),
     "per_variable": lambda: methods.MHGD(num_heads=2, preparation_epochs=1),
     "per_feature": lambda: methods.MHGD(
         num_heads=2, preparation_epochs=1, clipping="per_feature"

@@ -62,6 +62,42 @@ def test_sign_free_gradient_agrees_with_the_exact_one(golden, close, case):
     close(gradient, data[f"{case}/grad_true_inv_n4"], 1e-4)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("case", ["hw_gt_d", "hw_lt_d"])
+def test_published_gradient_agrees_with_the_reference(
+    golden, close, case, solver
+):
+    data = golden("tf_svd")
+    x = data[f"{case}/in/x"]
+
+    def loss(x):
+        x = tf.reshape(x, (x.shape[0], -1, x.shape[-1]))
+        vectors = linalg.right_singular_vectors(x, 4, solver, "published")
+        products = tf.reduce_sum(data[f"{case}/in/A"] * vectors, axis=1)
+        return tf.reduce_sum(data[f"{case}/in/w"] * products**2)
+
+    _, gradient = with_gradient(loss, x)
+    close(gradient, data[f"{case}/eid/n4/grad_inv"], 2e-4)
+
+
+def test_published_gradient_is_none_for_maps_that_are_nearly_square(golden):
+    data = golden("tf_svd")
+    assert data["hw_eq_d/eid/n4/grad_is_none"]
+    x = tf.reshape(data["hw_eq_d/in/x"], (8, 16, 16))
+    _, gradient = with_gradient(
+        lambda x: linalg.right_singular_vectors(x, 4, gradient="published"), x
+    )
+    assert gradient is None
+    # The bounds themselves are outside.
+    for shape in ((2, 3), (3, 2)):
+        x = np.random.default_rng(0).normal(size=(1, *shape))
+        vectors, gradient = with_gradient(
+            lambda x: linalg.right_singular_vectors(x, 1, gradient="published"),
+            x,
+        )
+        assert gradient is not None
+
+
 @hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 @hypothesis.given(
     rows=st.integers(1, 9),

@@ -27,6 +27,8 @@ PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
                 "soft_logits,59,function",
             ],
         ),
+        # Each half of a batch with graphs of its own.
+        ("2", ["replica sum,64", "replica mean,64"]),
         # A step that is skipped on all because of one.
         ("2", ["soft_logits,59,a bad batch", "rkd,59,a bad batch"]),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd import gradients, replicas
+from keras_mhgd import gradients, linalg, replicas
 from keras_mhgd.choices import require_known
 from keras_mhgd.compression import student_vectors, teacher_vectors
 from keras_mhgd.features import Features
@@ -25,6 +25,7 @@ _ACTIVATIONS = {
 }
 
 _ATTENTIONS = ("self", "cross")
+_SCOPES = ("global", "replica")
 
 
 def graph_divergence(
@@ -145,6 +146,11 @@ class MHGD(PreparedMethod):
             `"formula"` (published formula) or `None`. See
             `keras_mhgd.gradients`.
         clip_bound: Multiplier of the norm that the first two allow, > 0.
+        svd_gradient: `"exact"`, or `"published"`, which is that of the
+            authors' code: see `keras_mhgd.linalg.right_singular_vectors`.
+        graph_scope: Of several replicas of a `tf.distribute` strategy:
+            `"global"`, whose graphs are those of the whole batch, as on one
+            device, or `"replica"`, each those of its own part.
         mhan: A trained `MHAN` of the same teacher and sensing points: it is
             used as it is and not trained again. `num_heads` and
             `scale_logits` are its own then.
@@ -193,6 +199,8 @@ class MHGD(PreparedMethod):
         reduction: str = "sum",
         clipping: str | None = "per_variable",
         clip_bound: float = 1.0,
+        svd_gradient: str = "exact",
+        graph_scope: str = "global",
         mhan: MHAN | None = None,
         weight: float = 1.0,
         **kwargs,
@@ -211,6 +219,8 @@ class MHGD(PreparedMethod):
         require_known("attention", attention, _ATTENTIONS)
         require_known("logit_activation", logit_activation, _ACTIVATIONS)
         require_known("reduction", reduction, REDUCTIONS)
+        require_known("svd_gradient", svd_gradient, linalg.GRADIENTS)
+        require_known("graph_scope", graph_scope, _SCOPES)
         if mhan is not None and not isinstance(mhan, MHAN):
             raise TypeError(
                 "`mhan` must be a keras_mhgd.graph.MHAN. "
@@ -224,6 +234,8 @@ class MHGD(PreparedMethod):
         self.reduction = reduction
         self.clipping = clipping
         self.clip_bound = clip_bound
+        self.svd_gradient = svd_gradient
+        self.graph_scope = graph_scope
         self.mhan = mhan
         self._mhan_given = mhan is not None
         self.gradient_rule = gradients.get(clipping, clip_bound)
@@ -267,6 +279,15 @@ class MHGD(PreparedMethod):
     def targets(self, teacher):
         return teacher._replace(maps=[], vectors=teacher_vectors(teacher))
 
+    def shares(self, student, teacher, labels):
+        if self.graph_scope == "global":
+            return super().shares(student, teacher, labels)
+        terms = self(student, teacher, labels)
+        if self.reduction == "sum":
+            return terms
+        part = replicas.share_of_batch(student.outputs)
+        return {name: part * terms[name] for name in terms}
+
     def joined(self, student, teacher, labels):
         # Vectors, which are much smaller than maps.
         expected = teacher_vectors(teacher)
@@ -290,7 +311,9 @@ class MHGD(PreparedMethod):
         first = self._first_point
         maps = self.gradient_rule.maps(student)[first:]
         found = student_vectors(
-            projected(self.projections, maps), expected[first:]
+            projected(self.projections, maps),
+            expected[first:],
+            self.svd_gradient,
         )
         return [*expected[:first], *found]
 
@@ -345,4 +368,6 @@ class MHGD(PreparedMethod):
             "reduction": self.reduction,
             "clipping": self.clipping,
             "clip_bound": self.clip_bound,
+            "svd_gradient": self.svd_gradient,
+            "graph_scope": self.graph_scope,
         }

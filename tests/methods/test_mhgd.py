@@ -197,6 +197,8 @@ def test_config_round_trip_of_every_argument():
         "reduction": "mean",
         "clipping": "formula",
         "clip_bound": 0.5,
+        "svd_gradient": "published",
+        "graph_scope": "replica",
         "weight": 2.0,
         "name": "mine",
     }
@@ -325,6 +327,23 @@ def test_cross_attention_is_to_the_teachers_samples():
     )
 
 
+def test_the_published_gradient_is_that_of_the_vectors():
+    """Twice the exact one where maps are tall; a vector has none of an SVD."""
+    shapes = ((4, 4, 6), (8,))
+    arguments = {"num_heads": 3, "clipping": None}
+    exact = built(MHGD(**arguments), shapes)
+    published = built(
+        MHGD(**arguments, svd_gradient="published", mhan=exact.mhan), shapes
+    )
+    (loss, (front, back)), (other, (front_twice, same)) = (
+        run(method, features(0, shapes=shapes), features(1, shapes=shapes))
+        for method in (exact, published)
+    )
+    assert float(loss) == float(other) > 0
+    np.testing.assert_allclose(front_twice, 2 * front, rtol=1e-5)
+    np.testing.assert_array_equal(back, same)
+
+
 def test_student_maps_of_other_sizes():
     student = features(0, shapes=((7, 5, 6), (9, 8)))
     loss, found = run(built(), student, features(1))
@@ -433,6 +452,16 @@ def test_frozen_heads_stay_as_they_are():
             {"clipping": "per_varable"},
             ValueError,
             "`clipping` must be one of .*Did you mean 'per_variable'",
+        ),
+        (
+            {"svd_gradient": "publishd"},
+            ValueError,
+            "`svd_gradient` must be one of exact, .*Did you mean 'published'",
+        ),
+        (
+            {"graph_scope": "local"},
+            ValueError,
+            "`graph_scope` must be one of global, replica.*'local'",
         ),
         ({"clip_bound": 0}, ValueError, "`clip_bound` must be positive.*=0"),
         ({"weight": -1.0}, ValueError, "`weight` must be 0 or more.*=-1.0"),
