@@ -12,16 +12,16 @@ from keras_mhgd.features import Features
 _STUDENT_VECTORS = 4
 
 
-def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
+def teacher_vector(feature: tf.Tensor, fix_sign: bool = True) -> tf.Tensor:
     """Compresses a teacher's feature to its first right singular vector.
-
-    The sign is fixed so that the components' sum is not negative: else the
-    loss would depend on the linear-algebra library.
 
     Args:
         feature: Maps `(batch, height, width, D)`, of videos too, sequences
             `(batch, length, D)` or vectors `(batch, D)`, which are normalised
             only.
+        fix_sign: Whether the sign is the one that makes the components' sum
+            not negative; else it is what the solver happens to give, and what
+            is computed of the vectors depends on that.
 
     Returns:
         Unit vectors `(batch, D)`, float32 or float64, no gradient.
@@ -30,6 +30,8 @@ def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
     if feature.shape.rank == 2:
         return unit(feature)
     vector = linalg.right_singular_vectors(_matrices(feature), 1)[:, :, 0]
+    if not fix_sign:
+        return vector
     negative = tf.reduce_sum(vector, axis=1, keepdims=True) < 0
     return tf.where(negative, -vector, vector)
 
@@ -60,18 +62,21 @@ def student_vector(
     return linalg.align(vectors, teacher)
 
 
-def teacher_vectors(features: Features) -> list[tf.Tensor]:
+def teacher_vectors(
+    features: Features, fix_signs: bool = True
+) -> list[tf.Tensor]:
     """Compresses all of a teacher's maps, unless they are already.
 
     Args:
         features: With `maps` as in `teacher_vector`, or with `vectors`.
+        fix_signs: As in `teacher_vector`.
 
     Returns:
         Unit vectors `(batch, D)` of each sensing point.
     """
     if features.vectors is not None:
         return features.vectors
-    return [teacher_vector(feature) for feature in features.maps]
+    return [teacher_vector(feature, fix_signs) for feature in features.maps]
 
 
 def student_vectors(

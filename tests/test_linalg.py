@@ -322,6 +322,21 @@ def test_alignment_of_a_zero_vector_is_zero():
             "`solver` must be one of eigh, subspace. .*'qr'",
         ),
         (
+            lambda: linalg.right_singular_vectors(
+                tf.zeros((2, 3, 4)), 1, gradient="publishd"
+            ),
+            "`gradient` must be one of exact, .*Did you mean 'published'",
+        ),
+        (
+            tf.function(
+                lambda x: linalg.right_singular_vectors(
+                    x, 1, gradient="published"
+                ),
+                input_signature=[tf.TensorSpec((None, None, 4))],
+            ).get_concrete_function,
+            "`x` must have a static HW and D .* Take gradient='exact'",
+        ),
+        (
             tf.function(
                 lambda x: linalg.right_singular_vectors(x, 1, "subspace"),
                 input_signature=[tf.TensorSpec((None, 4, None))],

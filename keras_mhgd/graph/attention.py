@@ -93,6 +93,7 @@ class AttentionHeads(keras.Layer):
         back: Back-end vectors `(batch, D_B)`.
         front: Front-end vectors `(batch, D_F)`.
         training: Whether to normalise by batch statistics.
+        batch_statistics: Whether to do so and leave the moving averages.
 
     Returns:
         The `Edge`: theta's and phi's outputs.
@@ -126,9 +127,14 @@ class AttentionHeads(keras.Layer):
         self.theta_norm.build((None, units))
         self.phi_norm.build((None, units))
 
-    def call(self, back, front, training=False):
-        theta = self.theta_norm(self.theta(back), training=training)
-        phi = self.phi_norm(self.phi(front), training=training)
+    def call(self, back, front, training=False, batch_statistics=False):
+        def normalised(x, norm):
+            if batch_statistics:
+                return _by_batch_statistics(x, norm)
+            return norm(x, training=training)
+
+        theta = normalised(self.theta(back), self.theta_norm)
+        phi = normalised(self.phi(front), self.phi_norm)
         if self.scale_logits:
             theta /= self.head_size**0.5
         return Edge(self._by_head(theta), self._by_head(phi))
@@ -146,6 +152,13 @@ class AttentionHeads(keras.Layer):
             "scale_logits": self.scale_logits,
             "regularizer": keras.regularizers.serialize(self.regularizer),
         }
+
+
+def _by_batch_statistics(x, norm):
+    mean, variance = tf.nn.moments(x, 0)
+    return tf.nn.batch_normalization(
+        x, mean, variance, norm.beta, norm.gamma, norm.epsilon
+    )
 
 
 def dense(units, regularizer, use_bias, name) -> keras.layers.Dense:

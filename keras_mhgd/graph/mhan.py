@@ -109,19 +109,29 @@ class MHAN(keras.Model):
         return [edge.logits for edge in self.edges(vectors, training)]
 
     def edges(
-        self, vectors: Sequence[tf.Tensor], training: bool = False
+        self,
+        vectors: Sequence[tf.Tensor],
+        training: bool = False,
+        batch_statistics: bool = False,
     ) -> list[Edge]:
         """Gives the logits' factors, whose size is linear in the batch.
 
         Args:
             vectors: As in the call.
             training: As in the call.
+            batch_statistics: Whether batch statistics are used and moving
+                averages stay, also where the network is frozen.
 
         Returns:
             Queries and keys of each edge.
         """
         return [
-            heads(back, front, training=training)
+            heads(
+                back,
+                front,
+                training=training,
+                batch_statistics=batch_statistics,
+            )
             for heads, front, back in zip(
                 self.heads, vectors[:-1], vectors[1:], strict=True
             )

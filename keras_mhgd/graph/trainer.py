@@ -19,6 +19,7 @@ class MHANTrainer(keras.Model):
     Args:
         mhan: The network to train.
         teacher: The teacher's predictions and sensing points.
+        fix_signs: Of singular vectors: see `keras_mhgd.methods.MHGD`.
 
     Example:
         >>> trainer = keras_mhgd.graph.MHANTrainer(
@@ -34,8 +35,15 @@ class MHANTrainer(keras.Model):
         S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226, section 3.2.
     """
 
-    def __init__(self, mhan: MHAN, teacher: FeatureExtractor, **kwargs):
+    def __init__(
+        self,
+        mhan: MHAN,
+        teacher: FeatureExtractor,
+        fix_signs: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self._fix_signs = fix_signs
         self.mhan = mhan
         self._teacher = teacher
         self._estimate_loss = keras.metrics.Mean("estimate_loss")
@@ -43,8 +51,8 @@ class MHANTrainer(keras.Model):
 
     def train_step(self, data):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        taught = isinstance(x, Taught)
-        vectors = teacher_vectors(x.features if taught else self._teacher(x))
+        features = x.features if isinstance(x, Taught) else self._teacher(x)
+        vectors = teacher_vectors(features, self._fix_signs)
         # Each replica trains on the whole batch: vectors are small, and heads
         # and normalisation see all samples.
         vectors = replicas.joined(vectors)

@@ -26,6 +26,7 @@ _ACTIVATIONS = {
 
 _ATTENTIONS = ("self", "cross")
 _SCOPES = ("global", "replica")
+_STATISTICS = ("moving", "batch")
 
 
 def graph_divergence(
@@ -146,6 +147,12 @@ class MHGD(PreparedMethod):
             `"formula"` (published formula) or `None`. See
             `keras_mhgd.gradients`.
         clip_bound: Multiplier of the norm that the first two allow, > 0.
+        fix_signs: Whether the teacher's singular vectors have the sign that
+            makes their components' sum not negative; else what the solver
+            happens to give (published).
+        statistics: What the heads normalise by in the transfer: `"moving"`,
+            the averages of MHAN's training (published), or `"batch"`, those
+            of the batch, each network's own.
         svd_gradient: `"exact"`, or `"published"`, which is that of the
             authors' code: see `keras_mhgd.linalg.right_singular_vectors`.
         graph_scope: Of several replicas of a `tf.distribute` strategy:
@@ -185,6 +192,7 @@ class MHGD(PreparedMethod):
         *PreparedMethod.preparation_arguments,
         "num_heads",
         "scale_logits",
+        "fix_signs",
     )
 
     def __init__(
@@ -199,6 +207,8 @@ class MHGD(PreparedMethod):
         reduction: str = "sum",
         clipping: str | None = "per_variable",
         clip_bound: float = 1.0,
+        fix_signs: bool = True,
+        statistics: str = "moving",
         svd_gradient: str = "exact",
         graph_scope: str = "global",
         mhan: MHAN | None = None,
@@ -219,6 +229,7 @@ class MHGD(PreparedMethod):
         require_known("attention", attention, _ATTENTIONS)
         require_known("logit_activation", logit_activation, _ACTIVATIONS)
         require_known("reduction", reduction, REDUCTIONS)
+        require_known("statistics", statistics, _STATISTICS)
         require_known("svd_gradient", svd_gradient, linalg.GRADIENTS)
         require_known("graph_scope", graph_scope, _SCOPES)
         if mhan is not None and not isinstance(mhan, MHAN):
@@ -234,6 +245,8 @@ class MHGD(PreparedMethod):
         self.reduction = reduction
         self.clipping = clipping
         self.clip_bound = clip_bound
+        self.fix_signs = fix_signs
+        self.statistics = statistics
         self.svd_gradient = svd_gradient
         self.graph_scope = graph_scope
         self.mhan = mhan
@@ -264,7 +277,7 @@ class MHGD(PreparedMethod):
             self._prepared.assign(1.0)
 
     def trainer(self, teacher, student):
-        return MHANTrainer(self.mhan, teacher)
+        return MHANTrainer(self.mhan, teacher, self.fix_signs)
 
     def prepare(self, teacher, student, **fit_arguments):
         self.mhan.trainable = True
@@ -277,6 +290,9 @@ class MHGD(PreparedMethod):
         return {"mhan": self.mhan}
 
     def targets(self, teacher):
+        # Vectors that are kept for other methods have signs that are fixed.
+        if not self.fix_signs:
+            return teacher
         return teacher._replace(maps=[], vectors=teacher_vectors(teacher))
 
     def shares(self, student, teacher, labels):
@@ -290,7 +306,7 @@ class MHGD(PreparedMethod):
 
     def joined(self, student, teacher, labels):
         # Vectors, which are much smaller than maps.
-        expected = teacher_vectors(teacher)
+        expected = teacher_vectors(teacher, self.fix_signs)
         found = self._student_vectors(student, expected)
         return replicas.joined(
             (
@@ -345,9 +361,14 @@ class MHGD(PreparedMethod):
         )
 
     def _edges(self, student, teacher):
-        expected = teacher_vectors(teacher)
+        expected = teacher_vectors(teacher, self.fix_signs)
         found = self._student_vectors(student, expected)
-        ours, theirs = map(self.mhan.edges, (found, expected))
+        ours, theirs = (
+            self.mhan.edges(
+                vectors, batch_statistics=self.statistics == "batch"
+            )
+            for vectors in (found, expected)
+        )
         if self.attention == "cross":
             ours = [
                 our._replace(keys=their.keys)
@@ -368,6 +389,8 @@ class MHGD(PreparedMethod):
             "reduction": self.reduction,
             "clipping": self.clipping,
             "clip_bound": self.clip_bound,
+            "fix_signs": self.fix_signs,
+            "statistics": self.statistics,
             "svd_gradient": self.svd_gradient,
             "graph_scope": self.graph_scope,
         }

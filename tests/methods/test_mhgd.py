@@ -197,6 +197,8 @@ def test_config_round_trip_of_every_argument():
         "reduction": "mean",
         "clipping": "formula",
         "clip_bound": 0.5,
+        "fix_signs": False,
+        "statistics": "batch",
         "svd_gradient": "published",
         "graph_scope": "replica",
         "weight": 2.0,
@@ -327,6 +329,56 @@ def test_cross_attention_is_to_the_teachers_samples():
     )
 
 
+def test_batch_statistics_are_those_of_each_network():
+    moving = built(MHGD(num_heads=3))
+    method = built(MHGD(num_heads=3, statistics="batch", mhan=moving.mhan))
+    before = moving.mhan.get_weights()
+    student, teacher = features(0), features(1)
+    loss, found = run(method, student, teacher)
+    for each in found:
+        assert np.isfinite(each).all() and np.abs(each).max() > 0
+    # Those of the whole batch, by which MHAN trains, and nothing moves.
+    expected = [teacher_vector(each) for each in teacher.maps]
+    aligned = [
+        student_vector(*each)
+        for each in zip(student.maps, expected, strict=True)
+    ]
+    for a, b in zip(before, moving.mhan.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    moving.mhan.trainable = True
+    by_hand = divergence(
+        *(
+            [edge.logits for edge in moving.mhan.edges(each, training=True)]
+            for each in (aligned, expected)
+        )
+    )
+    assert float(loss) == pytest.approx(float(by_hand), rel=1e-4)
+    assert float(loss) != float(run(moving, student, teacher)[0])
+
+
+def test_signs_that_are_not_fixed_are_the_solvers():
+    """Nothing is computed before the call that others could take over."""
+    method = built(MHGD(num_heads=3, fix_signs=False))
+    teacher = features(1)
+    kept = method.targets(teacher)
+    assert kept.vectors is None
+    student = features(0)
+    loss = float(run(method, student, teacher)[0])
+    expected = [teacher_vector(each, fix_sign=False) for each in teacher.maps]
+    assert any(np.sum(each, axis=1).min() < 0 for each in expected)
+    aligned = [
+        student_vector(*each)
+        for each in zip(student.maps, expected, strict=True)
+    ]
+    by_hand = divergence(
+        *(
+            [edge.logits for edge in method.mhan.edges(each)]
+            for each in (aligned, expected)
+        )
+    )
+    assert loss == pytest.approx(float(by_hand), rel=1e-4)
+
+
 def test_the_published_gradient_is_that_of_the_vectors():
     """Twice the exact one where maps are tall; a vector has none of an SVD."""
     shapes = ((4, 4, 6), (8,))
@@ -452,6 +504,11 @@ def test_frozen_heads_stay_as_they_are():
             {"clipping": "per_varable"},
             ValueError,
             "`clipping` must be one of .*Did you mean 'per_variable'",
+        ),
+        (
+            {"statistics": "bach"},
+            ValueError,
+            "`statistics` must be one of moving, batch.*Did you mean 'batch'",
         ),
         (
             {"svd_gradient": "publishd"},
