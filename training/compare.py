@@ -129,9 +129,17 @@ def _ways(teacher: str, known: Mapping[str, str]) -> list[Way]:
             "--methods must begin with student, the row that others are "
             f"compared with. Received: --methods={','.join(FLAGS.methods)}."
         )
-    distill = [f"--teacher={teacher}", f"--student={FLAGS.student}"]
-    if FLAGS.views:
-        distill.append("--cache_teacher")
+    networks = (f"--teacher={teacher}", f"--student={FLAGS.student}")
+
+    def distilled(name, own):
+        way = Way(name, "distill", (*networks, *own))
+        learns = any(
+            keras_mhgd.methods.get(method).teacher_learns
+            for method in way.methods
+        )
+        cache = ["--cache_teacher"] if FLAGS.views and not learns else []
+        return Way(name, "distill", (*networks, *cache, *own))
+
     points = []
     if FLAGS.sensing_points:
         points = [f"--sensing_points={','.join(FLAGS.sensing_points)}"]
@@ -142,12 +150,7 @@ def _ways(teacher: str, known: Mapping[str, str]) -> list[Way]:
         own = [each for each in FLAGS.set if _owner(each) in owners]
         options.method(name, own)  # raises for what can't be
         own = [f"--set={each}" for each in own]
-        arguments = (*distill, f"--method={name}", *points, *own)
-        if default.teacher_learns:
-            arguments = tuple(
-                each for each in arguments if each != "--cache_teacher"
-            )
-        ways.append(Way(name, "distill", arguments))
+        ways.append(distilled(name, [f"--method={name}", *points, *own]))
     for text in FLAGS.way:
         name, colon, own = text.partition(": ")
         if not colon:
@@ -155,8 +158,7 @@ def _ways(teacher: str, known: Mapping[str, str]) -> list[Way]:
                 "--way must be 'name: flags of training.distill'. "
                 f"Received: --way={text}."
             )
-        arguments = (*distill, *shlex.split(own))
-        ways.append(Way(name, "distill", arguments))
+        ways.append(distilled(name, shlex.split(own)))
     return ways
 
 

@@ -350,9 +350,10 @@ def compared(folder, data, teacher):
         *data,
         f"--teacher={teacher}",
         "--student=resnet_small",
-        "--methods=student,soft_logits,mhgd,mutual_learning",
+        "--methods=student,soft_logits,mhgd",
         "--set=mhgd.preparation_epochs=1",
         "--set=soft_logits.temperature=2",
+        "--way=mutual_learning: --method=mutual_learning",
         "--way=MHGD, 2 heads: --method=mhgd --set=num_heads=2 "
         "--set=preparation_epochs=1",
         "--epochs=1",

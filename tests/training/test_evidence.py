@@ -1,0 +1,129 @@
+"""The search for weights, with trainings that are made up."""
+
+import json
+
+import pytest
+
+from benchmarks import evidence
+from training.comparison import Comparison
+
+
+def test_a_search_begins_around_the_default():
+    assert evidence.following({}) == [0, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({0: 0.5, 1: 0.4, -1: 0.4}, []),
+        ({0: 0.5, 1: 0.6, -1: 0.4}, [2]),
+        ({0: 0.5, 1: 0.6, -1: 0.4, 2: 0.7}, [3]),
+        ({0: 0.5, 1: 0.6, -1: 0.4, 2: 0.5}, []),
+        ({0: 0.5, 1: 0.6, -1: 0.7, -2: 0.8, -3: 0.9}, []),
+        # Of equals the one nearest to the default.
+        ({0: 0.0, 1: 0.0, -1: 0.0}, []),
+        ({0: 0.1, 1: 0.5, -1: 0.0, 2: 0.5}, []),
+    ],
+)
+def test_a_search_goes_on_while_the_best_is_outermost(found, expected):
+    assert evidence.following(found) == expected
+
+
+class MadeUp(Comparison):
+    """Trains nothing: accuracies are by the names of ways."""
+
+    accuracies = {
+        "dist weight=0.25": 0.3,
+        "dist weight=1": 0.4,
+        "dist weight=4": 0.5,
+        "dist weight=16": None,  # its loss becomes infinite
+        "mhgd clip_bound=0.25": 0.6,
+        "mhgd clip_bound=1": 0.7,
+        "mhgd clip_bound=4": 0.2,
+        "mutual_learning weight=0.25": 0.8,
+        "mutual_learning weight=1": 0.7,
+        "mutual_learning weight=4": 0.6,
+        "mutual_learning weight=0.0625": 0.7,
+    }
+
+    def run(self, trials, jobs):
+        failed = False
+        for way in self.ways:
+            assert f"--teacher={evidence.RUNS}/glyphs_teacher" in " ".join(
+                way.arguments
+            )
+            learns = "--method=mutual_learning" in way.arguments
+            assert learns != ("--cache_teacher" in way.arguments)
+            accuracy = self.accuracies[way.name]
+            if accuracy is None:
+                failed = True
+                continue
+            folder = self.folder(way, 0)
+            folder.mkdir()
+            result = dict.fromkeys(("best_accuracy", "epochs", "seconds"), 1)
+            text = json.dumps(result | {"accuracy": accuracy})
+            (folder / "result.json").write_text(text)
+        if failed:
+            raise RuntimeError("All trainings must succeed.")
+
+
+def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
+    started = []
+
+    def run(program, *flags):
+        started.append([program, *flags])
+        if program == "training.compare":
+            (tmp_path / "runs/small").mkdir()
+            for name in ("table.md", "table.csv", "result.png"):
+                (tmp_path / "runs/small" / name).touch()
+
+    table = evidence.Table(
+        "glyphs",
+        100,
+        "resnet_small",
+        8,
+        ("dist", "mhgd", "mutual_learning"),
+        {"one head": "--method=mhgd --set=num_heads=1"},
+    )
+    monkeypatch.setattr(evidence, "_run", run)
+    monkeypatch.setattr(evidence, "Comparison", MadeUp)
+    monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    monkeypatch.setitem(evidence.TABLES, "small", table)
+    evidence.main(["small"])
+    lines = (tmp_path / "results/small/search.csv").read_text().split()
+    assert lines == [
+        "method,argument,value,accuracy",
+        "dist,weight,0.25,30.00",
+        "dist,weight,1,40.00",
+        "dist,weight,4,50.00",
+        "dist,weight,16,0.00",
+        "mhgd,clip_bound,0.25,60.00",
+        "mhgd,clip_bound,1,70.00",
+        "mhgd,clip_bound,4,20.00",
+        "mutual_learning,weight,0.0625,70.00",
+        "mutual_learning,weight,0.25,80.00",
+        "mutual_learning,weight,1,70.00",
+        "mutual_learning,weight,4,60.00",
+    ]
+    teacher, compare = started
+    # What weights are chosen by was held out when their teacher was trained.
+    config = json.loads(
+        (tmp_path / "runs/small_search/config.json").read_text()
+    )
+    held_out = "--validation_split=0.25"
+    assert held_out in teacher and held_out in config["shared"]
+    assert "--epochs=4" in config["shared"]
+    assert held_out not in compare and "--epochs=8" in compare
+    assert "--methods=student,mhgd,recommended" in compare
+    assert [each for each in compare if each.startswith("--way")] == [
+        "--way=one head: --method=mhgd --set=num_heads=1",
+        "--way=dist, weight 4: --method=dist --set=weight=4",
+        "--way=mutual_learning, weight 0.25: --method=mutual_learning "
+        "--set=weight=0.25",
+    ]
+
+
+def test_an_unknown_table_is_told():
+    with pytest.raises(SystemExit, match="Tables are resnet, .*: resnte"):
+        evidence.main(["resnte"])
