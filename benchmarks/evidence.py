@@ -2,9 +2,11 @@
 
 python -m benchmarks.evidence [table ...]
 
-For each table, each method's main argument, its weight or the bound that its
-gradient is clipped to, is searched first, on images held out of the training
-set and with a teacher that hasn't seen them. Then all ways are compared.
+For each table a search comes first, on images held out of the training set
+and with a teacher that hasn't seen them: for the learning rate at which the
+student alone and with soft_logits is best on the mean; then, at that rate, for
+each method's main argument, its weight or the bound that its gradient is
+clipped to. Then all ways are compared.
 Run folders are in `runs/evidence`: the same command again goes on where it
 was ended. Tables and pictures go to `benchmarks/evidence`.
 """
@@ -16,7 +18,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras_mhgd
 from keras_mhgd.files import write_atomically
@@ -28,6 +30,7 @@ RESULTS = pathlib.Path("benchmarks/evidence")
 TRIALS, JOBS = 3, 2
 FACTOR = 4  # from one value of a search to the next
 MOST = 3  # steps of that factor away from the default
+LEARNING_RATE = 0.1
 
 TEACHER_EPOCHS = {"glyphs": 24, "fashion_mnist": 8}
 # Testing takes as long as training where few of many images are trained on.
@@ -101,11 +104,12 @@ def main(names: list[str]) -> None:
     for name in names or TABLES:
         folder = RESULTS / name
         folder.mkdir(parents=True, exist_ok=True)
-        searched = _search(name)
-        write_atomically(folder / "search.csv", _lines(searched))
-        _compare(
-            name, {method: best(found) for method, found in searched.items()}
-        )
+        search = _Search(name)
+        rate = _rate(best(search.rates()))
+        found = search.arguments(rate)
+        write_atomically(folder / "search.csv", search.text())
+        powers = {method: best(found[method]) for method in found}
+        _compare(name, rate, powers)
         for file in ("table.md", "table.csv", "result.png"):
             shutil.copy(RUNS / name / file, folder / file)
 
@@ -133,45 +137,90 @@ def following(found: Mapping[int, float]) -> list[int]:
     return [beyond] if within else []
 
 
-def _search(name: str) -> dict[str, dict[int, float]]:
-    """Finds accuracies on held-out images, by method and power."""
-    table = TABLES[name]
-    held_out = "--validation_split=0.25"
-    teacher = _teacher(table.dataset, held_out)
-    epochs = table.epochs // 2
-    shared = _shared(table, epochs, epochs) + [held_out]
-    found = {method: {} for method in table.methods}
-    while new := [
-        (method, power)
-        for method in table.methods
-        for power in following(found[method])
-    ]:
-        ways = [
-            Way(
-                f"{method} {'='.join(_main_argument(method, power))}",
-                "distill",
-                (
-                    f"--teacher={teacher}",
-                    f"--student={table.student}",
-                    *_cached(method),
-                    *_flags(method, power),
-                ),
-            )
-            for method, power in new
+class _Search:
+    """Trainings of a table's student that are tested on held-out images."""
+
+    def __init__(self, name: str):
+        self._table = table = TABLES[name]
+        self._folder = RUNS / f"{name}_search"
+        held_out = "--validation_split=0.25"
+        self._teacher = _teacher(table.dataset, held_out)
+        epochs = table.epochs // 2
+        self._shared = [*_shared(table, epochs, epochs), held_out]
+        self._accuracies = {}
+
+    def rates(self) -> dict[int, float]:
+        """Finds accuracies of alone and soft_logits together, by power."""
+        found = {}
+        while new := following(found):
+            ways = {
+                power: [
+                    self._way(each, "learning_rate", _rate(power), _rate(power))
+                    for each in ("student", "soft_logits")
+                ]
+                for power in new
+            }
+            self._train([way for both in ways.values() for way in both])
+            for power, both in ways.items():
+                found[power] = sum(self._accuracies[way.name] for way in both)
+        return found
+
+    def arguments(self, rate: str) -> dict[str, dict[int, float]]:
+        """Finds accuracies by method and power."""
+        found = {method: {} for method in self._table.methods}
+        while new := [
+            (method, power)
+            for method in found
+            for power in following(found[method])
+        ]:
+            ways = [
+                self._way(method, *_main_argument(method, power), rate)
+                for method, power in new
+            ]
+            self._train(ways)
+            for way, (method, power) in zip(ways, new, strict=True):
+                found[method][power] = self._accuracies[way.name]
+        return found
+
+    def text(self) -> str:
+        """Gives all that was found, as CSV."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["method", "argument", "value", "accuracy"])
+        for name, accuracy in self._accuracies.items():
+            writer.writerow([*name.split(), f"{100 * accuracy:.2f}"])
+        return text.getvalue()
+
+    def _way(self, method: str, argument: str, value: str, rate: str) -> Way:
+        name = f"{method} {argument} {value}"
+        flags = [f"--learning_rate={rate}"]
+        if method == "student":
+            flags.append(f"--model={self._table.student}")
+            return Way(name, "train", tuple(flags))
+        flags += [
+            f"--teacher={self._teacher}",
+            f"--student={self._table.student}",
+            f"--method={method}",
         ]
-        comparison = Comparison(RUNS / f"{name}_search", ways, shared)
+        if argument != "learning_rate":
+            flags.append(f"--set={argument}={value}")
+        if not keras_mhgd.methods.get(method).teacher_learns:
+            flags.append("--cache_teacher")
+        return Way(name, "distill", tuple(flags))
+
+    def _train(self, ways: Sequence[Way]) -> None:
+        comparison = Comparison(self._folder, ways, self._shared)
         try:
             comparison.run(1, JOBS)
         except RuntimeError as error:
             # A training whose loss became infinite is as good as none.
             print(error, file=sys.stderr)
-        for way, (method, power) in zip(ways, new, strict=True):
+        for way in ways:
             result = read_result(comparison.folder(way, 0))
-            found[method][power] = result["accuracy"] if result else 0.0
-    return found
+            self._accuracies[way.name] = result["accuracy"] if result else 0.0
 
 
-def _compare(name: str, powers: Mapping[str, int]) -> None:
+def _compare(name: str, rate: str, powers: Mapping[str, int]) -> None:
     """Trains and compares all ways of a table."""
     table = TABLES[name]
     defaults = [method for method, power in powers.items() if not power]
@@ -180,11 +229,14 @@ def _compare(name: str, powers: Mapping[str, int]) -> None:
     ways = dict(table.ways)
     for method, power in powers.items():
         if power:
-            argument = " ".join(_main_argument(method, power))
-            ways[f"{method}, {argument}"] = " ".join(_flags(method, power))
+            argument, value = _main_argument(method, power)
+            ways[f"{method}, {argument} {value}"] = (
+                f"--method={method} --set={argument}={value}"
+            )
     _run(
         "training.compare",
         *_shared(table, table.epochs, VALIDATION_FREQ[table.dataset]),
+        f"--learning_rate={rate}",
         f"--teacher={_teacher(table.dataset)}",
         f"--student={table.student}",
         f"--trials={TRIALS}",
@@ -225,6 +277,10 @@ def _teacher(dataset: str, *held_out: str) -> str:
     return str(run)
 
 
+def _rate(power: int) -> str:
+    return f"{LEARNING_RATE * FACTOR**power:g}"
+
+
 def _main_argument(method: str, power: int) -> tuple[str, str]:
     """Gives the name of what a method is tuned by, and its value."""
     config = keras_mhgd.methods.get(method).get_config()
@@ -232,31 +288,8 @@ def _main_argument(method: str, power: int) -> tuple[str, str]:
     return name, f"{config[name] * FACTOR**power:g}"
 
 
-def _flags(method: str, power: int) -> list[str]:
-    return [
-        f"--method={method}",
-        f"--set={'='.join(_main_argument(method, power))}",
-    ]
-
-
-def _cached(method: str) -> list[str]:
-    learns = keras_mhgd.methods.get(method).teacher_learns
-    return [] if learns else ["--cache_teacher"]
-
-
 def _run(program: str, *flags: str) -> None:
     subprocess.run([sys.executable, "-m", program, *flags], check=True)
-
-
-def _lines(searched: Mapping[str, Mapping[int, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "argument", "value", "accuracy"])
-    for method, found in searched.items():
-        for power in sorted(found):
-            accuracy = f"{100 * found[power]:.2f}"
-            writer.writerow([method, *_main_argument(method, power), accuracy])
-    return text.getvalue()
 
 
 if __name__ == "__main__":
