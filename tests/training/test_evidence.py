@@ -33,27 +33,39 @@ class MadeUp(Comparison):
     """Trains nothing: accuracies are by the names of ways."""
 
     accuracies = {
-        "dist weight=0.25": 0.3,
-        "dist weight=1": 0.4,
-        "dist weight=4": 0.5,
-        "dist weight=16": None,  # its loss becomes infinite
-        "mhgd clip_bound=0.25": 0.6,
-        "mhgd clip_bound=1": 0.7,
-        "mhgd clip_bound=4": 0.2,
-        "mutual_learning weight=0.25": 0.8,
-        "mutual_learning weight=1": 0.7,
-        "mutual_learning weight=4": 0.6,
-        "mutual_learning weight=0.0625": 0.7,
+        "student learning_rate 0.1": 0.5,
+        "student learning_rate 0.4": 0.2,
+        "student learning_rate 0.025": 0.4,
+        "student learning_rate 0.00625": 0.1,
+        "soft_logits learning_rate 0.1": 0.5,
+        "soft_logits learning_rate 0.4": None,
+        "soft_logits learning_rate 0.025": 0.7,
+        "soft_logits learning_rate 0.00625": 0.3,
+        "dist weight 0.25": 0.3,
+        "dist weight 1": 0.4,
+        "dist weight 4": 0.5,
+        "dist weight 16": None,  # its loss becomes infinite
+        "mhgd clip_bound 0.25": 0.6,
+        "mhgd clip_bound 1": 0.7,
+        "mhgd clip_bound 4": 0.2,
+        "mutual_learning weight 0.25": 0.8,
+        "mutual_learning weight 1": 0.7,
+        "mutual_learning weight 4": 0.6,
+        "mutual_learning weight 0.0625": 0.7,
     }
 
     def run(self, trials, jobs):
         failed = False
         for way in self.ways:
-            assert f"--teacher={evidence.RUNS}/glyphs_teacher" in " ".join(
-                way.arguments
+            arguments = " ".join(way.arguments)
+            teacher = f"--teacher={evidence.RUNS}/glyphs_teacher_for_search"
+            alone = "student " in way.name
+            assert (teacher in arguments) != alone
+            assert ("--cache_teacher" in arguments) != (
+                alone or "--method=mutual_learning" in arguments
             )
-            learns = "--method=mutual_learning" in way.arguments
-            assert learns != ("--cache_teacher" in way.arguments)
+            if "learning_rate" not in way.name:
+                assert "--learning_rate=0.025" in arguments
             accuracy = self.accuracies[way.name]
             if accuracy is None:
                 failed = True
@@ -94,6 +106,14 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
     lines = (tmp_path / "results/small/search.csv").read_text().split()
     assert lines == [
         "method,argument,value,accuracy",
+        "student,learning_rate,0.00625,10.00",
+        "student,learning_rate,0.025,40.00",
+        "student,learning_rate,0.1,50.00",
+        "student,learning_rate,0.4,20.00",
+        "soft_logits,learning_rate,0.00625,30.00",
+        "soft_logits,learning_rate,0.025,70.00",
+        "soft_logits,learning_rate,0.1,50.00",
+        "soft_logits,learning_rate,0.4,0.00",
         "dist,weight,0.25,30.00",
         "dist,weight,1,40.00",
         "dist,weight,4,50.00",
@@ -114,6 +134,7 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
     held_out = "--validation_split=0.25"
     assert held_out in teacher and held_out in config["shared"]
     assert "--epochs=4" in config["shared"]
+    assert "--learning_rate=0.025" in compare
     assert held_out not in compare and "--epochs=8" in compare
     assert "--methods=student,mhgd,recommended" in compare
     assert [each for each in compare if each.startswith("--way")] == [
