@@ -8,7 +8,8 @@ student alone and with soft_logits is best on the mean; then, at that rate, for
 each method's main argument, its weight or the bound that its gradient is
 clipped to. Then all ways are compared.
 Run folders are in `runs/evidence`: the same command again goes on where it
-was ended. Tables and pictures go to `benchmarks/evidence`.
+was ended. Tables and pictures go to `benchmarks/evidence`, and what they come
+to to its `summary.md`.
 """
 
 import csv
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import keras_mhgd
+from benchmarks import summary
 from keras_mhgd.files import write_atomically
 from training.comparison import Comparison, Way
 from training.results import read_result
@@ -138,6 +140,7 @@ def main(names: list[str]) -> None:
         _compare(name, rate, powers)
         for file in ("table.md", "table.csv", "result.png"):
             shutil.copy(RUNS / name / file, folder / file)
+        summary.main(RESULTS)
 
 
 def best(found: Mapping[int, float]) -> int:

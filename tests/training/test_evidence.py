@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import evidence
+from benchmarks import evidence, summary
 from training.comparison import Comparison
 
 
@@ -86,8 +86,9 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
         started.append([program, *flags])
         if program == "training.compare":
             (tmp_path / "runs/small").mkdir()
-            for name in ("table.md", "table.csv", "result.png"):
+            for name in ("table.md", "result.png"):
                 (tmp_path / "runs/small" / name).touch()
+            (tmp_path / "runs/small/table.csv").write_text("way,trial,last\n")
 
     table = evidence.Table(
         "glyphs",
@@ -143,6 +144,36 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
         "--way=mutual_learning, weight 0.25: --method=mutual_learning "
         "--set=weight=0.25",
     ]
+
+
+def test_a_summary_compares_seed_by_seed(tmp_path):
+    ways = {
+        "student": [70, 71, 72],
+        "soft_logits": [80, 80, 80],
+        "dist, weight 4": [82, 80, 81],
+        "mhgd": [71, 71, 71],
+        "MHGD, 1 head": [99, 99, 99],  # no single method: it is ours
+        "MHGD, cross": [72, 73, 74],
+        "recommended": [83, 82, 81],
+    }
+    lines = [
+        f'"{way}",{trial},{accuracy}'
+        for way, accuracies in ways.items()
+        for trial, accuracy in enumerate(accuracies)
+    ]
+    for name in ("pair", "unfinished"):
+        (tmp_path / name).mkdir()
+    text = "\n".join(["way,trial,last", *lines])
+    (tmp_path / "pair/table.csv").write_text(text)
+    (tmp_path / "unfinished/table.csv").write_text("way,trial,last\n")
+    summary.main(tmp_path)
+    head, _, line = (tmp_path / "summary.md").read_text().splitlines()
+    assert line == (
+        "| pair | 71.00 | 80.00 | 81.00 (dist, weight 4) | 71.00 | 73.00 "
+        # 4.303 / sqrt(3) times a deviation of 1.
+        "| 82.00 | +2.00 ± 0.00 | +1.00 ± 2.48 | +2.00 ± 2.48 |"
+    )
+    assert head.count("|") == line.count("|")
 
 
 def test_an_unknown_table_is_told():
