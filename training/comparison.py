@@ -10,7 +10,12 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 
-from keras_mhgd.files import locked, require_writable, write_atomically
+from keras_mhgd.files import (
+    locked,
+    read_json,
+    require_writable,
+    write_atomically,
+)
 from training.interruption import EXIT_CODE, Interruption
 
 
@@ -82,7 +87,7 @@ class Comparison:
         path = self.directory / "config.json"
         config = {"shared": self._shared, "ways": {}}
         if path.exists():
-            config = json.loads(path.read_text())
+            config = read_json(path)
         changed = [
             f"{name}: {there} there, {now} now"
             for name, there, now in (

@@ -1,7 +1,6 @@
 """What a comparison came to: tables, a picture and a page."""
 
 import html
-import json
 import os
 import statistics
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 import keras_mhgd
-from keras_mhgd.files import write_atomically
+from keras_mhgd.files import read_json, write_atomically
 from keras_mhgd.graph import GraphRecord
 from training import attention, charts, confusions, pictures, report, tables
 from training.comparison import Comparison
@@ -124,9 +123,7 @@ class Outcome:
                     best.name,
                 )
             )
-        config = json.loads(
-            (self._comparison.directory / "config.json").read_text()
-        )
+        config = read_json(self._comparison.directory / "config.json")
         parts["Configuration"] = report.table(
             [("all", config["shared"]), *config["ways"].items()]
         )

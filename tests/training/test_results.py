@@ -3,6 +3,8 @@ import pytest
 
 import keras_mhgd
 from training import pictures, results, tables
+from training.benchmarks.program import Benchmark
+from training.comparison import Comparison, Way
 
 
 def rows(*accuracies):
@@ -49,3 +51,20 @@ def test_predictions_are_read_again(tmp_path):
         results.read_predictions(tmp_path)
     results.write_predictions(tmp_path, labels, predicted)
     np.testing.assert_array_equal(results.read_predictions(tmp_path), predicted)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: Comparison(folder, [Way("student", "train", ())], []),
+        lambda folder: Benchmark(folder, {"rounds": 1}),
+    ],
+    ids=["comparison", "benchmark"],
+)
+def test_a_damaged_configuration_is_told(tmp_path, make):
+    make(tmp_path)
+    make(tmp_path)  # goes on
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(ValueError, match="config.json must hold a JSON object"):
+        make(tmp_path)

@@ -5,7 +5,12 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keras_mhgd.files import locked, require_writable, write_atomically
+from keras_mhgd.files import (
+    locked,
+    read_json,
+    require_writable,
+    write_atomically,
+)
 from training.benchmarks import report
 from training.benchmarks.machine import machine
 from training.pictures import save
@@ -31,7 +36,7 @@ class Benchmark:
         self.directory = require_writable(directory)
         self._config = config
         path = self.directory / "config.json"
-        there = json.loads(path.read_text()) if path.exists() else config
+        there = read_json(path) if path.exists() else config
         if there != config:
             raise ValueError(
                 f"The folder {self.directory} holds a benchmark of another "
@@ -42,7 +47,7 @@ class Benchmark:
         self._file = self.directory / "benchmark.json"
         self.results = {}
         if self._file.exists():
-            self.results = json.loads(self._file.read_text())
+            self.results = read_json(self._file)
 
     def run(self, tasks: Mapping[str, Callable[[], Any]]) -> None:
         """Does the tasks that are not done yet.
