@@ -248,14 +248,19 @@ class _Search:
 
     def _train(self, ways: Sequence[Way]) -> None:
         comparison = Comparison(self._folder, ways, self._shared)
+        failed = None
         try:
             comparison.run(1, JOBS)
         except RuntimeError as error:
-            # A training whose loss became infinite is as good as none.
-            print(error, file=sys.stderr)
+            # One whose loss became infinite is as good as none.
+            failed = error
         for way in ways:
             result = read_result(comparison.folder(way, 0))
             self._accuracies[way.name] = result["accuracy"] if result else 0.0
+        if failed:
+            if not any(self._accuracies.values()):
+                raise failed
+            print(failed, file=sys.stderr)
 
 
 def _compare(name: str, rate: str, powers: Mapping[str, int]) -> None:

@@ -51,7 +51,7 @@ class MadeUp(Comparison):
         "mutual_learning weight 0.25": 0.8,
         "mutual_learning weight 1": 0.7,
         "mutual_learning weight 4": 0.6,
-        "mutual_learning weight 0.0625": 0.7,
+        "mutual_learning weight 0.0625": None,
     }
 
     def run(self, trials, jobs):
@@ -122,7 +122,7 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
         "mhgd,clip_bound,0.25,60.00",
         "mhgd,clip_bound,1,70.00",
         "mhgd,clip_bound,4,20.00",
-        "mutual_learning,weight,0.0625,70.00",
+        "mutual_learning,weight,0.0625,0.00",
         "mutual_learning,weight,0.25,80.00",
         "mutual_learning,weight,1,70.00",
         "mutual_learning,weight,4,60.00",
@@ -144,6 +144,16 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
         "--way=mutual_learning, weight 0.25: --method=mutual_learning "
         "--set=weight=0.25",
     ]
+
+
+def test_a_search_of_which_nothing_succeeds_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "_run", lambda *_: None)
+    monkeypatch.setattr(evidence, "Comparison", MadeUp)
+    monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(MadeUp, "accuracies", dict.fromkeys(MadeUp.accuracies))
+    with pytest.raises(RuntimeError, match="All trainings must succeed"):
+        evidence.main(["thin"])
 
 
 def test_a_summary_compares_seed_by_seed(tmp_path):
