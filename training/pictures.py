@@ -33,21 +33,33 @@ def comparison(
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    # Here, since importing it takes a second. No display is needed.
-    import matplotlib.figure
-
     few = len(made) <= len(_COLOURS)
-    figure = matplotlib.figure.Figure(
-        figsize=(9, max(3.6, 1.2 + 0.27 * len(made))), layout="constrained"
-    )
-    figure.suptitle(title, fontsize="medium")
-    axes = figure.subplots(1, 2 if few else 1, squeeze=False)[0]
+    height = max(3.6, 1.2 + 0.27 * len(made))
+    figure, axes = _panels(title, (9, height), 2 if few else 1)
     if few:
         _draw_curves(axes[0], curves, teacher)
     _draw_ends(axes[-1], made, teacher, few)
+    return figure
+
+
+def _panels(title, size, count, **arguments):
+    """Makes a figure and its axes, side by side."""
+    # Here, since importing it takes a second. No display is needed.
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    axes = figure.subplots(1, count, squeeze=False, **arguments)[0]
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
-    return figure
+    return figure, axes
+
+
+def _scale_by_decades(axis) -> None:
+    """Labels of a logarithmic axis are plain, and not crowded."""
+    axis.axes.set_xscale("log")
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def _draw_curves(axes, curves, teacher) -> None:
@@ -107,11 +119,7 @@ def deployment(points: Mapping[str, ExportedModel], title: str) -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    import matplotlib.figure
-
-    figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
-    sizes, latencies = figure.subplots(1, 2, sharey=True)
+    figure, (sizes, latencies) = _panels(title, (10, 4), 2, sharey=True)
     for index, (name, file) in enumerate(points.items()):
         accuracy = 100 * file.accuracy
         style = {
@@ -124,13 +132,9 @@ def deployment(points: Mapping[str, ExportedModel], title: str) -> Any:
         spread = [[0], [file.latency_p95 - file.latency_p50]]
         latencies.errorbar(file.latency_p50, accuracy, xerr=spread, **style)
     sizes.set(xlabel="size, kB", ylabel="test accuracy, %", xlim=(0, None))
-    latencies.set(
-        xlabel="ms an image on one thread, median to p95", xscale="log"
-    )
-    latencies.xaxis.set_major_formatter("{x:g}")
-    latencies.xaxis.set_minor_formatter("")
+    latencies.set(xlabel="ms an image on one thread, median to p95")
+    _scale_by_decades(latencies.xaxis)
     for axes in (sizes, latencies):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
     return figure
@@ -146,12 +150,7 @@ def trials(made: Sequence[Mapping[str, Any]], title: str) -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    # Here, since importing it takes a second. No display is needed.
-    import matplotlib.figure
-
-    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
-    in_order, over_rate = figure.subplots(1, 2, sharey=True)
+    figure, (in_order, over_rate) = _panels(title, (9, 3.6), 2, sharey=True)
     measured = [row for row in made if "val_accuracy" in row]
     measured.sort(key=lambda row: int(row["trial"]))
     for index, method in enumerate({row["method"]: None for row in measured}):
@@ -177,10 +176,9 @@ def trials(made: Sequence[Mapping[str, Any]], title: str) -> Any:
     )
     in_order.xaxis.get_major_locator().set_params(integer=True)
     in_order.set(xlabel="trial", ylabel="validation accuracy, %")
-    over_rate.set(xlabel="learning rate", xscale="log")
+    over_rate.set(xlabel="learning rate")
+    _scale_by_decades(over_rate.xaxis)
     in_order.legend(loc="lower right", frameon=False, fontsize="small")
-    for axes in (in_order, over_rate):
-        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
