@@ -6,7 +6,8 @@ For each table a search comes first, on images held out of the training set
 and with a teacher that hasn't seen them: for the learning rate at which the
 student alone and with soft_logits is best on the mean; then, at that rate, for
 each method's main argument, its weight or the bound that its gradient is
-clipped to. Then all ways are compared.
+clipped to. Then all ways are compared, and recommended with the best single
+method over more trials.
 Run folders are in `runs/evidence`: the same command again goes on where it
 was ended. Tables and pictures go to `benchmarks/evidence`, and what they come
 to to its `summary.md`.
@@ -29,7 +30,7 @@ from training.results import read_result
 
 RUNS = pathlib.Path("runs/evidence")
 RESULTS = pathlib.Path("benchmarks/evidence")
-TRIALS, JOBS = 3, 2
+TRIALS, CLOSE_TRIALS, JOBS = 3, 10, 2
 FACTOR = 4  # from one value of a search to the next
 MOST = 3  # steps of that factor away from the default
 LEARNING_RATE = 0.1
@@ -137,9 +138,18 @@ def main(names: list[str]) -> None:
             found = search.arguments(rate)
             write_atomically(folder / "search.csv", search.text())
             powers = {method: best(found[method]) for method in found}
-        _compare(name, rate, powers)
+        ways = _ways(TABLES[name], powers)
+        _compare(name, rate, ways, TRIALS)
         for file in ("table.md", "table.csv", "result.png"):
             shutil.copy(RUNS / name / file, folder / file)
+        if "recommended" in ways:
+            best_single = summary.best_single(folder / "table.csv")
+            both = {way: ways[way] for way in (best_single, "recommended")}
+            _compare(name, rate, both, CLOSE_TRIALS)
+            for ending in ("md", "csv"):
+                shutil.copy(
+                    RUNS / name / f"table.{ending}", folder / f"close.{ending}"
+                )
         summary.main(RESULTS)
 
 
@@ -263,31 +273,38 @@ class _Search:
             print(failed, file=sys.stderr)
 
 
-def _compare(name: str, rate: str, powers: Mapping[str, int]) -> None:
-    """Trains and compares all ways of a table."""
-    table = TABLES[name]
-    defaults = [method for method, power in powers.items() if not power]
-    if "mhgd" not in defaults:
-        defaults.append("mhgd")
+def _ways(table: Table, powers: Mapping[str, int]) -> dict[str, str]:
+    """Gives a table's ways by name: flags, or none for a method's defaults."""
+    ways = {method: "" for method, power in powers.items() if not power}
+    ways |= {"mhgd": ""}
     if table.methods:
-        defaults.append("recommended")
-    ways = dict(table.ways)
+        ways |= {"recommended": ""}
+    ways |= table.ways
     for method, power in powers.items():
         if power:
             argument, value = _main_argument(method, power)
             ways[f"{method}, {argument} {value}"] = (
                 f"--method={method} --set={argument}={value}"
             )
+    return ways
+
+
+def _compare(
+    name: str, rate: str, ways: Mapping[str, str], trials: int
+) -> None:
+    """Trains ways of a table, and compares them with the student alone."""
+    table = TABLES[name]
+    defaults = [way for way, flags in ways.items() if not flags]
     _run(
         "training.compare",
         *_shared(table, table.epochs, VALIDATION_FREQ[table.dataset]),
         f"--learning_rate={rate}",
         f"--teacher={_teacher(table.dataset)}",
         f"--student={table.student}",
-        f"--trials={TRIALS}",
+        f"--trials={trials}",
         f"--jobs={JOBS}",
         f"--methods=student,{','.join(defaults)}",
-        *(f"--way={way}: {flags}" for way, flags in ways.items()),
+        *(f"--way={way}: {flags}" for way, flags in ways.items() if flags),
         f"--run={RUNS / name}",
     )
 

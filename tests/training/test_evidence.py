@@ -29,6 +29,9 @@ def test_a_search_goes_on_while_the_best_is_outermost(found, expected):
     assert evidence.following(found) == expected
 
 
+WAYS = ["student", "dist, weight 4", "mhgd", "MHGD, cross", "recommended"]
+
+
 class MadeUp(Comparison):
     """Trains nothing: accuracies are by the names of ways."""
 
@@ -85,10 +88,10 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
     def run(program, *flags):
         started.append([program, *flags])
         if program == "training.compare":
-            (tmp_path / "runs/small").mkdir()
+            folder = tmp_path / "runs/small"
+            write_table(folder / "table.csv", dict.fromkeys(WAYS, [1, 2]))
             for name in ("table.md", "result.png"):
-                (tmp_path / "runs/small" / name).touch()
-            (tmp_path / "runs/small/table.csv").write_text("way,trial,last\n")
+                (folder / name).touch()
 
     table = evidence.Table(
         "glyphs",
@@ -127,7 +130,7 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
         "mutual_learning,weight,1,70.00",
         "mutual_learning,weight,4,60.00",
     ]
-    teacher, compare = started
+    teacher, compare, close = started
     # What weights are chosen by was held out when their teacher was trained.
     config = json.loads(
         (tmp_path / "runs/small_search/config.json").read_text()
@@ -144,6 +147,14 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
         "--way=mutual_learning, weight 0.25: --method=mutual_learning "
         "--set=weight=0.25",
     ]
+    # The best single one, of equals the first, and ours over more trials.
+    assert "--methods=student,recommended" in close
+    assert [each for each in close if each.startswith("--way")] == [
+        "--way=dist, weight 4: --method=dist --set=weight=4"
+    ]
+    assert "--trials=3" in compare and "--trials=10" in close
+    assert close[-1] == compare[-1] == f"--run={tmp_path}/runs/small"
+    assert (tmp_path / "results/small/close.csv").exists()
 
 
 def test_a_search_of_which_nothing_succeeds_is_an_error(tmp_path, monkeypatch):
@@ -156,6 +167,16 @@ def test_a_search_of_which_nothing_succeeds_is_an_error(tmp_path, monkeypatch):
         evidence.main(["thin"])
 
 
+def write_table(path, ways):
+    lines = [
+        f'"{way}",{trial},{accuracy}'
+        for way, accuracies in ways.items()
+        for trial, accuracy in enumerate(accuracies)
+    ]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["way,trial,last", *lines]))
+
+
 def test_a_summary_compares_seed_by_seed(tmp_path):
     ways = {
         "student": [70, 71, 72],
@@ -166,22 +187,21 @@ def test_a_summary_compares_seed_by_seed(tmp_path):
         "MHGD, cross": [72, 73, 74],
         "recommended": [83, 82, 81],
     }
-    lines = [
-        f'"{way}",{trial},{accuracy}'
-        for way, accuracies in ways.items()
-        for trial, accuracy in enumerate(accuracies)
-    ]
-    for name in ("pair", "unfinished"):
-        (tmp_path / name).mkdir()
-    text = "\n".join(["way,trial,last", *lines])
-    (tmp_path / "pair/table.csv").write_text(text)
-    (tmp_path / "unfinished/table.csv").write_text("way,trial,last\n")
+    close = {
+        "student": [70, 71, 72, 70],
+        "dist, weight 4": [82, 80, 81, 80],
+        "recommended": [83, 82, 81, 81],
+    }
+    write_table(tmp_path / "pair/table.csv", ways)
+    write_table(tmp_path / "pair/close.csv", close)
+    write_table(tmp_path / "unfinished/table.csv", ways)
+    assert summary.best_single(tmp_path / "pair/table.csv") == "dist, weight 4"
     summary.main(tmp_path)
     head, _, line = (tmp_path / "summary.md").read_text().splitlines()
     assert line == (
-        "| pair | 71.00 | 80.00 | 81.00 (dist, weight 4) | 71.00 | 73.00 "
-        # 4.303 / sqrt(3) times a deviation of 1.
-        "| 82.00 | +2.00 ± 0.00 | +1.00 ± 2.48 | +2.00 ± 2.48 |"
+        "| pair | 71.00 | 81.00 (dist, weight 4) | 71.00 | 73.00 | 82.00 "
+        # 3.182 / sqrt(4) times the deviation of 1, 2, 0 and 1, 0.816.
+        "| +2.00 ± 0.00 | +1.00 ± 1.30 (4 seeds) |"
     )
     assert head.count("|") == line.count("|")
 
