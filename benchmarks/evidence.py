@@ -58,6 +58,12 @@ HEADS = {
     )
     for count in (1, 2, 4, 16)
 }
+UNTUNED = {
+    "soft_logits": "--method=soft_logits",
+    "soft_logits, weight 4": "--method=soft_logits --set=weight=4",
+    "dkd": "--method=dkd",
+    "recommended": "--method=recommended",
+} | CROSS
 # Each changes one thing of published MHGD.
 ABLATIONS = {
     "no tanh": "--set=logit_activation=linear",
@@ -114,6 +120,11 @@ TABLES = {
     "fashion_5000": Table(
         "fashion_mnist", 5000, "resnet_small", 8, STRONGEST, CROSS
     ),
+    "untuned_resnet": Table("glyphs", 2000, "resnet_small", 40, (), UNTUNED),
+    "untuned_thin": Table("glyphs", 2000, "vgg_thin", 40, (), UNTUNED),
+    "untuned_mobilenet": Table(
+        "glyphs", 2000, "mobilenet_small", 40, (), UNTUNED
+    ),
     "ablations": Table(
         "glyphs", 2000, "resnet_small", 40, (),
         {way: f"--method=mhgd {flags}" for way, flags in ABLATIONS.items()},
@@ -142,7 +153,7 @@ def main(names: list[str]) -> None:
         _compare(name, rate, ways, TRIALS)
         for file in ("table.md", "table.csv", "result.png"):
             shutil.copy(RUNS / name / file, folder / file)
-        if "recommended" in ways:
+        if TABLES[name].methods:
             best_single = summary.best_single(folder / "table.csv")
             both = {way: ways[way] for way in (best_single, "recommended")}
             _compare(name, rate, both, CLOSE_TRIALS)
