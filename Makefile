@@ -23,8 +23,8 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-table: $(READY)  ## the first row of README.md's table
-	benchmarks/evidence.sh resnet
+table: $(READY)  ## README.md's tables: hours
+	$(VENV)/bin/python -m benchmarks.evidence thin fashion_1000
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -153,6 +153,9 @@ def main(names: list[str]) -> None:
         _compare(name, rate, ways, TRIALS)
         for file in ("table.md", "table.csv", "result.png"):
             shutil.copy(RUNS / name / file, folder / file)
+        # Gigabytes: maps of all images, views and seeds.
+        for cache in RUNS.glob(f"{name}*/teacher_*"):
+            shutil.rmtree(cache)
         if TABLES[name].methods:
             best_single = summary.best_single(folder / "table.csv")
             both = {way: ways[way] for way in (best_single, "recommended")}

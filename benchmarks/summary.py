@@ -28,11 +28,11 @@ HEAD = [
 
 
 def main(results: pathlib.Path = RESULTS) -> None:
-    """Writes `summary.md`, a row for each table that is there."""
+    """Writes `summary.md`, a row for each searched table that is there."""
     made = [HEAD]
-    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
-        if (folder / "close.csv").exists():
-            made.append([folder.name, *_cells(folder)])
+    for path in sorted(results.glob("*/search.csv")):
+        if (path.parent / "table.csv").exists():
+            made.append([path.parent.name, *_cells(path.parent)])
     write_atomically(results / "summary.md", tables.markdown(made))
 
 
@@ -62,9 +62,11 @@ def _read(path: pathlib.Path) -> dict[str, list[float]]:
 
 
 def _cells(folder: pathlib.Path) -> list[str]:
-    all_ways, close = _read(folder / "table.csv"), _read(folder / "close.csv")
+    all_ways = close = _read(folder / "table.csv")
     alone, cross = all_ways["student"], all_ways["MHGD, cross"]
-    single = best_single(folder / "close.csv")
+    single = best_single(folder / "table.csv")
+    if (folder / "close.csv").exists():
+        close = _read(folder / "close.csv")
     ours, best = close["recommended"], close[single]
     return [
         _mean(alone),

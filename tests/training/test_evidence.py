@@ -87,11 +87,14 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
 
     def run(program, *flags):
         started.append([program, *flags])
+        caches = list((tmp_path / "runs/small").glob("teacher_*"))
+        assert not caches  # gone with the table that needed them
         if program == "training.compare":
             folder = tmp_path / "runs/small"
             write_table(folder / "table.csv", dict.fromkeys(WAYS, [1, 2]))
             for name in ("table.md", "result.png"):
                 (folder / name).touch()
+            (folder / "teacher_0").mkdir(exist_ok=True)
 
     table = evidence.Table(
         "glyphs",
@@ -193,8 +196,12 @@ def test_a_summary_compares_seed_by_seed(tmp_path):
         "recommended": [83, 82, 81, 81],
     }
     write_table(tmp_path / "pair/table.csv", ways)
+    (tmp_path / "pair/search.csv").touch()
+    write_table(tmp_path / "untuned/table.csv", ways)
+    summary.main(tmp_path)
+    *_, line = (tmp_path / "summary.md").read_text().splitlines()
+    assert line.endswith("| +1.00 ± 2.48 (3 seeds) |")
     write_table(tmp_path / "pair/close.csv", close)
-    write_table(tmp_path / "unfinished/table.csv", ways)
     assert summary.best_single(tmp_path / "pair/table.csv") == "dist, weight 4"
     summary.main(tmp_path)
     head, _, line = (tmp_path / "summary.md").read_text().splitlines()
