@@ -29,7 +29,7 @@ from training.comparison import Comparison, Way
 from training.results import read_result
 
 RUNS = pathlib.Path("runs/evidence")
-RESULTS = pathlib.Path("benchmarks/evidence")
+RESULTS = summary.RESULTS
 TRIALS, CLOSE_TRIALS, JOBS = 3, 10, 2
 FACTOR = 4  # from one value of a search to the next
 MOST = 3  # steps of that factor away from the default

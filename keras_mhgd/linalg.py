@@ -167,10 +167,10 @@ def _leading_vectors(
                 across = upstream - vectors * along
                 z += across
                 z /= tf.where(nonzero, top, 1)
-                across /= tf.where(nonzero, top, 1)
             left = tf.concat([z, vectors], axis=1)
             right = tf.concat([vectors, z], axis=1)
             if as_published:
+                across /= tf.where(nonzero, top, 1)
                 right = tf.concat([2 * vectors, 2 * z - across], axis=1)
             right *= scale / trace
             return tf.matmul(tf.matmul(x, left, transpose_b=True), right)
