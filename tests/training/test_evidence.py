@@ -5,6 +5,8 @@ import json
 import pytest
 
 from benchmarks import evidence, summary
+from keras_mhgd import methods
+from training import options
 from training.comparison import Comparison
 
 
@@ -211,6 +213,17 @@ def test_a_summary_compares_seed_by_seed(tmp_path):
         "| +2.00 ± 0.00 | +1.00 ± 1.30 (4 seeds) |"
     )
     assert head.count("|") == line.count("|")
+
+
+def test_cross_attention_is_that_of_recommended():
+    flags = evidence.CROSS["MHGD, cross"].split()
+    arguments = [each.removeprefix("--set=") for each in flags[1:]]
+    ours, _ = methods.recommended().parts()
+    found, expected = (
+        each.get_config() | {"name": None}
+        for each in (options.method("mhgd", arguments), ours)
+    )
+    assert found == expected
 
 
 def test_an_unknown_table_is_told():
