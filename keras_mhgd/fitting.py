@@ -195,6 +195,7 @@ def _on_workers(model: keras.Model) -> Iterator[None]:
     try:
         with strategy.scope(), replicas.connected():
             yield
+            replicas.leave()
     finally:
         model._distribute_strategy = strategy
 

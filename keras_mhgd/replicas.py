@@ -193,6 +193,16 @@ def wait_for_workers() -> None:
     any_worker(False)
 
 
+def leave() -> None:
+    """Returns once this worker can end: none waits for what it said before.
+
+    An answer is on its way still when the worker that gave it goes on. Here
+    all meet once more, and it doesn't matter who ends first.
+    """
+    with contextlib.suppress(RuntimeError):
+        wait_for_workers()
+
+
 def require_same(name: str, value: Any) -> None:
     """Raises `ValueError` on each worker if they have different values.
 
@@ -205,6 +215,7 @@ def require_same(name: str, value: Any) -> None:
     digest = hashlib.sha256(repr(value).encode()).digest()
     numbers = _of_workers(int.from_bytes(digest[:7], "big"))
     if (numbers != numbers[0]).any():
+        leave()
         raise ValueError(
             f"All workers must have the same {name}. Received here: {value!r}. "
             "Start the same command on each, on a folder that all share."

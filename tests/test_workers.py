@@ -11,11 +11,11 @@ from tests.cluster import tf_configs
 from tests.test_replicas import PROGRAM
 
 
-def trained(cases, count):
-    """Checks that each ends well; gives what the workers printed."""
+def printed(count, *arguments):
+    """Runs Python on so many workers, checks that each ends well."""
     processes = [
         subprocess.Popen(
-            [sys.executable, PROGRAM, str(count), *cases],
+            [sys.executable, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "TF_CONFIG": config},
@@ -30,9 +30,15 @@ def trained(cases, count):
             process.kill()
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
+    return [output for output, _ in outputs]
+
+
+def trained(cases, count):
+    """Gives what the workers printed."""
+    outputs = printed(count, PROGRAM, str(count), *cases)
     return [
         [json.loads(line) for line in output.splitlines()[-2:]]
-        for output, _ in outputs
+        for output in outputs
     ]
 
 
@@ -52,3 +58,37 @@ def test_weights_and_history_are_those_of_one_process(count, cases):
     differences = outputs[0][1]
     assert differences.keys() == set(cases)
     assert max(differences.values()) < 1e-5, differences
+
+
+LEAVING = """
+import os
+import pathlib
+import sys
+import time
+
+import tensorflow as tf
+
+from keras_mhgd import replicas
+
+how, path = sys.argv[1], pathlib.Path(sys.argv[2])
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+with strategy.scope():
+    replicas.wait_for_workers()
+    if replicas.is_chief():
+        replicas.leave()
+        assert how == "lost" or path.exists()
+    elif how == "late":
+        time.sleep(2)  # as one that has not yet heard what the chief said
+        path.touch()
+        replicas.leave()
+    else:
+        time.sleep(2)
+        os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["late", "lost"])
+def test_a_worker_ends_after_the_others_have_heard_it(how, tmp_path):
+    """And it doesn't matter to it if they have ended before."""
+    printed(2, "-c", LEAVING, how, tmp_path / "heard")

@@ -60,6 +60,7 @@ class Interruption:
     def _leave(self) -> None:
         if self._agree():
             print("The state is saved. The same command goes on from here.")
+            replicas.leave()
             raise SystemExit(EXIT_CODE)
 
 

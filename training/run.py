@@ -166,6 +166,7 @@ class Run:
                 save_network(student, self.directory / "last.keras")
                 self._finish(student, dataset, recorder.rows)
             replicas.wait_for_workers()
+            replicas.leave()
 
     def _data(self, dataset, cache) -> dict[str, Any]:
         """Arguments of `fit`; `x` gives the stream from an epoch on."""
