@@ -10,7 +10,7 @@ demo: $(READY)  ## train alone, distill, compare, export
 	$(VENV)/bin/python -m training.demo
 
 test: lint  ## lint and all tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(READY)  ## the pages in Debian's package chromium
 	$(VENV)/bin/python -m pytest tests/training/browser

@@ -15,6 +15,12 @@ import keras_mhgd  # noqa: E402
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
+def pytest_collection_modifyitems(items):
+    """Puts files of slow tests first: no process waits for the last of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_tuner():
     """Streams of arrays in `fit`, which end with a wait for tf.data's tuner.
