@@ -24,6 +24,7 @@ HEAD = [
     "recommended",
     "MHGD, cross, less alone",
     "recommended less best single",
+    "recommended less soft_logits + dist",
 ]
 
 
@@ -76,6 +77,7 @@ def _cells(folder: pathlib.Path) -> list[str]:
         _mean(all_ways["recommended"]),
         _difference(cross, alone),
         f"{_difference(ours, best)} ({len(ours)} seeds)",
+        _difference(ours, close["soft_logits + dist"]),
     ]
 
 

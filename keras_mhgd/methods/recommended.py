@@ -1,19 +1,21 @@
 """What to use where nothing is known yet: ours, measured in the benchmarks."""
 
 from keras_mhgd.methods.combined import Combined
+from keras_mhgd.methods.dist import DIST
 from keras_mhgd.methods.mhgd import MHGD
 from keras_mhgd.methods.soft_logits import SoftLogits
 
 
 def recommended() -> Combined:
-    """Makes MHGD by cross attention beside soft logits.
+    """Makes MHGD by cross attention beside soft logits and DIST.
 
     Of the published MHGD it keeps the attention network and its training, the
     heads, the compression and the divergence. Other than published, the
     student attends to the teacher's samples, the logits are a last sensing
     point, attention logits are divided by the square root of a head's width,
     and the transfer is clipped where it enters the student, to 0.3 times the
-    gradient that task and soft logits have there.
+    gradient that the others have there. These, soft logits and DIST, are as
+    they are by default.
 
     Returns:
         A new method.
@@ -21,7 +23,7 @@ def recommended() -> Combined:
     Example:
         >>> method = keras_mhgd.methods.get("recommended")
         >>> method.terms
-        ('mhgd', 'soft_logits')
+        ('mhgd', 'soft_logits', 'dist_inter', 'dist_intra')
     """
     mhgd = MHGD(
         attention="cross",
@@ -30,4 +32,4 @@ def recommended() -> Combined:
         clipping="per_feature",
         clip_bound=0.3,
     )
-    return Combined([mhgd, SoftLogits()])
+    return Combined([mhgd, SoftLogits(), DIST()])

@@ -6,22 +6,26 @@ import pytest
 
 import keras_mhgd
 from keras_mhgd import gradients, methods
-from keras_mhgd.methods import MHGD, SoftLogits
+from keras_mhgd.methods import DIST, MHGD, SoftLogits
 
 
 @pytest.fixture
 def recommended():
     """With a short preparation."""
     method = methods.get("recommended")
-    mhgd, soft_logits = method.parts()
+    mhgd, *others = method.parts()
     config = {**mhgd.get_config(), "preparation_epochs": 1}
-    return methods.get([MHGD.from_config(config), soft_logits])
+    return methods.get([MHGD.from_config(config), *others])
 
 
 def test_what_it_is():
     method = methods.get("recommended")
-    mhgd, soft_logits = method.parts()
-    assert type(mhgd) is MHGD and type(soft_logits) is SoftLogits
+    mhgd, *others = method.parts()
+    assert type(mhgd) is MHGD
+    for other, kind in zip(others, [SoftLogits, DIST], strict=True):
+        assert type(other) is kind
+        expected = kind().get_config() | {"name": other.name}
+        assert other.get_config() == expected
     # What it doesn't say is as published.
     default = MHGD().get_config()
     changed = {
@@ -44,6 +48,7 @@ def test_what_it_is():
     assert [methods.name_of(each) for each in method.parts()] == [
         "mhgd",
         "soft_logits",
+        "dist",
     ]
     with pytest.raises(ValueError, match="one of the methods that have a name"):
         methods.name_of(method)
@@ -57,8 +62,10 @@ def test_trains_saves_and_goes_on(distiller, images, recommended, tmp_path):
         ("logits", "logits"),
     )
     history = model.fit(*images, epochs=3, verbose=0).history
-    assert {"task_loss", "mhgd", "soft_logits"} < history.keys()
-    assert history["soft_logits"][-1] < history["soft_logits"][0]
+    assert {"task_loss", *recommended.terms} < history.keys()
+    # Not soft_logits: this teacher is unsure, and DIST doesn't ask how much.
+    for term in ("mhgd", "dist_inter", "dist_intra"):
+        assert history[term][-1] < history[term][0]
     model.save(tmp_path / "run.keras")
     again = keras.saving.load_model(tmp_path / "run.keras")
     assert again.sensing_points == model.sensing_points
@@ -77,12 +84,12 @@ def test_the_first_point_of_the_student_is_left_to_the_task(
     distiller = keras_mhgd.Distiller(student, small_net("t"), recommended)
     distiller.compile(**task())
     distiller.fit(*images, epochs=1, verbose=0)
-    mhgd, _ = recommended.parts()
+    mhgd, *_ = recommended.parts()
     assert not mhgd.trainable_variables
     narrow = small_net("student", widths=(6, 5))
     method = methods.get("recommended")
     keras_mhgd.Distiller(narrow, small_net("t"), method)
-    mhgd, _ = method.parts()
+    mhgd, *_ = method.parts()
     assert [each.shape for each in mhgd.trainable_variables] == [(5, 8)]
 
 
