@@ -45,15 +45,25 @@ STRONGEST = (
     "soft_logits", "dkd", "dist", "kd_svdf", "overhaul", "mutual_learning",
     "mhgd",
 )  # fmt: skip
+_SETTINGS = (
+    "attention=cross",
+    "senses_logits=true",
+    "scale_logits=true",
+    "clipping=per_feature",
+    "clip_bound=0.3",
+)
+_CROSS = " ".join(f"--set=mhgd.{each}" for each in _SETTINGS)
 CROSS = {
-    "MHGD, cross": (
-        "--method=mhgd --set=attention=cross --set=senses_logits=true "
-        "--set=scale_logits=true --set=clipping=per_feature "
-        "--set=clip_bound=0.3"
+    "MHGD, cross": " ".join(
+        ["--method=mhgd", *(f"--set={each}" for each in _SETTINGS)]
     )
 }
-# Beside recommended: what it is made of.
-OURS = CROSS | {"soft_logits + dist": "--method=soft_logits+dist"}
+# Beside recommended: its parts, alone and in twos.
+OURS = CROSS | {
+    "soft_logits + dist": "--method=soft_logits+dist",
+    "MHGD, cross + soft_logits": f"--method=mhgd+soft_logits {_CROSS}",
+    "MHGD, cross + dist": f"--method=mhgd+dist {_CROSS}",
+}
 HEADS = {
     f"MHGD, {count} head{'s' * (count > 1)}": (
         f"--method=mhgd --set=num_heads={count}"

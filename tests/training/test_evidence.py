@@ -147,8 +147,7 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
     assert held_out not in compare and "--epochs=8" in compare
     assert "--methods=student,mhgd,recommended" in compare
     assert [each for each in compare if each.startswith("--way")] == [
-        f"--way=MHGD, cross: {evidence.CROSS['MHGD, cross']}",
-        "--way=soft_logits + dist: --method=soft_logits+dist",
+        *(f"--way={way}: {flags}" for way, flags in evidence.OURS.items()),
         "--way=one head: --method=mhgd --set=num_heads=1",
         "--way=dist, weight 4: --method=dist --set=weight=4",
         "--way=mutual_learning, weight 0.25: --method=mutual_learning "
