@@ -16,8 +16,9 @@ class Preparations:
     """A folder of networks that were learnt from one teacher.
 
     They belong to the arguments of a method that they depend on
-    (`PreparedMethod.preparation_arguments`), and to the data and teacher that
-    they were learnt on: anything else looks for a folder of another name.
+    (`PreparedMethod.preparation_arguments`), to the shapes of their weights,
+    which hang on the sensing points, and to the data and teacher that they were
+    learnt on: anything else looks for a folder of another name.
 
     Args:
         directory: Where the folders are; made if missing.
@@ -68,12 +69,16 @@ class Preparations:
                     save_network(part.artifacts()[name], path)
 
     def _files(self, part: methods.Method) -> dict[str, pathlib.Path]:
-        names = part.artifacts()
-        if not names:
+        networks = part.artifacts()
+        if not networks:
             return {}
         config = part.get_config()
         arguments = [config[name] for name in part.preparation_arguments]
-        text = json.dumps([arguments, self._learnt_on], sort_keys=True)
+        shapes = {
+            name: [tuple(weight.shape) for weight in network.weights]
+            for name, network in networks.items()
+        }
+        text = json.dumps([arguments, shapes, self._learnt_on], sort_keys=True)
         number = hashlib.sha256(text.encode()).hexdigest()[:8]
         folder = self._directory / f"{type(part).__name__}-{number}"
-        return {name: folder / f"{name}.keras" for name in names}
+        return {name: folder / f"{name}.keras" for name in networks}
