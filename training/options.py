@@ -14,6 +14,17 @@ from keras_mhgd import features
 FLAGS = flags.FLAGS
 
 
+def _mirrored() -> tf.distribute.Strategy:
+    count = FLAGS.cpu_devices
+    if not count:
+        return tf.distribute.MirroredStrategy()
+    (processor,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        processor, [tf.config.LogicalDeviceConfiguration()] * count
+    )
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+
+
 def _multi_worker() -> tf.distribute.Strategy:
     if "TF_CONFIG" not in os.environ:
         raise app.UsageError(
@@ -35,7 +46,7 @@ def _tpu() -> tf.distribute.Strategy:
 
 
 _STRATEGIES = {
-    "mirrored": tf.distribute.MirroredStrategy,
+    "mirrored": _mirrored,
     "multi_worker": _multi_worker,
     "tpu": _tpu,
 }
@@ -128,6 +139,19 @@ def define_training() -> None:
         "What shares each batch: nothing; all GPUs of this machine; those of "
         "all machines in TF_CONFIG, each of which runs this command; a TPU.",
     )
+    define_positive(
+        "cpu_devices",
+        None,
+        "Devices that --strategy=mirrored sees the processor as, and uses in "
+        "the place of GPUs.",
+    )
+    flags.register_multi_flags_validator(
+        ["cpu_devices", "strategy"],
+        lambda values: (
+            not values["cpu_devices"] or values["strategy"] == "mirrored"
+        ),
+        "--cpu_devices needs --strategy=mirrored.",
+    )
     flags.DEFINE_boolean(
         "synchronized",
         True,
@@ -192,7 +216,7 @@ def configuration(*names: str, **extra: Any) -> dict[str, Any]:
     shared = (
         "dataset data_dir subset validation_split batch_size epochs "
         "learning_rate schedule weight_decay seed views validation_freq "
-        "precision fused strategy synchronized"
+        "precision fused strategy cpu_devices synchronized"
     )
     values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
     return json.loads(json.dumps(values | extra))

@@ -12,8 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-import tensorflow as tf
-
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["keras_mhgd"])
 
@@ -22,15 +20,13 @@ CONTEXT.set_forkserver_preload(["keras_mhgd"])
 def started(
     module: str,
     *arguments: str,
-    devices: int = 1,
     environment: Mapping[str, str] | None = None,
     limit: Callable[[], None] | None = None,
 ):
     """Runs `python -m module`: gives the process, and what it prints a file.
 
-    Killed at the end if it still runs. TensorFlow sees the processor as so
-    many devices; `environment` is added to the process's own, and `limit` is
-    called in it before the program.
+    Killed at the end if it still runs. `environment` is added to the process's
+    own, and `limit` is called in it before the program.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
@@ -38,7 +34,7 @@ def started(
         environment = environment or {}
         process = CONTEXT.Process(
             target=_main,
-            args=(module, arguments, str(output), devices, environment, limit),
+            args=(module, arguments, str(output), environment, limit),
         )
         process.start()
         try:
@@ -55,17 +51,12 @@ def launch(module: str, *arguments: str, **options) -> tuple[int, str]:
         return process.exitcode, output.read_text()
 
 
-def _main(module, arguments, output, devices, environment, limit):
+def _main(module, arguments, output, environment, limit):
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
     sys.stdout.reconfigure(line_buffering=True)  # readable after a kill
-    if devices > 1:
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0],
-            [tf.config.LogicalDeviceConfiguration()] * devices,
-        )
     if limit:
         limit()
     sys.argv = [module, *arguments]

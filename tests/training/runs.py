@@ -17,11 +17,9 @@ def command(program, *arguments):
     return [sys.executable, "-m", f"training.{program}", *map(str, arguments)]
 
 
-def run(program, *arguments, fails=False, devices=1):
+def run(program, *arguments, fails=False):
     """Runs a program; returns what it printed."""
-    code, output = launch(
-        f"training.{program}", *map(str, arguments), devices=devices
-    )
+    code, output = launch(f"training.{program}", *map(str, arguments))
     assert (code != 0) == fails, output
     return output
 

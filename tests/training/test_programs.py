@@ -129,13 +129,18 @@ def test_two_devices_train_like_one(folder, distill):
     arguments = [*distill, "--epochs=1", "--learning_rate=0.001"]
     paths = folder / "one_device", folder / "two_devices"
     run("distill", *arguments, "--nofused", f"--run={paths[0]}")
-    arguments += ["--strategy=mirrored", f"--run={paths[1]}"]
-    run("distill", *arguments, devices=2)
+    arguments += ["--strategy=mirrored", "--cpu_devices=2"]
+    run("distill", *arguments, f"--run={paths[1]}")
     for a, b in zip(*map(weights, paths), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    arguments += ["--batch_size=15", f"--run={folder}/odd"]
-    output = run("distill", *arguments, fails=True, devices=2)
+    odd = [*arguments, "--batch_size=15", f"--run={folder}/odd"]
+    output = run("distill", *odd, fails=True)
     assert "must be a multiple of the number of devices" in output
+    arguments += [f"--run={paths[1]}", "--cpu_devices=4"]
+    output = run("distill", *arguments, fails=True)
+    assert "(cpu_devices: 2 there, 4 now)" in output
+    output = run("distill", *distill, "--cpu_devices=2", "--run=x", fails=True)
+    assert "--cpu_devices needs --strategy=mirrored" in output
 
 
 def test_another_configuration_is_refused(student, distill):
@@ -323,6 +328,7 @@ def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
         ("uses", ["--seed=1"]),
         ("beside", ["--method=mhgd+soft_logits"]),
         ("other", ["--set=num_heads=3"]),
+        ("one more point", ["--set=senses_logits=true"]),
     ):
         flags = [
             f"--set=mhgd.{flag.removeprefix('--set=')}"
@@ -331,7 +337,9 @@ def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
             for flag in [*distill, *flags]
         ]
         output = run("distill", *flags, shared, f"--run={folder}/{name}")
-        assert ("Preparing" in output) == (name in ("makes", "other"))
+        assert ("Preparing" in output) == (
+            name in ("makes", "other", "one more point")
+        )
     networks = [
         keras.saving.load_model(folder / name / "mhan.keras").get_weights()
         for name in ("makes", "uses", "beside")
@@ -339,7 +347,7 @@ def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
     for other in networks[1:]:
         for a, b in zip(networks[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
-    assert len(list((folder / "preparations").iterdir())) == 2
+    assert len(list((folder / "preparations").iterdir())) == 3
 
 
 @pytest.fixture(scope="module")
