@@ -94,6 +94,18 @@ ABLATIONS = {
     "batch of 128": "--batch_size=128",
     "logits as a point": "--set=senses_logits=true",
     "cross attention": "--set=attention=cross",
+    "graphs of a quarter": (
+        "--set=graph_scope=replica --strategy=mirrored --cpu_devices=4"
+    ),
+}
+# And these, one of MHGD by cross attention.
+CROSS_ABLATIONS = {
+    "own attention": "--set=attention=self",
+    "logits no point": "--set=senses_logits=false",
+    "logits not scaled": "--set=scale_logits=false",
+    "clipped per variable": "--set=clipping=per_variable",
+    "clipped to 0.1": "--set=clip_bound=0.1",
+    "clipped to 1": "--set=clip_bound=1",
 }
 
 
@@ -134,7 +146,12 @@ TABLES = {
     ),
     "ablations": Table(
         "glyphs", 2000, "resnet_small", 40, (),
-        {way: f"--method=mhgd {flags}" for way, flags in ABLATIONS.items()},
+        {way: f"--method=mhgd {flags}" for way, flags in ABLATIONS.items()}
+        | CROSS
+        | {
+            f"MHGD, cross, {way}": f"{CROSS['MHGD, cross']} {flags}"
+            for way, flags in CROSS_ABLATIONS.items()
+        },
     ),
 }  # fmt: skip
 
