@@ -60,7 +60,7 @@ CROSS = {
 }
 # Beside recommended: its parts, alone and in twos.
 OURS = CROSS | {
-    "soft_logits + dist": "--method=soft_logits+dist",
+    summary.WITHOUT_MHGD: "--method=soft_logits+dist",
     "MHGD, cross + soft_logits": f"--method=mhgd+soft_logits {_CROSS}",
     "MHGD, cross + dist": f"--method=mhgd+dist {_CROSS}",
 }
@@ -182,7 +182,7 @@ def main(names: list[str]) -> None:
             shutil.rmtree(cache)
         if TABLES[name].methods:
             best_single = summary.best_single(folder / "table.csv")
-            close = (best_single, "soft_logits + dist", "recommended")
+            close = (best_single, summary.WITHOUT_MHGD, "recommended")
             chosen = {way: ways[way] for way in close}
             _compare(name, rate, chosen, CLOSE_TRIALS)
             for ending in ("md", "csv"):
