@@ -59,8 +59,8 @@ class Comparison:
 
     Raises:
         OSError: If the folder can't be written.
-        ValueError: If two ways have one name, or if the folder holds the same
-            ways with other flags.
+        ValueError: If two ways have one name, as far as folders tell names
+            apart, or if the folder holds the same ways with other flags.
     """
 
     def __init__(
@@ -88,17 +88,19 @@ class Comparison:
         config = {"shared": self._shared, "ways": {}}
         if path.exists():
             config = read_json(path)
+        there = {_slug(name): flags for name, flags in config["ways"].items()}
+        ways = [way for way in [*self.ways, self._teacher] if way]
         changed = [
-            f"{name}: {there} there, {now} now"
-            for name, there, now in (
+            f"{name}: {before} there, {now} now"
+            for name, before, now in (
                 ("all ways", config["shared"], self._shared),
                 *(
-                    (way.name, config["ways"][way.name], _flags(way))
-                    for way in self.ways
-                    if way.name in config["ways"]
+                    (way.name, there[_slug(way.name)], _flags(way))
+                    for way in ways
+                    if _slug(way.name) in there
                 ),
             )
-            if there != now
+            if before != now
         ]
         if changed:
             raise ValueError(
@@ -106,7 +108,7 @@ class Comparison:
                 f"flags ({'; '.join(changed)}). Choose another --run, or "
                 "delete the folder."
             )
-        config["ways"] |= {way.name: _flags(way) for way in self.ways}
+        config["ways"] |= {way.name: _flags(way) for way in ways}
         write_atomically(path, json.dumps(config, indent=2) + "\n")
 
     def folder(self, way: Way, trial: int) -> pathlib.Path:

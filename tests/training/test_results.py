@@ -45,6 +45,21 @@ def test_comparison_is_a_picture(tmp_path, ways):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_names_that_are_one_folders(tmp_path):
+    """What was trained by other flags isn't taken for a way's own."""
+    alone = Way("student", "train", ())
+    way = Way("MHGD", "distill", ("--method=mhgd",))
+    Comparison(tmp_path, [alone, way], [])
+    again = Way("mhgd", "distill", ("--method=mhgd",))
+    Comparison(tmp_path, [alone, again], [])
+    other = Way("mhgd", "distill", ("--method=mhgd", "--set=num_heads=1"))
+    with pytest.raises(ValueError, match=r"other flags \(mhgd: .*num_heads"):
+        Comparison(tmp_path, [alone, other], [])
+    teacher = Way("mhgd", "train", ("--model=vgg_small",))
+    with pytest.raises(ValueError, match=r"other flags \(mhgd: .*vgg_small"):
+        Comparison(tmp_path, [alone], [], teacher)
+
+
 def test_predictions_are_read_again(tmp_path):
     labels, predicted = np.array([0, 1, 2]), np.array([0, 2, 2])
     with pytest.raises(FileNotFoundError, match="Delete the run's result.json"):
