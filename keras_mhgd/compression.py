@@ -68,13 +68,14 @@ def teacher_vectors(
     """Compresses all of a teacher's maps, unless they are already.
 
     Args:
-        features: With `maps` as in `teacher_vector`, or with `vectors`.
+        features: With `maps` as in `teacher_vector`, or with `vectors`. Beside
+            maps these are another method's, whose signs are fixed.
         fix_signs: As in `teacher_vector`.
 
     Returns:
         Unit vectors `(batch, D)` of each sensing point.
     """
-    if features.vectors is not None:
+    if features.vectors is not None and (fix_signs or not features.maps):
         return features.vectors
     return [teacher_vector(feature, fix_signs) for feature in features.maps]
 

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.compression import student_vector, teacher_vector
+from keras_mhgd.compression import (
+    student_vector,
+    teacher_vector,
+    teacher_vectors,
+)
+from keras_mhgd.features import Features
 
 
 def test_agrees_with_the_reference(golden, close):
@@ -38,3 +43,19 @@ def test_features_of_zero_have_the_vector_zero(shape, dtype):
     for found in (teacher, student_vector(zero, teacher)):
         np.testing.assert_array_equal(found, np.zeros((2, 6)))
         assert found.dtype == (tf.float64 if dtype == "float64" else tf.float32)
+
+
+def test_vectors_of_fixed_signs_are_not_taken_for_the_solvers():
+    """Another method, whose vectors they are, may be beside this one."""
+    maps = [tf.random.stateless_normal((8, 4, 4, 6), (0, 1))]
+    kept = [teacher_vector(maps[0])]
+    solvers = teacher_vector(maps[0], fix_sign=False)
+    assert not np.allclose(solvers, kept[0])
+    both = Features(None, maps, vectors=kept)
+    assert teacher_vectors(both)[0] is kept[0]
+    np.testing.assert_array_equal(
+        teacher_vectors(both, fix_signs=False)[0], solvers
+    )
+    # Of a whole batch, which were joined without their maps.
+    joined = Features(None, [], vectors=[solvers])
+    assert teacher_vectors(joined, fix_signs=False)[0] is solvers
