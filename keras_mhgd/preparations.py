@@ -51,11 +51,15 @@ class Preparations:
     def restore(self, method: methods.Method) -> None:
         """Takes over the networks that are there, into a built method.
 
+        What is prepared stays as it is.
+
         Raises:
             OSError: If a file can't be read.
             ValueError: If a file is damaged.
         """
         for part in method.parts():
+            if part.prepared:
+                continue
             files = self._files(part)
             if files and all(path.exists() for path in files.values()):
                 part.adopt({name: read_network(files[name]) for name in files})

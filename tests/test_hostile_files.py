@@ -267,5 +267,9 @@ def test_preparations_of_another_kind(tmp_path, network):
     preparations.restore(method)
     assert not method.prepared
     network().rename(path)
+    prepared = methods.FactorTransfer(preparation_epochs=1)
+    prepared.build(shapes, shapes)
+    prepared.adopt(method.artifacts())
+    preparations.restore(prepared)  # needs nothing
     with pytest.raises(ValueError, match="set_weights"):
         preparations.restore(method)

@@ -7,6 +7,7 @@ python -m training.distill --dataset=glyphs --teacher=runs/teacher
 from absl import app, flags
 
 import keras_mhgd
+from keras_mhgd.cache import fingerprint, fingerprint_of
 from training import options
 from training.interruption import Interruption
 from training.networks import load_network
@@ -116,14 +117,6 @@ def _distill(run: Run, interruption: Interruption) -> None:
     teacher = load_network(FLAGS.teacher)
     if FLAGS.fused:
         keras_mhgd.models.fuse_batch_normalization(teacher)
-    preparations = None
-    if FLAGS.preparation_dir:
-        learnt_on = ("teacher", "sensing_points", "dataset", "data_dir")
-        learnt_on += ("subset", "validation_split", "batch_size", "views")
-        preparations = keras_mhgd.Preparations(
-            FLAGS.preparation_dir,
-            {name: run.config[name] for name in learnt_on},
-        )
     # What comes before draws no random number that the student's would miss.
     options.start()
     dataset = options.load_data()
@@ -136,6 +129,21 @@ def _distill(run: Run, interruption: Interruption) -> None:
         gradient_norms=FLAGS.gradient_norms,
     )
     options.compile_model(distiller, dataset, nonfinite=FLAGS.nonfinite)
+    preparations = None
+    if FLAGS.preparation_dir:
+        preparations = keras_mhgd.Preparations(
+            FLAGS.preparation_dir,
+            {
+                "teacher": fingerprint(*teacher.get_weights()),
+                "sensing_points": [
+                    name for _, name in distiller.sensing_points
+                ],
+                "data": fingerprint_of(dataset),
+                "batch_size": FLAGS.batch_size,
+                "views": FLAGS.views,
+                "dtype": FLAGS.cache_teacher and FLAGS.cache_dtype,
+            },
+        )
     cache = None
     if FLAGS.cache_teacher:
         cache = keras_mhgd.TeacherCache(

@@ -348,6 +348,14 @@ def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
         for a, b in zip(networks[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
     assert len(list((folder / "preparations").iterdir())) == 3
+    # The teacher at another place, then another teacher in its place.
+    network = keras.saving.load_model(folder / "teacher" / "last.keras")
+    for factor, prepares in ((1, False), (2, True)):
+        network.set_weights([factor * each for each in network.get_weights()])
+        network.save(folder / "moved.keras")
+        flags = [f"--teacher={folder}/moved.keras", f"--run={folder}/{factor}"]
+        output = run("distill", *distill, shared, *flags)
+        assert ("Preparing" in output) == prepares
 
 
 @pytest.fixture(scope="module")
