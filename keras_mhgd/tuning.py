@@ -316,7 +316,8 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         """
         with model.distribute_strategy.scope():
             model.optimizer.build(model.trainable_variables)
-        progress = _Progress(self.directory / "trials" / self._key(hp), model)
+        folder = self.directory / "trials" / self._key(hp, model)
+        progress = _Progress(folder, model)
         start = progress.restore().epochs
         if start < initial_epoch:
             raise keras_tuner.errors.FatalValueError(
@@ -395,15 +396,29 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             "seed": self.seed,
         }
 
-    def _key(self, hp: keras_tuner.HyperParameters) -> str:
+    def _key(self, hp: keras_tuner.HyperParameters, model: Distiller) -> str:
         """A name for a trial's settings, whatever its number of epochs."""
+        data = self.data
+        made = [
+            *map(_settings, model.method.parts()),
+            _settings(model.optimizer),
+            _settings(self.loss),
+            model.sensing_points,
+            fingerprint(data.y_train, data.x_test, data.y_test),
+        ]
         values = {
             name: value
             for name, value in hp.values.items()
             if not name.startswith("tuner/")  # Hyperband's
         }
-        text = json.dumps([self._shared, values], sort_keys=True)
+        text = json.dumps([self._shared, values, made], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _settings(made: Any) -> list[Any]:
+    """Gives class and arguments, as plain JSON values."""
+    config = made.get_config() | {"name": None}  # Keras numbers names
+    return [type(made).__name__, keras.saving.serialize_keras_object(config)]
 
 
 class _Progress(Checkpoint):

@@ -196,6 +196,27 @@ def test_a_killed_search_goes_on_where_it_was(hypermodel, tmp_path):
     assert len(scores[0]) == 2 and scores[0] == scores[1]
 
 
+def test_a_trial_of_another_search_is_not_gone_on_with(hypermodel, capsys):
+    """In the same folder, with what no hyperparameter tells."""
+    hp = values(method="soft_logits")
+    changes = [
+        {},
+        {},
+        {"learning_rate": 0.05},
+        {"space": lambda hp, name: keras_mhgd.methods.SoftLogits(weight=0.5)},
+        {"loss": keras.losses.SparseCategoricalCrossentropy()},
+        {"optimizer": keras.optimizers.SGD},
+    ]
+    resumed = []
+    for change in changes:
+        model = hypermodel(
+            **{"learning_rate": 0.1, "methods": ["soft_logits"]} | change
+        )
+        model.fit(hp, model.build(hp), epochs=1, verbose=2)
+        resumed.append("Resuming the trial" in capsys.readouterr().out)
+    assert resumed == [False, True, False, False, False, False]
+
+
 def test_more_epochs_go_on_exactly(hypermodel, tmp_path):
     """With the optimizer's and the method's state: one way and two ways."""
     hp = values(**{"method": "fitnet", "fitnet/weight": 0.5})
