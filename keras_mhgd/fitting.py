@@ -57,8 +57,9 @@ def fit(
 
     Of several workers, each trains on its rows of each batch. All of them run
     the callbacks, on the same logs, so that a schedule acts on all; but the
-    progress bar and those callbacks of Keras that write files are the chief's
-    alone. A callback of your own that writes asks `replicas.is_chief()`.
+    progress bar and Keras's `ModelCheckpoint`, `CSVLogger`, `TensorBoard` and
+    `RemoteMonitor` are the chief's alone. Any other callback that writes files
+    must ask `replicas.is_chief()`.
 
     Args:
         model: A compiled model; with several workers its optimizer and metrics

@@ -176,7 +176,7 @@ def _main(path: Path, folder: Path) -> None:
     """Runs `images.npy`, and `pixels.npy` by the signature for raw images.
 
     Leaves `outputs.npy`, `times.json` (milliseconds of calls with one image)
-    and for raw images `probabilities.npy` and `class_names.npy`.
+    and for raw images `probabilities.npy` and `class_name.npy`.
     """
     if path.is_dir():
         import tensorflow as tf

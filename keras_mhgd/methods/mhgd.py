@@ -175,6 +175,7 @@ class MHGD(PreparedMethod):
         `{"mhgd": loss}`, a scalar, float32.
 
     Raises:
+        TypeError: If `mhan` is no `MHAN`.
         ValueError: If an argument is out of range.
 
     Example:

@@ -10,8 +10,8 @@ def fuse_batch_normalization(model: keras.Model) -> int:
     """Lets the batch normalisation of a network run as one operation.
 
     Keras 3 runs it as several; on a processor a training step of a small
-    residual network then takes about twice as long. Results and gradients are
-    the same up to rounding. The layers stay Keras's own: their weights,
+    residual network then takes about a quarter longer. Results and gradients
+    are the same up to rounding. The layers stay Keras's own: their weights,
     configuration, files and clones know nothing of it, and a network that is
     loaded from a file runs as Keras has it until it is fused anew.
 
