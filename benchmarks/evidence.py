@@ -177,9 +177,6 @@ def main(names: list[str]) -> None:
         _compare(name, rate, ways, TRIALS)
         for file in ("table.md", "table.csv", "result.png"):
             shutil.copy(RUNS / name / file, folder / file)
-        # Gigabytes: maps of all images, views and seeds.
-        for cache in RUNS.glob(f"{name}*/teacher_*"):
-            shutil.rmtree(cache)
         if TABLES[name].methods:
             best_single = summary.best_single(folder / "table.csv")
             close = (best_single, summary.WITHOUT_MHGD, "recommended")
@@ -331,7 +328,10 @@ def _ways(table: Table, powers: Mapping[str, int]) -> dict[str, str]:
 def _compare(
     name: str, rate: str, ways: Mapping[str, str], trials: int
 ) -> None:
-    """Trains ways of a table, and compares them with the student alone."""
+    """Compares ways of a table with the student alone.
+
+    Then its teacher caches go: maps of all views and seeds, gigabytes.
+    """
     table = TABLES[name]
     defaults = [way for way, flags in ways.items() if not flags]
     _run(
@@ -346,6 +346,8 @@ def _compare(
         *(f"--way={way}: {flags}" for way, flags in ways.items() if flags),
         f"--run={RUNS / name}",
     )
+    for cache in RUNS.glob(f"{name}*/teacher_*"):
+        shutil.rmtree(cache)
 
 
 def _shared(table: Table, epochs: int, validation_freq: int) -> list[str]:

@@ -163,6 +163,7 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
     assert "--trials=3" in compare and "--trials=10" in close
     assert close[-1] == compare[-1] == f"--run={tmp_path}/runs/small"
     assert (tmp_path / "results/small/close.csv").exists()
+    assert not list((tmp_path / "runs/small").glob("teacher_*"))
 
 
 def test_a_search_of_which_nothing_succeeds_is_an_error(tmp_path, monkeypatch):
