@@ -81,12 +81,18 @@ def test_a_later_start_continues_the_same_stream(distiller, bars):
             np.testing.assert_array_equal(one, other)
 
 
-def test_mhgd_keeps_vectors_alone(distiller, bars):
-    cache = keras_mhgd.TeacherCache(distiller(), bars, 16, views=1)
+@pytest.mark.parametrize(
+    ("method", "lengths"), [("mhgd", (6, 8)), ("recommended", (6, 8, 3))]
+)
+def test_mhgd_keeps_vectors_alone(distiller, bars, method, lengths):
+    """Also beside methods that look at logits."""
+    model = distiller(methods.get(method))
+    cache = keras_mhgd.TeacherCache(model, bars, 16, views=1)
     taught, _ = next(iter(cache.train()))
     features = taught.features
     assert features.maps == []
-    assert [each.shape for each in features.vectors] == [(16, 6), (16, 8)]
+    shapes = [each.shape for each in features.vectors]
+    assert shapes == [(16, length) for length in lengths]
 
 
 def cache_of(distiller, method, bars, directory, **changes):

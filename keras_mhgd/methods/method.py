@@ -143,7 +143,8 @@ class Method(keras.Layer):
         Runs outside of the gradient's tape, and once for all epochs where
         there is a `keras_mhgd.TeacherCache`.
         """
-        return teacher
+        # Maps may be there for another method, and are large.
+        return teacher if self.reads_points else teacher._replace(maps=[])
 
     def call(
         self, student: Features, teacher: Features, labels: tf.Tensor
