@@ -14,6 +14,7 @@ from keras_mhgd.features import (
     SensingPoints,
     Taught,
     input_shapes,
+    logits_end,
     pair,
     require_network,
 )
@@ -116,12 +117,17 @@ class Distiller(keras.Model):
             name="epoch", initializer="zeros", trainable=False, dtype="float32"
         )
         split = method.gradient_rule.split
+        logits = [
+            [logits_end(network)] if points and method.senses_logits else []
+            for network in (student, teacher)
+        ]
         self._student_features = FeatureExtractor(
             student,
             [point for point, _ in points],
             method.needs,
             [layer for layer, _ in others if layer],
             split=split and functools.partial(split, epoch=self._epoch),
+            logits=logits[0],
         )
         self._teacher_features = FeatureExtractor(
             teacher,
@@ -129,6 +135,7 @@ class Distiller(keras.Model):
             method.needs,
             [layer for _, layer in others if layer],
             require_finite=True,
+            logits=logits[1],
         )
         shapes = self._student_features.shapes, self._teacher_features.shapes
         _require_same_classes(*shapes)

@@ -404,6 +404,37 @@ def test_transfers_graphs_saves_and_loads(name, eagerly, tmp_path):
     assert not equal(weights(loaded.student), weights(student))
 
 
+def test_logits_are_sensed_before_a_softmax_of_the_classifier():
+    """Training is that of networks whose softmax is a layer of its own."""
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    trained = []
+    for activation in ("softmax", None):
+        keras.utils.set_random_seed(0)
+        networks = [
+            functional([4, 6], activation=activation),
+            functional([6, 8], activation=activation),
+        ]
+        if activation is None:
+            networks = [
+                keras.Model(network.input, layers.Softmax()(network.output))
+                for network in networks
+            ]
+        mhgd = methods.MHGD(
+            num_heads=2,
+            preparation_epochs=2,
+            attention="cross",
+            senses_logits=True,
+            clipping="per_feature",
+        )
+        distiller = keras_mhgd.Distiller(*networks, [mhgd, "soft_logits"])
+        assert distiller.sensing_points[-1] == ("scores", "scores")
+        distiller.compile("sgd", loss)
+        distiller.fit(values(*IMAGE), LABELS, 4, shuffle=False, verbose=0)
+        trained.append(weights(distiller))
+    for ours, theirs in zip(*trained, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_other_methods(name):
     pair = PAIRS[name]

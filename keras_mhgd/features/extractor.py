@@ -8,8 +8,11 @@ import tensorflow as tf
 
 from keras_mhgd.features import symbolic
 from keras_mhgd.features.batch import Features
+from keras_mhgd.features.head import squashes
 from keras_mhgd.features.layers import (
     crosses_code,
+    find_layer,
+    inner_activation,
     is_graph,
     require_network,
 )
@@ -36,6 +39,8 @@ class FeatureExtractor:
             frozen networks, whose features nothing in training can mend.
         split: Gives a sensing point's output twice: what the network goes on
             with, and what `Features.forks` holds.
+        logits: Those of `points` that are to be logits: of a layer that ends in
+            a softmax or sigmoid, what that gets.
 
     Raises:
         TypeError: If `network` is no built Keras model.
@@ -51,6 +56,7 @@ class FeatureExtractor:
         others: Sequence[str] = (),
         require_finite: bool = False,
         split: Split | None = None,
+        logits: Collection[str] = (),
     ):
         require_network(network)
         self.network = network
@@ -61,7 +67,15 @@ class FeatureExtractor:
         )
         if not by_code and {"logits", "embedding"} & set(needs):
             by_code = symbolic.ends_in_layers(network)
+        activations = {}
+        for path in logits:
+            layer = find_layer(network, path)
+            if inner_activation(layer) and squashes(layer):
+                activations[path] = keras.layers.Activation(
+                    layer.activation, dtype=layer.dtype_policy
+                )
         arguments = network, self.points, list(others), needs, split
+        arguments = *arguments, activations
         if by_code:
             self._run = Tap(*arguments)
             shapes = self._run.shapes

@@ -22,6 +22,11 @@ _SQUASHING = (
 _RESHAPING = (keras.layers.Flatten, keras.layers.Reshape)
 
 
+def squashes(layer: keras.Operation | None) -> bool:
+    """Whether a layer is, or ends in, a softmax or sigmoid function."""
+    return getattr(layer, "activation", None) in _SQUASHING
+
+
 def head_of(
     outputs: Any,
     origin: Callable[[Any], Origin],
@@ -80,7 +85,7 @@ def _before_activation(
         )
     if isinstance(layer, keras.layers.Softmax):
         return inputs
-    if getattr(layer, "activation", None) not in _SQUASHING:
+    if not squashes(layer):
         return outputs
     if is_activation(layer):
         return inputs
@@ -97,8 +102,7 @@ def _require_no_activation(
     """Raises if what only reshapes hides a softmax or sigmoid."""
     while isinstance(layer, _RESHAPING):
         layer, inputs = origin(inputs)
-        squashes = getattr(layer, "activation", None) in _SQUASHING
-        if squashes or isinstance(layer, keras.layers.Softmax):
+        if squashes(layer) or isinstance(layer, keras.layers.Softmax):
             raise _not_last(layer)
 
 

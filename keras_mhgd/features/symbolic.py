@@ -1,6 +1,6 @@
 """Features of a graph of layers: another graph of the same layers."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -26,6 +26,7 @@ def extractor(
     others: Sequence[str],
     needs: Collection[str],
     split: Split | None,
+    activations: Mapping[str, keras.Layer],
 ) -> keras.Model:
     """Builds the model that gives predictions and features at once.
 
@@ -35,6 +36,8 @@ def extractor(
         others: Paths of other layers whose output is wanted.
         needs: See `FeatureExtractor`.
         split: See `FeatureExtractor`.
+        activations: By path of a point that is read before its layer's own
+            activation: what is called in the place of that.
 
     Returns:
         A functional model that shares all layers; its output is a dict with
@@ -42,7 +45,7 @@ def extractor(
     """
     before = "maps_before_activation" in needs
     wanted = list(dict.fromkeys([*points, *others]))
-    found = _with_outputs(model, wanted, points, before, split)
+    found = _with_outputs(model, wanted, points, before, split, activations)
     fields = {
         "outputs": found["outputs"],
         "maps": [found["maps"][path] for path in points],
@@ -54,7 +57,7 @@ def extractor(
             found["before"][path] for path in points
         ]
     if others:
-        fields["layers"] = {path: found["maps"][path] for path in others}
+        fields["layers"] = {path: found["given"][path] for path in others}
     fields |= head_of(fields["outputs"], _origin, needs, model.name)
     return keras.Model(found["inputs"], fields)
 
@@ -65,17 +68,28 @@ def _with_outputs(
     points: Sequence[str],
     before: bool,
     split: Split | None,
+    activations: Mapping[str, keras.Layer],
 ) -> dict:
-    """Finds inputs, outputs, and by path: maps, forks, before activation."""
+    """Finds inputs, outputs, and by path what `extractor` needs of layers.
+
+    The maps and forks of points, what was before their activation, and what
+    all layers gave.
+    """
     for path in paths:
         find_layer(model, path)
     inputs, outputs = symbolic_inputs(model), model.outputs[0]
-    if split is None and not before and all("/" not in path for path in paths):
+    as_is = split is None and not before and not activations
+    if as_is and all("/" not in path for path in paths):
         maps = {
             path: symbolic_output(model, model.get_layer(path))
             for path in paths
         }
-        return {"inputs": inputs, "outputs": outputs, "maps": maps}
+        return {
+            "inputs": inputs,
+            "outputs": outputs,
+            "maps": maps,
+            "given": maps,
+        }
 
     # A nested model's inner tensors belong to a graph of its own, and a fork
     # changes what comes behind it. So the layers are called once more, with an
@@ -86,10 +100,18 @@ def _with_outputs(
         if rest:
             inner.setdefault(head, []).append(rest)
     extractors = {
-        head: _nested(model.get_layer(head), head, rests, points, before, split)
+        head: _nested(
+            model.get_layer(head),
+            head,
+            rests,
+            points,
+            before,
+            split,
+            activations,
+        )
         for head, rests in inner.items()
     }
-    found = {"maps": {}, "forks": {}, "before": {}}
+    found = {"maps": {}, "forks": {}, "before": {}, "given": {}}
 
     def call(layer, *args, **kwargs):
         name = layer.name
@@ -101,6 +123,8 @@ def _with_outputs(
                     for rest, tensor in result.get(kind, {}).items()
                 }
             result = result["outputs"]
+        elif name in activations:
+            found["before"][name] = result = Linear(layer)(*args)
         elif before and name in points:
             found["before"][name], result = _in_two(layer, args, kwargs, name)
         else:
@@ -109,6 +133,10 @@ def _with_outputs(
             result, found["forks"][name] = _Fork(split, name)(result)
         if name in paths:
             found["maps"][name] = result
+        if name in activations:
+            result = activations[name](result)
+        if name in paths:
+            found["given"][name] = result
         return result
 
     again = keras.models.clone_model(
@@ -122,16 +150,27 @@ def _with_outputs(
     }
 
 
-def _nested(model, name, paths, points, before, split) -> keras.Model:
-    inside = [
-        point.removeprefix(f"{name}/")
-        for point in points
-        if point.startswith(f"{name}/")
-    ]
-    found = _with_outputs(model, paths, inside, before, split)
+def _nested(
+    model, name, paths, points, before, split, activations
+) -> keras.Model:
+    inside = _inside(name, points)
+    own = {
+        rest: activations[f"{name}/{rest}"]
+        for rest in _inside(name, activations)
+    }
+    found = _with_outputs(model, paths, inside, before, split, own)
     inputs, outputs = found.pop("inputs"), found.pop("outputs")
     tensors = {kind: each for kind, each in found.items() if each}
     return keras.Model(inputs, {"outputs": outputs, **tensors})
+
+
+def _inside(name: str, paths: Iterable[str]) -> list[str]:
+    """What is left of those paths that lead into a layer."""
+    return [
+        path.removeprefix(f"{name}/")
+        for path in paths
+        if path.startswith(f"{name}/")
+    ]
 
 
 def _in_two(layer, args, kwargs, name):

@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -34,6 +34,7 @@ class Tap:
         others: Paths of other layers whose output is wanted.
         needs: See `FeatureExtractor`.
         split: See `FeatureExtractor`.
+        activations: As in `symbolic.extractor`.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Tap:
         others: Sequence[str],
         needs: Collection[str],
         split: Split | None,
+        activations: Mapping[str, keras.Layer],
     ):
         self._model = model
         self._points = {path: find_layer(model, path) for path in points}
         self._others = {path: find_layer(model, path) for path in others}
         self._needs = needs
         self._split = split
+        self._activations = activations
         self._before = "maps_before_activation" in needs
         if self._before:
             for path, layer in self._points.items():
@@ -64,14 +67,19 @@ class Tap:
             path = paths.get(id(layer))
             if path is None:
                 result = call(*args, **kwargs)
-            else:
-                before, result = self._in_two(layer, call, args, kwargs)
-                _keep(found["before"], path, before)
-                if self._split is not None:
-                    result, fork = self._split(result)
-                    _keep(found["forks"], path, fork)
-                _keep(found["maps"], path, result)
+                calls.append((layer, args, result))
+                return result
+            before, result = self._in_two(layer, call, args, kwargs, path)
+            _keep(found["before"], path, before)
+            if self._split is not None:
+                result, fork = self._split(result)
+                _keep(found["forks"], path, fork)
+            _keep(found["maps"], path, result)
             calls.append((layer, args, result))
+            if path in self._activations:
+                activation, before = self._activations[path], result
+                result = activation(before)
+                calls.append((activation, (before,), result))
             return result
 
         watched = [
@@ -96,7 +104,7 @@ class Tap:
             ]
         if self._others:
             fields["layers"] = {
-                path: _given(calls, path, layer)
+                path: _given(calls, path, self._activations.get(path, layer))
                 for path, layer in self._others.items()
             }
         return fields | head_of(
@@ -114,8 +122,11 @@ class Tap:
             lambda tensor: tuple(tensor.shape), outputs
         )
 
-    def _in_two(self, layer, call, args, kwargs):
-        """What a layer's activation gets, and the layer's output."""
+    def _in_two(self, layer, call, args, kwargs, path):
+        """What a layer's activation gets, and what the point reads."""
+        if path in self._activations:
+            linear = call_linearly(layer, call, args, kwargs)
+            return linear, linear
         activation = inner_activation(layer)
         if not self._before or (
             activation is None and not is_activation(layer)

@@ -483,6 +483,69 @@ def test_a_split_goes_on_with_its_first_part(activation, x):
     np.testing.assert_allclose(found.logits, scale * logits, rtol=1e-4)
 
 
+class Calling(keras.Model):
+    def __init__(self, body, last):
+        super().__init__()
+        self.body, self.last = body, last
+
+    def call(self, inputs):
+        return self.last(self.body(inputs))
+
+
+def fused(kind):
+    """A network that ends in a Dense layer with a softmax of its own.
+
+    Gives the network, the layer's path and what comes before it.
+    """
+    body = ending()
+    last = keras.layers.Dense(3, activation="softmax", name="last")
+    if kind == "code":
+        model = Calling(body, last)
+        model(np.zeros((1, 8, 8, 1), "float32"))
+        return model, "last", body
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, last(body(inputs)), name="inner")
+    if kind == "graph":
+        return model, "last", body
+    inputs = keras.Input((8, 8, 1))
+    return keras.Model(inputs, model(inputs)), "inner/last", body
+
+
+@pytest.mark.parametrize("kind", ["graph", "nested", "code"])
+@pytest.mark.parametrize("splits", [False, True])
+@pytest.mark.parametrize(
+    "needs", [[], ["logits", "embedding", "maps_before_activation"]]
+)
+def test_a_point_of_logits_is_before_a_softmax_of_its_layer(
+    kind, splits, needs, x
+):
+    model, path, body = fused(kind)
+    extractor = FeatureExtractor(
+        model,
+        [path],
+        needs,
+        [path],
+        split=(lambda feature: (2 * feature, 3 * feature)) if splits else None,
+        logits=[path],
+    )
+    found = extractor(x)
+    logits = body(x).numpy() @ find_layer(model, path).kernel.numpy()
+    expected = {"maps_before_activation": [logits], "embedding": body(x)}
+    if splits:
+        np.testing.assert_allclose(found.forks[0], 3 * logits, 1e-4)
+        logits = 2 * logits
+    else:
+        np.testing.assert_array_equal(found.outputs, model(x))
+    np.testing.assert_allclose(found.maps[0], logits, 1e-4)
+    np.testing.assert_allclose(found.outputs, tf.nn.softmax(logits), 1e-4)
+    np.testing.assert_array_equal(found.layers[path], found.outputs)
+    for name in needs:
+        wanted = {**expected, "logits": logits}[name]
+        np.testing.assert_allclose(getattr(found, name), wanted, 1e-4)
+    assert find_layer(model, path).activation is keras.activations.softmax
+    assert extractor.shapes.maps == [(None, 3)]
+
+
 def test_logits_share_the_weights_of_a_softmax_layer(x):
     model = ending(keras.layers.Dense(3, activation="softmax", name="last"))
     extractor = FeatureExtractor(model, [], ["logits"])
