@@ -327,7 +327,7 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
         The method.
     """
     values = method_arguments(arguments, name)
-    parts = keras_mhgd.methods.get(name).parts()
+    parts = keras_mhgd.methods.parts(name)
     made = [_with_arguments(part, values) for part in parts]
     return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
 

@@ -6,7 +6,8 @@ python -m training.tune --dataset=glyphs --subset=2000 --views=8
     --epochs=20 --run=runs/search
 
 Trials are measured on a part of the training images. The best setting is
-then trained on all of them, in the run folder `best`, and tested once. The
+then trained on those of --subset, or all, of which none is held out, in the
+run folder `best`, and tested once. The
 same command again goes on where it was ended. With keras-tuner's environment
 variables several processes search together: see BUILD.md.
 """
@@ -163,9 +164,10 @@ def _is_worker() -> bool:
 
 def _tuner(run: Run) -> keras_tuner.Tuner:
     """Makes the tuner, or loads it with what it has tried."""
+    # Devices are made before TensorFlow does anything else.
+    strategy = options.strategy()
     options.start()
     dataset = options.load_data()
-    strategy = options.strategy()
     with strategy.scope():
         teacher = load_network(FLAGS.teacher)
     if FLAGS.fused:
@@ -248,8 +250,8 @@ def _arguments(
         for name in values
         if values[name] is not None
     ]
-    defaults = keras_mhgd.methods.get(hp["method"])
-    for part, default in zip(method.parts(), defaults.parts(), strict=True):
+    defaults = keras_mhgd.methods.parts(hp["method"])
+    for part, default in zip(method.parts(), defaults, strict=True):
         name, config = keras_mhgd.methods.name_of(part), default.get_config()
         flags += [
             f"--set={name}.{argument}={json.dumps(value)}"
@@ -283,7 +285,7 @@ def _report(run: Run) -> None:
     print(
         f"{run.directory} is finished: {result['trials']} trials, the best "
         f"with validation accuracy {result['validation_accuracy']:.4f}. "
-        "Trained on all training images, its test accuracy is "
+        "Trained with no image held out, its test accuracy is "
         f"{result['accuracy']:.4f}: {run.directory / 'best'}."
     )
 

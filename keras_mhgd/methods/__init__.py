@@ -62,6 +62,7 @@ __all__ = [
     "graph_divergence",
     "name_of",
     "names",
+    "parts",
     "recommended",
 ]
 
@@ -112,6 +113,27 @@ def name_of(method: Method) -> str:
     )
 
 
+def parts(identifier: str) -> list[Method]:
+    """Makes the methods that a name stands for, one by one.
+
+    Their arguments may be such as to fit each other only once they are
+    changed: two that clip.
+
+    Args:
+        identifier: As in `get`.
+
+    Returns:
+        The methods, each with the defaults of its class or, in
+        `"recommended"`, with those of that.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    return [
+        part for name in identifier.split("+") for part in get(name).parts()
+    ]
+
+
 def get(identifier: Identifier | Sequence[Identifier]) -> Method:
     """Makes a method from its name or configuration.
 
@@ -144,7 +166,7 @@ def get(identifier: Identifier | Sequence[Identifier]) -> Method:
             f"Names: {', '.join(names())}."
         )
     if "+" in identifier:
-        return Combined([get(each) for each in identifier.split("+")])
+        return Combined(parts(identifier))
     known = {**_METHODS, "recommended": recommended}
     require_known("method", identifier, known)
     return known[identifier]()

@@ -18,7 +18,7 @@ class Combined(Method):
     all the other methods: it can't drown them.
 
     Args:
-        methods: Two or more.
+        methods: Two or more; of one that is combined itself its methods.
 
     Call arguments:
         student: `Features` of the student.
@@ -42,7 +42,7 @@ class Combined(Method):
 
     def __init__(self, methods: Sequence[Method], **kwargs):
         super().__init__(**kwargs)
-        self.methods = list(methods)
+        self.methods = [each for one in methods for each in one.parts()]
         self.terms = tuple(
             term for method in self.methods for term in method.terms
         )

@@ -1,4 +1,5 @@
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +8,7 @@ import keras_mhgd
 from keras_mhgd import gradients, methods
 from keras_mhgd.features import Features
 from keras_mhgd.methods import MHGD, Combined, Method
+from training import options
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -94,6 +96,34 @@ def test_get_takes_lists_and_joined_names():
     assert method.needs == ("maps", "logits")
     with pytest.raises(ValueError, match="rk_d"):
         methods.get("mhgd+rk_d")
+
+
+def test_a_combined_one_is_taken_apart():
+    method = methods.get(["recommended", "rkd"])
+    joined = methods.get("recommended+rkd")
+    for each in (method, joined):
+        names = [methods.name_of(part) for part in each.parts()]
+        assert names == ["mhgd", "soft_logits", "dist", "rkd"]
+        assert each.parts()[0].attention == "cross"
+        assert each.limited_terms == ("mhgd",)
+
+
+def test_parts_need_not_fit_each_other_yet():
+    mhgd, kd_svd = methods.parts("mhgd+kd_svd")
+    assert (type(mhgd), type(kd_svd)) == (MHGD, methods.KDSVD)
+    (alone,) = methods.parts("rkd")
+    assert type(alone) is methods.RKD
+    with pytest.raises(ValueError, match="at most one"):
+        methods.get("mhgd+kd_svd")
+    with pytest.raises(ValueError, match="kd_sdv"):
+        methods.parts("mhgd+kd_sdv")
+    # So one of two that clip can be told not to.
+    made = options.method("mhgd+kd_svd", ["kd_svd.clipping=null"])
+    assert [part.clipping for part in made.parts()] == ["per_variable", None]
+    hp = keras_tuner.HyperParameters()
+    fixed = {"kd_svd": {"clipping": None, "clip_bound": 1.0}}
+    made = keras_mhgd.tuning.search_method(hp, "mhgd+kd_svd", fixed)
+    assert [part.clipping for part in made.parts()] == ["per_variable", None]
 
 
 def test_needs_the_sensing_points_of_all():

@@ -1,6 +1,7 @@
 """Searches that are killed, told to end, or shared, and what they leave."""
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import time
 
 import keras
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
@@ -189,3 +191,23 @@ def test_wrong_flags_are_told(folder, tune, changed, message):
     output = run("tune", *tune, changed, f"--run={path}", fails=True)
     assert message in output
     assert not (path / "config.json").exists()
+
+
+def test_devices_are_made_before_images_are_read(folder, tune):
+    """What comes after that is told, not that TensorFlow is at work."""
+    images = folder / "images"
+    for part, name in itertools.product(("train", "test"), ("a", "b", "c")):
+        (images / part / name).mkdir(parents=True)
+        image = np.zeros((16, 16, 1), np.uint8)
+        keras.utils.save_img(images / part / name / "0.png", image)
+    output = run(
+        "tune",
+        *tune,
+        f"--dataset={images}",
+        "--strategy=mirrored",
+        "--cpu_devices=2",
+        "--set=dkd.temperatur=2",
+        f"--run={folder}/devices",
+        fails=True,
+    )
+    assert "Did you mean 'temperature'" in output
