@@ -175,6 +175,9 @@ def main(names: list[str]) -> None:
             powers = {method: best(found[method]) for method in found}
         ways = _ways(TABLES[name], powers)
         _compare(name, rate, ways, TRIALS)
+        # What was compared closely may not be what is best now.
+        for ending in ("md", "csv"):
+            (folder / f"close.{ending}").unlink(missing_ok=True)
         for file in ("table.md", "table.csv", "result.png"):
             shutil.copy(RUNS / name / file, folder / file)
         if TABLES[name].methods:

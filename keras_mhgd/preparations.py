@@ -65,7 +65,7 @@ class Preparations:
                 part.adopt({name: read_network(files[name]) for name in files})
 
     def keep(self, method: methods.Method) -> None:
-        """Saves the networks of a prepared method that are not there."""
+        """Saves the networks that a method has learnt, if not there yet."""
         for part in method.parts():
             for name, path in self._files(part).items():
                 if not path.exists():

@@ -86,10 +86,9 @@ def search_method(
         >>> hp.values
         {'weight': 0.9, 'temperature': 4.0}
     """
-    default = methods.get(name)
-    parts = default.parts()
+    parts = methods.parts(name)
     if len(parts) == 1:
-        return _searched(hp, default, fixed or {})
+        return _searched(hp, *parts, fixed or {})
     made = []
     for part in parts:
         with hp.name_scope(methods.name_of(part)):
@@ -404,6 +403,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             _settings(model.optimizer),
             _settings(self.loss),
             model.sensing_points,
+            self._dtype_policy.name,
             fingerprint(data.y_train, data.x_test, data.y_test),
         ]
         values = {

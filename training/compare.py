@@ -16,7 +16,7 @@ python -m training.compare --dataset=cifar100 --teacher=resnet32
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absl import app, flags
 
@@ -81,20 +81,23 @@ def main(argv) -> None:
     # Wrong networks and data are told here, before any training.
     dataset = options.load_data()
     path, training = FLAGS.teacher, None
+    networks = [f"--student={FLAGS.student}"]
     if os.path.exists(path) or os.sep in path:
         architecture = load_network(path).name
+        networks.insert(0, f"--teacher={path}")
     else:
         architecture = options.network(path, dataset).name
         training = Way(path, "train", (f"--model={path}",))
-        path = f"{FLAGS.run}/{path}_0"
     source, known = published(dataset.name, architecture, FLAGS.student)
-    ways = _ways(path, known)
+    ways = _ways(networks, known)
     shared = [
         f"--{name}={value}"
         for name, value in options.configuration().items()
         if name != "seed" and value is not None
     ]
     comparison = Comparison(FLAGS.run, ways, shared, training)
+    if training:
+        path = comparison.folder(training, 0)
     comparison.run(FLAGS.trials, FLAGS.jobs)
     outcome = Outcome(
         comparison,
@@ -114,7 +117,7 @@ def main(argv) -> None:
     print(f"\n{outcome.text}\nWritten to {comparison.directory}/report.html.")
 
 
-def _ways(teacher: str, known: Mapping[str, str]) -> list[Way]:
+def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
     names = FLAGS.methods
     if names == ["published"]:
         if not known:
@@ -129,14 +132,10 @@ def _ways(teacher: str, known: Mapping[str, str]) -> list[Way]:
             "--methods must begin with student, the row that others are "
             f"compared with. Received: --methods={','.join(FLAGS.methods)}."
         )
-    networks = (f"--teacher={teacher}", f"--student={FLAGS.student}")
 
     def distilled(name, own):
         way = Way(name, "distill", (*networks, *own))
-        learns = any(
-            keras_mhgd.methods.get(method).teacher_learns
-            for method in way.methods
-        )
+        learns = any(method.teacher_learns for method in way.methods)
         cache = ["--cache_teacher"] if FLAGS.views and not learns else []
         return Way(name, "distill", (*networks, *cache, *own))
 
@@ -145,8 +144,8 @@ def _ways(teacher: str, known: Mapping[str, str]) -> list[Way]:
         points = [f"--sensing_points={','.join(FLAGS.sensing_points)}"]
     ways = [Way("student", "train", (f"--model={FLAGS.student}",))]
     for name in names[1:]:
-        default = keras_mhgd.methods.get(name)
-        owners = [keras_mhgd.methods.name_of(each) for each in default.parts()]
+        parts = keras_mhgd.methods.parts(name)
+        owners = [keras_mhgd.methods.name_of(each) for each in parts]
         own = [each for each in FLAGS.set if _owner(each) in owners]
         options.method(name, own)  # raises for what can't be
         own = [f"--set={each}" for each in own]

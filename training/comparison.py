@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 
+import keras_mhgd
 from keras_mhgd.files import (
     locked,
     read_json,
@@ -34,12 +35,13 @@ class Way:
     arguments: tuple[str, ...]
 
     @property
-    def methods(self) -> set[str]:
-        """Names of the methods that it uses."""
+    def methods(self) -> list[keras_mhgd.methods.Method]:
+        """The methods that it uses, by default arguments."""
         for argument in self.arguments:
             if argument.startswith("--method="):
-                return set(argument.removeprefix("--method=").split("+"))
-        return set()
+                name = argument.removeprefix("--method=")
+                return keras_mhgd.methods.parts(name)
+        return []
 
 
 class Comparison:
@@ -52,10 +54,10 @@ class Comparison:
 
     Args:
         directory: The folder; made if missing.
-        ways: All ways; the first is the student alone.
+        ways: All ways.
         shared: Flags of all programs and ways.
-        teacher: A training that comes before all others, once, with seed 0;
-            `None` if the teacher is there.
+        teacher: A training that comes before all others, once, with seed 0:
+            that of the teacher, if the ways don't name one.
 
     Raises:
         OSError: If the folder can't be written.
@@ -130,7 +132,7 @@ class Comparison:
                 finished first, unless it was the teacher's.
         """
         trainings = {}
-        makers = {}  # for each method its first training
+        makers = {}  # for each method that prepares its first training
         with (
             concurrent.futures.ThreadPoolExecutor(jobs) as pool,
             self._processes,
@@ -142,16 +144,17 @@ class Comparison:
                 _require_success({folder: first.result()})
             for trial in range(trials):
                 for way in self.ways:
+                    prepared = [
+                        type(each) for each in way.methods if not each.prepared
+                    ]
                     # Those wait that use what another is about to make.
                     waits = [
-                        makers[name]
-                        for name in sorted(way.methods)
-                        if name in makers
+                        makers[kind] for kind in prepared if kind in makers
                     ]
                     training = pool.submit(self._train, way, trial, waits)
                     trainings[self.folder(way, trial)] = training
-                    for name in way.methods:
-                        makers.setdefault(name, training)
+                    for kind in prepared:
+                        makers.setdefault(kind, training)
             concurrent.futures.wait(trainings.values())
         _require_success(
             {folder: each.result() for folder, each in trainings.items()}
@@ -180,6 +183,8 @@ class Comparison:
             f"--run={folder}",
         ]
         if way.program == "distill":
+            if self._teacher:
+                command.append(f"--teacher={self.folder(self._teacher, 0)}")
             command += [
                 f"--preparation_dir={self.directory / 'preparations'}",
                 f"--cache_dir={self.directory / f'teacher_{trial}'}",

@@ -67,6 +67,11 @@ FLAGS = flags.FLAGS
 
 def main(argv) -> None:
     """Exports the network that the flags name."""
+    if FLAGS.validation_split:
+        raise app.UsageError(
+            "--validation_split is for choosing settings: the model card tells "
+            "the accuracy on the test images. Leave it out."
+        )
     least = dict(map(_fraction, FLAGS.least_agreement))
     network = load_network(FLAGS.model)
     others = {

@@ -215,7 +215,7 @@ def draw_attended(
 class _Board:
     """A white canvas for pictures and text, both placed in pixels.
 
-    One image and no axes: TensorBoard gets several a look, and Matplotlib
+    No figure of Matplotlib: TensorBoard gets several a look, and Matplotlib
     takes its time for each.
     """
 

@@ -107,7 +107,7 @@ class Method(keras.Layer):
         """
 
     def artifacts(self) -> Mapping[str, keras.Model]:
-        """Networks that were prepared and are worth a file of their own."""
+        """Networks that it learns before the student trains, by name."""
         return {}
 
     def build(self, student: Features, teacher: Features) -> None:

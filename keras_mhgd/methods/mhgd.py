@@ -135,8 +135,9 @@ class MHGD(PreparedMethod):
             sensing point takes part by the teacher's features alone.
         logit_activation: `"tanh"` before the softmax (the published code) or
             `"linear"` (the published formula).
-        senses_logits: Whether the layers that give the networks' logits are a
-            last sensing point, beside the others.
+        senses_logits: Whether the networks' logits, what a last softmax or
+            sigmoid gets, are a last sensing point beside the others: also of
+            methods beside this one that read sensing points.
         scale_logits: Whether logits are divided by the square root of a
             head's width, in MHAN's training and in the transfer. The paper's
             are not; those of `recommended` are.
@@ -160,7 +161,8 @@ class MHGD(PreparedMethod):
             device, or `"replica"`, each those of its own part.
         mhan: A trained `MHAN` of the same teacher and sensing points: it is
             used as it is and not trained again. `num_heads` and
-            `scale_logits` are its own then.
+            `scale_logits` are its own then; `fix_signs` must be as it was
+            trained.
         weight: Multiplier of the loss, >= 0. Clipping can undo it.
 
     Call arguments:
@@ -288,7 +290,7 @@ class MHGD(PreparedMethod):
             self.mhan.trainable = False
 
     def artifacts(self):
-        return {"mhan": self.mhan}
+        return {} if self._mhan_given else {"mhan": self.mhan}
 
     def targets(self, teacher):
         # Vectors that are kept for other methods have signs that are fixed.

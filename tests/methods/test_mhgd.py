@@ -571,6 +571,7 @@ def test_a_given_mhan_is_prepared_and_never_trained(
     model = distiller(method, run_eagerly=True)
     assert method.prepared
     assert method.mhan is mhan
+    assert not method.artifacts()  # which it has learnt itself
     model.fit(x, y, batch_size=16, epochs=2, verbose=0)
     for a, b in zip(mhan.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -208,6 +208,12 @@ def test_exports_and_evaluates_every_format(data, student, exported):
         printed = run("evaluate", *data, f"--model={model}")
         assert f"accuracy {accuracy:.4f} on 30 test images" in printed
     assert (out / "accuracy.png").stat().st_size > 10_000
+    held_out = [*data, "--validation_split=0.5"]
+    printed = run("evaluate", *held_out, f"--model={student}")
+    assert "on 30 held-out training images" in printed
+    wrong = [f"--model={student}", f"--out={out}"]
+    printed = run("export", *held_out, *wrong, fails=True)
+    assert "--validation_split is for choosing settings" in printed
 
 
 def test_the_model_card_says_what_and_how(exported):

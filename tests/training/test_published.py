@@ -71,6 +71,9 @@ def test_cifar100(tmp_path, cifar100):
     assert "| mhgd | " in output and "| 67.02 |" in output
     assert "Published: S. Lee, B. C. Song" in output
     assert (tmp_path / "vgg16_0" / "last.keras").exists()
+    # It goes on where it has been moved to.
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert compare(moved, "cifar100", cifar100, *arguments).count("$") == 0
 
 
 def test_tiny_imagenet(tmp_path):

@@ -60,6 +60,41 @@ def test_names_that_are_one_folders(tmp_path):
         Comparison(tmp_path, [alone], [], teacher)
 
 
+def test_methods_of_ways():
+    def methods(*flags):
+        way = Way("x", "distill", flags)
+        return [type(each).__name__ for each in way.methods]
+
+    assert methods("--student=x", "--method=recommended", "--epochs=1") == [
+        "MHGD",
+        "SoftLogits",
+        "DIST",
+    ]
+    assert methods("--method=rkd+mhgd") == ["RKD", "MHGD"]
+    assert methods("--model=x") == []
+
+
+def test_one_way_makes_what_others_use(tmp_path, monkeypatch):
+    """The first to use MHGD; others don't wait, nor what has no MHAN."""
+    ways = [
+        Way(method, "distill", (f"--method={method}",))
+        for method in ("soft_logits", "recommended", "soft_logits+dist", "mhgd")
+    ]
+    waiting = {}
+
+    def train(self, way, trial, waits):
+        waiting[way.name, trial] = len(waits)
+        return 0
+
+    monkeypatch.setattr(Comparison, "_train", train)
+    Comparison(tmp_path, ways, []).run(trials=2, jobs=1)
+    assert [key for key, count in waiting.items() if count] == [
+        ("mhgd", 0),
+        ("recommended", 1),
+        ("mhgd", 1),
+    ]
+
+
 def test_predictions_are_read_again(tmp_path):
     labels, predicted = np.array([0, 1, 2]), np.array([0, 2, 2])
     with pytest.raises(FileNotFoundError, match="Delete the run's result.json"):
