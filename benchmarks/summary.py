@@ -1,4 +1,4 @@
-"""What the tables of `benchmarks/evidence` come to, in one.
+"""What the tables of `benchmarks/evidence` come to, in one and seed by seed.
 
 python -m benchmarks.summary
 
@@ -8,7 +8,7 @@ python -m benchmarks.summary
 import csv
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keras_mhgd import methods
 from keras_mhgd.files import write_atomically
@@ -27,10 +27,17 @@ HEAD = [
     "recommended less best single",
     f"recommended less {WITHOUT_MHGD}",
 ]
+BASES = "student", "mhgd", "MHGD, cross"  # what each way is compared with
 
 
 def main(results: pathlib.Path = RESULTS) -> None:
-    """Writes `summary.md`, a row for each searched table that is there."""
+    """Writes `summary.md`, a row for each searched table that is there.
+
+    And beside each table `differences.md`: each way less others, seed by seed.
+    """
+    for path in results.glob("*/table.csv"):
+        text = tables.markdown(_differences(_read(path)))
+        write_atomically(path.with_name("differences.md"), text)
     made = [HEAD]
     for path in sorted(results.glob("*/search.csv")):
         if (path.parent / "table.csv").exists():
@@ -79,6 +86,24 @@ def _cells(folder: pathlib.Path) -> list[str]:
         _difference(cross, alone),
         f"{_difference(ours, best)} ({len(ours)} seeds)",
         _difference(ours, close[WITHOUT_MHGD]),
+    ]
+
+
+def _differences(ways: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    bases = [base for base in BASES if base in ways]
+    return [
+        ["", "accuracy", *(f"less {base}" for base in bases)],
+        *(
+            [
+                way,
+                _mean(ways[way]),
+                *(
+                    "" if way == base else _difference(ways[way], ways[base])
+                    for base in bases
+                ),
+            ]
+            for way in ways
+        ),
     ]
 
 

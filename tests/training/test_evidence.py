@@ -220,6 +220,12 @@ def test_a_summary_compares_seed_by_seed(tmp_path):
         "| +2.00 ± 0.00 | +1.00 ± 1.30 (4 seeds) | +1.00 ± 0.00 |"
     )
     assert head.count("|") == line.count("|")
+    lines = (tmp_path / "untuned/differences.md").read_text().splitlines()
+    assert lines[0] == (
+        "|  | accuracy | less student | less mhgd | less MHGD, cross |"
+    )
+    assert lines[2] == "| student | 71.00 |  | +0.00 ± 2.48 | -2.00 ± 0.00 |"
+    assert len(lines) == 2 + len(ways)
 
 
 def test_cross_attention_is_that_of_recommended():
