@@ -74,8 +74,8 @@ class FeatureExtractor:
                 activations[path] = keras.layers.Activation(
                     layer.activation, dtype=layer.dtype_policy
                 )
-        arguments = network, self.points, list(others), needs, split
-        arguments = *arguments, activations
+        others = list(others)
+        arguments = network, self.points, others, needs, split, activations
         if by_code:
             self._run = Tap(*arguments)
             shapes = self._run.shapes

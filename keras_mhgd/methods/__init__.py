@@ -120,7 +120,8 @@ def parts(identifier: str) -> list[Method]:
     changed: two that clip.
 
     Args:
-        identifier: As in `get`.
+        identifier: One of `names()` or `"recommended"`, or several joined by
+            `+`.
 
     Returns:
         The methods, each with the defaults of its class or, in
