@@ -145,7 +145,7 @@ TABLES = {
         "glyphs", 2000, "mobilenet_small", 40, (), UNTUNED
     ),
     "ablations": Table(
-        "glyphs", 2000, "resnet_small", 40, (),
+        "glyphs", 2000, "resnet_small", 20, (),
         {way: f"--method=mhgd {flags}" for way, flags in ABLATIONS.items()}
         | CROSS
         | {
