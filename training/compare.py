@@ -98,7 +98,14 @@ def main(argv) -> None:
     comparison = Comparison(FLAGS.run, ways, shared, training)
     if training:
         path = comparison.folder(training, 0)
-    comparison.run(FLAGS.trials, FLAGS.jobs)
+    failure = None
+    try:
+        comparison.run(FLAGS.trials, FLAGS.jobs)
+    except RuntimeError as error:
+        failure = error
+    finished = comparison.finished(FLAGS.trials)
+    if failure and ways[0] not in finished:
+        raise failure
     outcome = Outcome(
         comparison,
         FLAGS.trials,
@@ -113,8 +120,13 @@ def main(argv) -> None:
             f"Tested on {len(dataset.x_test):,} training images that were held "
             "out, not on the test images."
         )
+    if failure:
+        unfinished = [way.name for way in ways if way not in finished]
+        notes.append(f"Left out, since they failed: {'; '.join(unfinished)}.")
     outcome.write(known, " ".join(notes))
     print(f"\n{outcome.text}\nWritten to {comparison.directory}/report.html.")
+    if failure:
+        raise failure
 
 
 def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:

@@ -117,6 +117,17 @@ class Comparison:
         """The run folder of a trial."""
         return self.directory / f"{_slug(way.name)}_{trial}"
 
+    def finished(self, trials: int) -> list[Way]:
+        """The ways of which so many trials are finished."""
+        return [
+            way
+            for way in self.ways
+            if all(
+                (self.folder(way, trial) / "result.json").exists()
+                for trial in range(trials)
+            )
+        ]
+
     def run(self, trials: int, jobs: int) -> None:
         """Trains what is not trained yet.
 

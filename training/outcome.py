@@ -28,8 +28,9 @@ class Outcome:
     """Reads the finished runs of a comparison.
 
     Args:
-        comparison: All of its trials are finished.
-        trials: How many.
+        comparison: Its finished ways are shown; the first, the student alone,
+            must be.
+        trials: Of each way.
         teacher: A network's file: its test accuracy is measured.
         dataset: The data.
         title: Heading.
@@ -49,7 +50,7 @@ class Outcome:
         self._dataset = dataset
         self._folders = folders = {
             way.name: [comparison.folder(way, k) for k in range(trials)]
-            for way in comparison.ways
+            for way in comparison.finished(trials)
         }
         self._curves = {
             name: [read_metrics(each / "metrics.csv") for each in folder]

@@ -483,6 +483,9 @@ def test_a_failed_training_is_named(folder, data, teacher):
     )
     assert "failing/wrong_0 (exit code 1)" in output
     assert (folder / "failing" / "student_0" / "result.json").exists()
+    table = (folder / "failing" / "table.md").read_text()
+    assert "| student | " in table and "| wrong | " not in table
+    assert "Left out, since they failed: wrong." in table
 
 
 WRONG = {
