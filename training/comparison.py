@@ -185,17 +185,20 @@ class Comparison:
         # A training that a killed comparison left ends with its next line.
         with locked(require_writable(folder), wait=True):
             pass
+        teacher = []
+        if self._teacher and way.program == "distill":
+            # Before the way's own flags, which may name another.
+            teacher = [f"--teacher={self.folder(self._teacher, 0)}"]
         command = [
             "-m",
             f"training.{way.program}",
             *self._shared,
+            *teacher,
             *way.arguments,
             f"--seed={trial}",
             f"--run={folder}",
         ]
         if way.program == "distill":
-            if self._teacher:
-                command.append(f"--teacher={self.folder(self._teacher, 0)}")
             command += [
                 f"--preparation_dir={self.directory / 'preparations'}",
                 f"--cache_dir={self.directory / f'teacher_{trial}'}",

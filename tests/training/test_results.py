@@ -95,6 +95,36 @@ def test_one_way_makes_what_others_use(tmp_path, monkeypatch):
     ]
 
 
+def test_a_way_may_have_a_teacher_of_its_own(tmp_path):
+    """Of a flag that is given twice the last one counts."""
+    started = []
+
+    class Process:
+        stdout, returncode = (), 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    def start(command):
+        started.append([each for each in command if "--teacher" in each])
+        return Process()
+
+    ways = [
+        Way("student", "train", ()),
+        Way("theirs", "distill", ("--method=rkd",)),
+        Way("own", "distill", ("--method=rkd", "--teacher=own.keras")),
+    ]
+    teacher = Way("vgg16", "train", ("--model=vgg16",))
+    comparison = Comparison(tmp_path, ways, [], teacher)
+    comparison._processes.start = start
+    comparison.run(trials=1, jobs=1)
+    made = f"--teacher={tmp_path}/vgg16_0"
+    assert started == [[], [], [made], [made, "--teacher=own.keras"]]
+
+
 def test_predictions_are_read_again(tmp_path):
     labels, predicted = np.array([0, 1, 2]), np.array([0, 2, 2])
     with pytest.raises(FileNotFoundError, match="Delete the run's result.json"):
