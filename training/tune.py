@@ -7,9 +7,9 @@ python -m training.tune --dataset=glyphs --subset=2000 --views=8
 
 Trials are measured on a part of the training images. The best setting is
 then trained on those of --subset, or all, of which none is held out, in the
-run folder `best`, and tested once. The
-same command again goes on where it was ended. With keras-tuner's environment
-variables several processes search together: see BUILD.md.
+run folder `best`, and tested once. The same command again goes on where it was
+ended. With keras-tuner's environment variables several processes search
+together: see BUILD.md.
 """
 
 import functools
