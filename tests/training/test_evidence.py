@@ -1,10 +1,13 @@
 """The search for weights, with trainings that are made up."""
 
 import json
+import os
+import tarfile
 
+import numpy as np
 import pytest
 
-from benchmarks import evidence, summary
+from benchmarks import archive, evidence, summary
 from keras_mhgd import methods
 from training import options
 from training.comparison import Comparison
@@ -226,6 +229,53 @@ def test_a_summary_compares_seed_by_seed(tmp_path):
     )
     assert lines[2] == "| student | 71.00 |  | +0.00 ± 2.48 | -2.00 ± 0.00 |"
     assert len(lines) == 2 + len(ways)
+
+
+def test_an_archive_holds_what_counts_as_done(tmp_path):
+    everything = [
+        "config.json", "metrics.csv", "result.json", "last.keras", "log",
+    ]  # fmt: skip
+    runs = tmp_path / "runs/evidence"
+    trainings = {
+        "thin/dist_0": ["config.json", "metrics.csv", "result.json"],
+        "thin_search/dist_0": ["config.json", "result.json"],
+        "glyphs_teacher_for_search": everything[:-1],
+    }
+    labels = np.arange(9)
+    for folder in [*trainings, "thin/ended_early_0", "other/dist_0"]:
+        (runs / folder).mkdir(parents=True)
+        for name in everything:
+            (runs / folder / name).write_text(f"{folder} {name}")
+        np.savez_compressed(runs / folder / "predictions.npz", labels=labels)
+    (runs / "thin/ended_early_0/result.json").unlink()
+    for comparison in "thin", "thin_search", "other":
+        (runs / comparison / "config.json").touch()
+    path = tmp_path / "runs.tar.xz"
+    archive.main(runs, path)
+    packed = path.read_bytes()
+    with tarfile.open(path) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    unpacked = tmp_path / "unpacked/evidence"
+    found = {
+        str(each.relative_to(unpacked)): each
+        for each in unpacked.rglob("*")
+        if each.is_file()
+    }
+    with np.load(found.pop("thin/dist_0/predictions.npz")) as arrays:
+        np.testing.assert_array_equal(arrays["labels"], labels)
+    assert {name: each.read_text() for name, each in found.items()} == {
+        "thin/config.json": "",
+        "thin_search/config.json": "",
+    } | {
+        f"{folder}/{name}": f"{folder} {name}"
+        for folder, names in trainings.items()
+        for name in names
+    }
+    # The same again, whenever what it holds was made.
+    for each in runs.rglob("*"):
+        os.utime(each, (0, 0))
+    archive.main(runs, path)
+    assert path.read_bytes() == packed
 
 
 def test_cross_attention_is_that_of_recommended():
