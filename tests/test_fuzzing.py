@@ -30,6 +30,7 @@ from keras_mhgd.callbacks import Checkpoint
 from keras_mhgd.data import folders, idx, images, npz
 from tests import damage
 from tests.training.launcher import CONTEXT
+from training.comparison import Comparison, Way
 from training.networks import load_network
 from training.results import read_metrics, read_result
 from training.run import Run
@@ -274,6 +275,17 @@ def run_configurations():
     )
 
 
+def comparisons():
+    flags = "distill", "--method=rkd"
+    way = Way("rkd", flags[0], flags[1:])
+    config = {"shared": ["--epochs=2"], "ways": {"rkd": [*flags]}}
+    return Loader(
+        {"config.json": damage.json_bytes(config)},
+        lambda folder: Comparison(folder, [way], ["--epochs=2"]),
+        {"": damage.damage_text},
+    )
+
+
 LOADERS = (
     npz_files,
     idx_files,
@@ -289,6 +301,7 @@ LOADERS = (
     run_results,
     run_metrics,
     run_configurations,
+    comparisons,
 )
 
 

@@ -37,11 +37,10 @@ class Way:
     @property
     def methods(self) -> list[keras_mhgd.methods.Method]:
         """The methods that it uses, by default arguments."""
-        for argument in self.arguments:
-            if argument.startswith("--method="):
-                name = argument.removeprefix("--method=")
-                return keras_mhgd.methods.parts(name)
-        return []
+        flags = " ".join(self.arguments)
+        names = re.findall(r"--?method[= ](\S+)", flags)
+        # Of a flag that is given twice the last one counts.
+        return keras_mhgd.methods.parts(names[-1]) if names else []
 
 
 class Comparison:
@@ -62,7 +61,8 @@ class Comparison:
     Raises:
         OSError: If the folder can't be written.
         ValueError: If two ways have one name, as far as folders tell names
-            apart, or if the folder holds the same ways with other flags.
+            apart, if the folder holds the same ways with other flags, or if
+            its `config.json` is damaged.
     """
 
     def __init__(
@@ -90,6 +90,15 @@ class Comparison:
         config = {"shared": self._shared, "ways": {}}
         if path.exists():
             config = read_json(path)
+            if not isinstance(config.get("ways"), dict) or (
+                "shared" not in config
+            ):
+                raise ValueError(
+                    f"{path} must hold the comparison's shared flags and its "
+                    f"ways. Received: {config}. Put a whole file in its place, "
+                    "or delete it: what the folder holds then counts as "
+                    "trained by the present flags."
+                )
         there = {_slug(name): flags for name, flags in config["ways"].items()}
         ways = [way for way in [*self.ways, self._teacher] if way]
         changed = [

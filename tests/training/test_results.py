@@ -60,6 +60,15 @@ def test_names_that_are_one_folders(tmp_path):
         Comparison(tmp_path, [alone], [], teacher)
 
 
+def test_a_comparison_whose_config_is_damaged_is_refused(tmp_path):
+    ways = [Way("student", "train", ())]
+    for damaged in "{}", '{"shared": []}', '{"shared": [], "ways": []}':
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(ValueError, match="config.json must hold the comp"):
+            Comparison(tmp_path, ways, [])
+        assert (tmp_path / "config.json").read_text() == damaged
+
+
 def test_methods_of_ways():
     def methods(*flags):
         way = Way("x", "distill", flags)
@@ -71,6 +80,8 @@ def test_methods_of_ways():
         "DIST",
     ]
     assert methods("--method=rkd+mhgd") == ["RKD", "MHGD"]
+    assert methods("--student", "x", "--method", "rkd") == ["RKD"]
+    assert methods("--method=mhgd", "-method=rkd") == ["RKD"]
     assert methods("--model=x") == []
 
 
