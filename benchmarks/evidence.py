@@ -30,7 +30,7 @@ from training.results import read_result
 
 RUNS = pathlib.Path("runs/evidence")
 RESULTS = summary.RESULTS
-TRIALS, CLOSE_TRIALS, JOBS = 3, 10, 2
+CLOSE_TRIALS, JOBS = 10, 2
 FACTOR = 4  # from one value of a search to the next
 MOST = 3  # steps of that factor away from the default
 LEARNING_RATE = 0.1
@@ -122,6 +122,7 @@ class Table:
             no search, the learning rate is 0.1, and ways are `mhgd` and
             those named.
         ways: Others, by name the flags of `training.distill`.
+        trials: Number of seeds.
     """
 
     dataset: str
@@ -130,10 +131,11 @@ class Table:
     epochs: int
     methods: tuple[str, ...]
     ways: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    trials: int = 3
 
 
 TABLES = {
-    "resnet": Table("glyphs", 2000, "resnet_small", 40, ALL, HEADS),
+    "resnet": Table("glyphs", 2000, "resnet_small", 40, ALL, HEADS, 5),
     "thin": Table("glyphs", 2000, "vgg_thin", 40, STRONGEST),
     "mobilenet": Table("glyphs", 2000, "mobilenet_small", 40, STRONGEST),
     "glyphs_10000": Table("glyphs", 10000, "resnet_small", 8, STRONGEST),
@@ -174,7 +176,7 @@ def main(names: list[str]) -> None:
             write_atomically(folder / "search.csv", search.text())
             powers = {method: best(found[method]) for method in found}
         ways = _ways(TABLES[name], powers)
-        _compare(name, rate, ways, TRIALS)
+        _compare(name, rate, ways, TABLES[name].trials)
         # What was compared closely may not be what is best now.
         for ending in ("md", "csv"):
             (folder / f"close.{ending}").unlink(missing_ok=True)
