@@ -68,8 +68,6 @@ options.define_positive("jobs", 1, "Trainings at a time.")
 flags.mark_flags_as_required(["teacher", "student"])
 FLAGS = flags.FLAGS
 
-_ALONE = ("student", "teacher")  # what published results name so
-
 
 def main(argv) -> None:
     """Trains and compares what the flags name."""
@@ -115,6 +113,8 @@ def main(argv) -> None:
         f"{len(dataset.x_train):,} images of {dataset.name}",
     )
     notes = [f"Published: {source}."] if source else []
+    if "teacher" in known:
+        notes.append(f"Teacher, published: {known['teacher']}.")
     if FLAGS.validation_split:
         notes.append(
             f"Tested on {len(dataset.x_test):,} training images that were held "
@@ -138,7 +138,8 @@ def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
                 f"training/literature.py. Received: {FLAGS.student} from "
                 f"{FLAGS.teacher} on {FLAGS.dataset}."
             )
-        names = ["student", *(each for each in known if each not in _ALONE)]
+        methods = keras_mhgd.methods.names()
+        names = ["student", *(each for each in known if each in methods)]
     if names[0] != "student":
         raise app.UsageError(
             "--methods must begin with student, the row that others are "
@@ -155,13 +156,21 @@ def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
     if FLAGS.sensing_points:
         points = [f"--sensing_points={','.join(FLAGS.sensing_points)}"]
     ways = [Way("student", "train", (f"--model={FLAGS.student}",))]
+    unused = set(FLAGS.set)
     for name in names[1:]:
         parts = keras_mhgd.methods.parts(name)
         owners = [keras_mhgd.methods.name_of(each) for each in parts]
         own = [each for each in FLAGS.set if _owner(each) in owners]
+        unused -= set(own)
         options.method(name, own)  # raises for what can't be
         own = [f"--set={each}" for each in own]
         ways.append(distilled(name, [f"--method={name}", *points, *own]))
+    if unused:
+        raise app.UsageError(
+            "--set must be for one of --methods; a --way has its own flags. "
+            f"Received: --methods={','.join(FLAGS.methods)}, and "
+            f"{' '.join(f'--set={each}' for each in sorted(unused))}."
+        )
     for text in FLAGS.way:
         name, colon, own = text.partition(": ")
         if not colon:

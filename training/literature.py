@@ -1,5 +1,16 @@
-"""Published results, to stand beside one's own."""
+"""Published results, to stand beside one's own.
 
+python -m training.literature > docs/published.md
+"""
+
+from training import tables
+
+_HEAD = """# Published results
+
+The commands are in [BUILD.md](../BUILD.md); nobody has run them here yet, so
+the last column is empty. Left out, since the publications don't say enough of
+them: students VGG and ResNet of WRN22-4 on CIFAR-100, and KD-EID.
+"""
 _LEE_SONG = "S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226; test accuracy, %"
 _AUTHORS_CODE = (
     "code of S. Lee and B. C. Song; test accuracy of the last / best epoch, "
@@ -7,7 +18,7 @@ _AUTHORS_CODE = (
 )
 
 # (dataset, teacher, student): (source, results by the methods' names here;
-# "student" and "teacher" are the networks alone).
+# "student" and "teacher" are the networks alone, "1 head" is MHGD with one).
 _PUBLISHED = {
     ("cifar100", "vgg16", "vgg7"): (
         _LEE_SONG,
@@ -20,6 +31,10 @@ _PUBLISHED = {
             "kd_svd": "64.25",
             "kd_svdf": "64.38",
             "mhgd": "67.02",
+            "1 head": "65.71",
+            "2 heads": "66.41",
+            "4 heads": "67.01",
+            "16 heads": "66.70",
         },
     ),
     ("cifar100", "wrn_22_4", "wrn_10_4"): (
@@ -107,3 +122,20 @@ def published(
         none are known.
     """
     return _PUBLISHED.get((dataset, teacher, student), ("", {}))
+
+
+def text() -> str:
+    """Writes all published results as Markdown, beside an empty column."""
+    parts = [_HEAD]
+    for (dataset, teacher, student), (source, results) in _PUBLISHED.items():
+        cells = [["", "published", "here"]]
+        cells += [[name, result, ""] for name, result in results.items()]
+        parts.append(
+            f"## {student} from {teacher}, {dataset}\n\n"
+            f"{tables.markdown(cells)}\n{source[0].upper()}{source[1:]}.\n"
+        )
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(text(), end="")

@@ -157,6 +157,12 @@ class Method(keras.Layer):
         self, student: Features, teacher: Features, labels: tf.Tensor
     ) -> tuple[Features, Features, tf.Tensor]:
         """Joins what `call` reads of the replicas' parts of a batch."""
+        if not self.reads_points:
+            # Maps may be there for another method, and are large.
+            student, teacher = (
+                each._replace(maps=[], vectors=None, forks=None)
+                for each in (student, teacher)
+            )
         return replicas.joined((student, teacher, labels))
 
     def shares(

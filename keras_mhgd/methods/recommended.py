@@ -13,9 +13,9 @@ def recommended() -> Combined:
     heads, the compression and the divergence. Other than published, the
     student attends to the teacher's samples, the logits are a last sensing
     point, attention logits are divided by the square root of a head's width,
-    and the transfer is clipped where it enters the student, to 0.3 times the
-    gradient that the others have there. These, soft logits and DIST, are as
-    they are by default.
+    and the transfer is clipped where it enters the student, to 0.3 sigmoid(t)
+    times the gradient that the others have there, t epochs after it began.
+    These, soft logits and DIST, are as they are by default.
 
     Returns:
         A new method.

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_mhgd
-from keras_mhgd import gradients, methods
+from keras_mhgd import gradients, methods, replicas
+from keras_mhgd.features import Features
 from keras_mhgd.methods import DIST, MHGD, SoftLogits
 
 
@@ -52,6 +54,18 @@ def test_what_it_is():
     ]
     with pytest.raises(ValueError, match="one of the methods that have a name"):
         methods.name_of(method)
+
+
+def test_replicas_join_no_maps_that_a_method_does_not_read(monkeypatch):
+    monkeypatch.setattr(replicas, "joined", lambda structure: structure)
+    logits, maps = tf.zeros((2, 3)), [tf.zeros((2, 4, 4, 1))]
+    student = Features(logits, maps, logits, forks=maps)
+    teacher = Features(logits, maps, logits, vectors=[tf.zeros((2, 1))])
+    for method, kept in (DIST(), []), (methods.FSP(), maps):
+        *joined, _ = method.joined(student, teacher, tf.zeros(2))
+        for each in joined:
+            assert each.maps == kept and each.logits is logits
+        assert bool(joined[0].forks) == bool(joined[1].vectors) == bool(kept)
 
 
 def test_trains_saves_and_goes_on(distiller, images, recommended, tmp_path):

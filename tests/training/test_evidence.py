@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tarfile
 
 import numpy as np
@@ -287,6 +288,13 @@ def test_cross_attention_is_that_of_recommended():
         for each in (options.method("mhgd", arguments), ours)
     )
     assert found == expected
+
+
+@pytest.mark.parametrize("name", evidence.TABLES)
+def test_ways_name_methods_and_their_arguments(name):
+    for flags in evidence.TABLES[name].ways.values():
+        method = re.search(r"--method=(\S+)", flags)[1]
+        assert options.method(method, re.findall(r"--set=(\S+)", flags))
 
 
 def test_an_unknown_table_is_told():

@@ -529,6 +529,17 @@ WRONG = {
         ["--teacher=TEACHER", "--student=resnet_small", "--set=num_heads=2"],
         "--set must be method.name=value",
     ),
+    "argument of no method": (
+        "compare",
+        [
+            "--teacher=TEACHER",
+            "--student=resnet_small",
+            "--methods=student,mhgd",
+            "--set=mhgd.num_heads=2",
+            "--set=dist.weight=2",
+        ],
+        "one of --methods; .*student,mhgd, and --set=dist.weight=2",
+    ),
     "way of a comparison": (
         "compare",
         ["--teacher=TEACHER", "--student=resnet_small", "--way=--method=rkd"],

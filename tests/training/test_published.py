@@ -66,10 +66,27 @@ def compare(folder, dataset, data_dir, *arguments, **options):
 
 def test_cifar100(tmp_path, cifar100):
     """The teacher is trained first, and published results stand beside."""
-    arguments = ["--methods=student,mhgd", "--set=mhgd.preparation_epochs=1"]
+    arguments = [
+        "--methods=published",
+        "--set=mhgd.preparation_epochs=1",
+        "--way=1 head: --method=mhgd --set=num_heads=1 "
+        "--set=preparation_epochs=1",
+    ]
     output = compare(tmp_path, "cifar100", cifar100, *arguments)
-    assert "| mhgd | " in output and "| 67.02 |" in output
+    for name, result in [
+        ("student", "59.97"),
+        ("soft_logits", "60.95"),
+        ("fsp", "61.87"),
+        ("activation_boundaries", "64.56"),
+        ("kd_svd", "64.25"),
+        ("kd_svdf", "64.38"),
+        ("mhgd", "67.02"),
+        ("1 head", "65.71"),
+    ]:
+        row = rf"^\| {name} \| \d.* \| {result} \|$"
+        assert re.search(row, output, re.MULTILINE), (name, output)
     assert "Published: S. Lee, B. C. Song" in output
+    assert "Teacher, published: 67.99." in output
     assert (tmp_path / "vgg16_0" / "last.keras").exists()
     # It goes on where it has been moved to.
     moved = tmp_path.rename(tmp_path.with_name("moved"))
