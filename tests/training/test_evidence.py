@@ -93,7 +93,7 @@ class MadeUp(Comparison):
             raise RuntimeError("All trainings must succeed.")
 
 
-def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
+def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch, capsys):
     started = []
 
     def run(program, *flags):
@@ -144,6 +144,7 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
         "mutual_learning,weight,1,70.00",
         "mutual_learning,weight,4,60.00",
     ]
+    assert "All trainings must succeed." in capsys.readouterr().err
     teacher, compare, close = started
     # What weights are chosen by was held out when their teacher was trained.
     config = json.loads(
@@ -176,6 +177,32 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch):
     assert not list((tmp_path / "runs/small").glob("teacher_*"))
 
 
+def test_a_table_without_a_search(tmp_path, monkeypatch):
+    started = []
+
+    def run(program, *flags):
+        started.append([program, *flags])
+        write_table(tmp_path / "runs/plain/table.csv", {"student": [1, 2]})
+        for name in ("table.md", "result.png"):
+            (tmp_path / "runs/plain" / name).touch()
+
+    ways = {"dkd": "--method=dkd"}
+    table = evidence.Table("glyphs", 100, "resnet_small", 8, (), ways, 5)
+    monkeypatch.setattr(evidence, "_run", run)
+    monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    monkeypatch.setitem(evidence.TABLES, "plain", table)
+    evidence.main(["plain"])
+    (compare,) = started
+    assert compare[0] == "training.compare"
+    assert "--learning_rate=0.1" in compare and "--trials=5" in compare
+    assert "--methods=student,mhgd" in compare
+    assert "--way=dkd: --method=dkd" in compare
+    names = {each.name for each in (tmp_path / "results/plain").iterdir()}
+    made = {"table.md", "table.csv", "result.png", "differences.md"}
+    assert names == made
+
+
 def test_a_search_of_which_nothing_succeeds_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "_run", lambda *_: None)
     monkeypatch.setattr(evidence, "Comparison", MadeUp)
@@ -192,7 +219,7 @@ def write_table(path, ways):
         for way, accuracies in ways.items()
         for trial, accuracy in enumerate(accuracies)
     ]
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(["way,trial,last", *lines]))
 
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
 
 import keras
@@ -16,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import keras_mhgd
+from benchmarks import archive
 from tests.training.pages import assert_self_contained
 from tests.training.runs import (
     PREPARATION,
@@ -432,6 +435,20 @@ def test_a_killed_comparison_goes_on(compared):
     assert configuration["set"] == ["soft_logits.temperature=2"]
     assert configuration["weight_decay"] == 0
     assert configuration["seed"] == 1
+
+
+def test_a_comparison_from_an_archive_is_done(compared, tmp_path):
+    path, arguments = compared
+    run("compare", *arguments)
+    shutil.copytree(path, tmp_path / "runs/evidence/thin")
+    archive.main(tmp_path / "runs/evidence", tmp_path / "runs.tar.xz")
+    with tarfile.open(tmp_path / "runs.tar.xz") as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    unpacked = tmp_path / "unpacked/evidence/thin"
+    output = run("compare", *arguments, f"--run={unpacked}")
+    assert "$ python" not in output
+    for name in ("table.md", "table.csv"):
+        assert (unpacked / name).read_text() == (path / name).read_text()
 
 
 def test_told_to_end_while_the_teacher_trains(folder, data):
