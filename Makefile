@@ -24,8 +24,8 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 
 table: $(READY)  ## README.md's tables: hours
-	$(VENV)/bin/python -m benchmarks.evidence thin mobilenet glyphs_10000 \
-		fashion_1000 fashion_5000
+	$(VENV)/bin/python -m benchmarks.evidence resnet thin mobilenet \
+		glyphs_10000 fashion_1000 fashion_5000
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
