@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import tarfile
 
@@ -35,6 +36,7 @@ def test_a_search_goes_on_while_the_best_is_outermost(found, expected):
     assert evidence.following(found) == expected
 
 
+ROOT = pathlib.Path(__file__).parents[2]
 WAYS = dict.fromkeys(["student", *evidence.OURS, "recommended"], [1, 2]) | {
     "dist, weight 4": [2, 3],
     # As far behind as seeds may decide on, and farther.
@@ -324,6 +326,38 @@ def test_an_archive_holds_what_counts_as_done(tmp_path):
         os.utime(each, (0, 0))
     archive.main(runs, path)
     assert path.read_bytes() == packed
+
+
+def figures(cells):
+    return re.findall(r"[-+]?\d+\.\d+", " ".join(cells))
+
+
+def test_the_docs_have_the_figures_of_the_summary():
+    read = {
+        name: [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in (ROOT / name).read_text().splitlines()
+            if line.startswith("|")
+        ]
+        for name in (
+            "benchmarks/evidence/summary.md",
+            "docs/evidence.md",
+            "README.md",
+        )
+    }
+    (_, _, *lines), docs, readme = read.values()
+    found = {cells[0]: cells[1:] for cells in docs if "table.md" in cells[0]}
+    start = [cells[-1] for cells in readme].index("less best single") + 2
+    shown = {cells[0]: cells[1:] for cells in readme[start:][: len(lines)]}
+    for name, *cells in lines:
+        (pair,) = (each for each in found if f"evidence/{name}/" in each)
+        expected = figures(cells[:6] + cells[7:])
+        assert figures(found[pair]) == expected
+        # README leaves out the rate, arguments and the last column.
+        in_short = shown[re.search(r"\[(.*)\]", pair)[1]]
+        del cells[6]
+        cells[2] = re.sub(r", .*", "", cells[2])
+        assert figures(in_short) == figures(cells[1:-1])
 
 
 def test_cross_attention_is_that_of_recommended():
