@@ -1,18 +1,17 @@
-import types
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_mhgd.directions import unit
+from keras_mhgd.features import Features
 from keras_mhgd.methods.crd import CRD, contrastive_loss, log_mean_score
 
 LN2, LN3 = np.log(2), np.log(3)
 
 
 def features(embedding):
-    return types.SimpleNamespace(embedding=tf.constant(embedding))
+    return Features(None, [], embedding=tf.constant(embedding))
 
 
 def random(seed, batch=4, width=5):
@@ -24,8 +23,8 @@ def built(student_width=5, teacher_width=5, **arguments):
     keras.utils.set_random_seed(0)
     method = CRD(**{"embedding_size": 3, "bank_size": 6, **arguments})
     method.build(
-        types.SimpleNamespace(embedding=(None, student_width)),
-        types.SimpleNamespace(embedding=(None, teacher_width)),
+        Features(None, [], embedding=(None, student_width)),
+        Features(None, [], embedding=(None, teacher_width)),
     )
     return method
 
@@ -291,8 +290,9 @@ def test_finite(dtype, value, batch, temperature):
     student, teacher = random(0, batch), random(1, batch)
     if value is not None:
         student, teacher = features(np.full((batch, 5), value)), teacher
-    for each in (student, teacher):
-        each.embedding = tf.cast(each.embedding, dtype)
+    student, teacher = (
+        features(tf.cast(each.embedding, dtype)) for each in (student, teacher)
+    )
     for labels in (None, np.zeros(batch, int), np.arange(batch)):
         loss, *found = gradients(method, student, teacher, labels)
         assert loss.dtype == "float32"
@@ -328,8 +328,8 @@ def test_compiles_with_xla_for_any_batch_size():
             ],
         )
         def step(s, t, y, method=method):
-            s = types.SimpleNamespace(embedding=s)
-            t = types.SimpleNamespace(embedding=t)
+            s = Features(None, [], embedding=s)
+            t = Features(None, [], embedding=t)
             loss = method.call(s, t, y)["crd"]
             method.update(s, t, y)
             return loss
