@@ -130,7 +130,10 @@ def _learning_rate(path: pathlib.Path) -> str:
 
 
 def _differences(ways: Mapping[str, Sequence[float]]) -> list[list[str]]:
-    bases = [base for base in BASES if base in ways]
+    bases = []
+    for base in BASES:
+        tuned = [way for way in ways if way.startswith(f"{base}, ")]
+        bases += [base] if base in ways else tuned[:1]
     return [
         ["", "accuracy", *(f"less {base}" for base in bases)],
         *(

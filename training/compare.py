@@ -15,6 +15,7 @@ python -m training.compare --dataset=cifar100 --teacher=resnet32
 """
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -149,7 +150,10 @@ def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
     def distilled(name, own):
         way = Way(name, "distill", (*networks, *own))
         learns = any(method.teacher_learns for method in way.methods)
-        cache = ["--cache_teacher"] if FLAGS.views and not learns else []
+        # What is cached is of the teacher and images that all others have.
+        others = re.search(r"--?(teacher|subset|views)[= ]", " ".join(own))
+        cached = FLAGS.views and not learns and not others
+        cache = ["--cache_teacher"] if cached else []
         return Way(name, "distill", (*networks, *cache, *own))
 
     points = []

@@ -36,6 +36,12 @@ class Features(NamedTuple):
     maps_before_activation: list[tf.Tensor] | None = None
     layers: dict[str, tf.Tensor] | None = None
 
+    def without_points(self) -> "Features":
+        """Leaves out the maps and what is made of them: they are large."""
+        return self._replace(
+            maps=[], vectors=None, forks=None, maps_before_activation=None
+        )
+
 
 class Taught(NamedTuple):
     """A batch with what is known of the teacher's features.

@@ -143,8 +143,8 @@ class Method(keras.Layer):
         Runs outside of the gradient's tape, and once for all epochs where
         there is a `keras_mhgd.TeacherCache`.
         """
-        # Maps may be there for another method, and are large.
-        return teacher if self.reads_points else teacher._replace(maps=[])
+        # Points may be there for another method.
+        return teacher if self.reads_points else teacher.without_points()
 
     def call(
         self, student: Features, teacher: Features, labels: tf.Tensor
@@ -158,11 +158,8 @@ class Method(keras.Layer):
     ) -> tuple[Features, Features, tf.Tensor]:
         """Joins what `call` reads of the replicas' parts of a batch."""
         if not self.reads_points:
-            # Maps may be there for another method, and are large.
-            student, teacher = (
-                each._replace(maps=[], vectors=None, forks=None)
-                for each in (student, teacher)
-            )
+            student = student.without_points()
+            teacher = teacher.without_points()
         return replicas.joined((student, teacher, labels))
 
     def shares(

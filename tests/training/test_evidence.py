@@ -279,6 +279,11 @@ def test_a_summary_compares_seed_by_seed(tmp_path):
         "| student | 71.00 |  | -9.67 ± 1.43 | +0.00 ± 2.48 | -2.00 ± 0.00 |"
     )
     assert len(lines) == 2 + len(ways) + 2
+    ways["soft_logits, weight 4"] = ways.pop("soft_logits")
+    write_table(tmp_path / "untuned/table.csv", ways)
+    summary.main(tmp_path)
+    head, *_ = (tmp_path / "untuned/differences.md").read_text().splitlines()
+    assert "| less soft_logits, weight 4 | less mhgd |" in head
 
 
 def test_an_archive_holds_what_counts_as_done(tmp_path):

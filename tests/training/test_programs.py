@@ -370,7 +370,10 @@ def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
 @pytest.fixture(scope="module")
 def compared(folder, data, teacher):
     """Arguments of a small comparison, and its folder after it was killed."""
-    path = folder / "compared"
+    path, other = folder / "compared", folder / "other.keras"
+    network = keras.saving.load_model(teacher / "last.keras")
+    network.set_weights([2 * each for each in network.get_weights()])
+    network.save(other)
     arguments = [
         *data,
         f"--teacher={teacher}",
@@ -381,6 +384,8 @@ def compared(folder, data, teacher):
         "--way=mutual_learning: --method=mutual_learning",
         "--way=MHGD, 2 heads: --method=mhgd --set=num_heads=2 "
         "--set=preparation_epochs=1",
+        f"--way=other teacher: --method=soft_logits --teacher={other}",
+        "--way=other views: --method=soft_logits --views=2",
         "--epochs=1",
         "--views=1",
         "--weight_decay=0",
@@ -407,18 +412,20 @@ def test_a_killed_comparison_goes_on(compared):
     table = (path / "table.md").read_text()
     assert table in output
     lines = table.splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:7]] == [
+    assert [line.split(" | ")[0] for line in lines[2:9]] == [
         "| student",
         "| soft_logits",
         "| mhgd",
         "| mutual_learning",
         "| MHGD, 2 heads",
+        "| other teacher",
+        "| other views",
     ]
     assert "2 trials, teacher " in table
     assert "Tested on 15 training images that were held out" in table
     with np.load(path / "mhgd_1" / "predictions.npz") as predictions:
         assert {len(each) for each in predictions.values()} == {15}
-    assert (path / "table.csv").read_text().count("\n") == 1 + 5 * 2
+    assert (path / "table.csv").read_text().count("\n") == 1 + 7 * 2
     assert (path / "result.png").read_bytes().startswith(b"\x89PNG")
     page = (path / "report.html").read_text()
     assert_self_contained(page)
