@@ -142,7 +142,8 @@ class MHGD(PreparedMethod):
             head's width, in MHAN's training and in the transfer. The paper's
             are not; those of `recommended` are.
         reduction: `"sum"` over heads and rows (published) or `"mean"`. The
-            default is the published one; the two have not been compared yet.
+            default is the published one; clipped as published, the two were
+            not told apart (docs/evidence.md).
         clipping: How the gradient joins the task's: `"per_variable"`
             (published code), `"per_feature"` (one backward pass),
             `"formula"` (published formula) or `None`. See
@@ -150,7 +151,7 @@ class MHGD(PreparedMethod):
         clip_bound: Multiplier of the norm that the first two allow, > 0.
         fix_signs: Whether the teacher's singular vectors have the sign that
             makes their components' sum not negative; else what the solver
-            happens to give (published).
+            happens to give (published; docs/evidence.md compares them).
         statistics: What the heads normalise by in the transfer: `"moving"`,
             the averages of MHAN's training (published), or `"batch"`, those
             of the batch, each network's own.

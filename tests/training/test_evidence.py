@@ -337,20 +337,18 @@ def figures(cells):
     return re.findall(r"[-+]?\d+\.\d+", " ".join(cells))
 
 
+def tables(name):
+    """The cells of a page's tables, line by line."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (ROOT / name).read_text().splitlines()
+        if line.startswith("|")
+    ]
+
+
 def test_the_docs_have_the_figures_of_the_summary():
-    read = {
-        name: [
-            [cell.strip() for cell in line.strip("|").split("|")]
-            for line in (ROOT / name).read_text().splitlines()
-            if line.startswith("|")
-        ]
-        for name in (
-            "benchmarks/evidence/summary.md",
-            "docs/evidence.md",
-            "README.md",
-        )
-    }
-    (_, _, *lines), docs, readme = read.values()
+    _, _, *lines = tables("benchmarks/evidence/summary.md")
+    docs, readme = tables("docs/evidence.md"), tables("README.md")
     found = {cells[0]: cells[1:] for cells in docs if "table.md" in cells[0]}
     start = [cells[-1] for cells in readme].index("less best single") + 2
     shown = {cells[0]: cells[1:] for cells in readme[start:][: len(lines)]}
@@ -363,6 +361,21 @@ def test_the_docs_have_the_figures_of_the_summary():
         del cells[6]
         cells[2] = re.sub(r", .*", "", cells[2])
         assert figures(in_short) == figures(cells[1:-1])
+
+
+def test_the_docs_have_the_figures_of_the_ablations():
+    head, _, *rows = tables("benchmarks/evidence/ablations/differences.md")
+    assert head[3:] == ["less mhgd", "less MHGD, cross"]
+    shown = {way: cells for way, *cells in tables("docs/evidence.md")}
+    names = {"student": "student alone", "mhgd": "`mhgd`, as published"}
+    names["MHGD, cross"] = "as in `recommended`"
+    for way, accuracy, _, less_mhgd, less_cross in rows:
+        cross = way.startswith("MHGD, cross")
+        name = names.get(way, way.removeprefix("MHGD, cross, "))
+        assert shown[name] == [accuracy, less_cross if cross else less_mhgd]
+    assert len(rows) == len(evidence.ABLATIONS) + len(
+        evidence.CROSS_ABLATIONS
+    ) + len(names)
 
 
 def test_cross_attention_is_that_of_recommended():
