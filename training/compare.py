@@ -14,8 +14,8 @@ python -m training.compare --dataset=cifar100 --teacher=resnet32
     --student=resnet8 --methods=published --trials=5 --run=runs/cifar100
 """
 
+import dataclasses
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -148,13 +148,13 @@ def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
         )
 
     def distilled(name, own):
-        way = Way(name, "distill", (*networks, *own))
+        way = Way(name, "distill", tuple(own))
         learns = any(method.teacher_learns for method in way.methods)
         # What is cached is of the teacher and images that all others have.
-        others = re.search(r"--?(teacher|subset|views)[= ]", " ".join(own))
+        others = any(map(way.values, ("teacher", "subset", "views")))
         cached = FLAGS.views and not learns and not others
         cache = ["--cache_teacher"] if cached else []
-        return Way(name, "distill", (*networks, *cache, *own))
+        return dataclasses.replace(way, arguments=(*networks, *cache, *own))
 
     points = []
     if FLAGS.sensing_points:

@@ -37,10 +37,13 @@ class Way:
     @property
     def methods(self) -> list[keras_mhgd.methods.Method]:
         """The methods that it uses, by default arguments."""
-        flags = " ".join(self.arguments)
-        names = re.findall(r"--?method[= ](\S+)", flags)
+        names = self.values("method")
         # Of a flag that is given twice the last one counts.
         return keras_mhgd.methods.parts(names[-1]) if names else []
+
+    def values(self, flag: str) -> list[str]:
+        """The values that its arguments give a flag, in their order."""
+        return re.findall(rf"--?{flag}[= ](\S+)", " ".join(self.arguments))
 
 
 class Comparison:
