@@ -9,12 +9,14 @@ class Features(NamedTuple):
     """What one forward pass of a network yields.
 
     Attributes:
-        outputs: The network's predictions `(batch, num_classes)`.
+        outputs: The network's predictions `(batch, num_classes)`; of a network
+            with several outputs a list or dict of them.
         maps: The output of each sensing point, front end first: feature maps
             `(batch, height, width, D)`, sequences `(batch, length, D)` or
             vectors `(batch, D)`.
         logits: What the final softmax or sigmoid gets, or the predictions of
-            a network without one; `None` unless asked for.
+            a network without one, in the structure of `outputs`; `None`
+            unless asked for.
         embedding: What the classifier, the last layer with weights, gets:
             `(batch, D)`; `None` unless asked for.
         vectors: The maps compressed, `(batch, D)` each: see
@@ -25,21 +27,53 @@ class Features(NamedTuple):
             gets, or its output if it has none; `None` unless asked for.
         layers: Outputs of layers that a method names itself, by name; `None`
             unless asked for.
+        masks: For each map a boolean tensor `(batch, length)` that is false
+            at padded positions, or `None` where every position is real;
+            `None` if no map has padding.
+        output_masks: The same for `outputs`, in their structure.
+        weights: 1 for each row of `logits` that counts and 0 for the others,
+            `(rows,)`; `None` where all count.
     """
 
-    outputs: tf.Tensor
+    outputs: Any
     maps: list[tf.Tensor]
-    logits: tf.Tensor | None = None
+    logits: Any = None
     embedding: tf.Tensor | None = None
     vectors: list[tf.Tensor] | None = None
     forks: list[tf.Tensor] | None = None
     maps_before_activation: list[tf.Tensor] | None = None
     layers: dict[str, tf.Tensor] | None = None
+    masks: list[tf.Tensor | None] | None = None
+    output_masks: Any = None
+    weights: tf.Tensor | None = None
 
     def without_points(self) -> "Features":
         """Leaves out the maps and what is made of them: they are large."""
         return self._replace(
-            maps=[], vectors=None, forks=None, maps_before_activation=None
+            maps=[],
+            vectors=None,
+            forks=None,
+            maps_before_activation=None,
+            masks=None,
+        )
+
+    def without_padding(self) -> "Features":
+        """Sets the maps to zero at padded positions."""
+        if self.masks is None:
+            return self
+
+        def masked(maps):
+            if maps is None:
+                return None
+            return [
+                each if mask is None else _zeroed(each, mask)
+                for each, mask in zip(maps, self.masks, strict=True)
+            ]
+
+        return self._replace(
+            maps=masked(self.maps),
+            forks=masked(self.forks),
+            maps_before_activation=masked(self.maps_before_activation),
         )
 
 
@@ -63,3 +97,8 @@ class Taught(NamedTuple):
             for name, value in self.kept.items()
         }
         return Features(**lists)
+
+
+def _zeroed(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    # Not a product: what is padded may be infinite or NaN.
+    return tf.where(mask[..., tf.newaxis], x, tf.zeros((), x.dtype))
