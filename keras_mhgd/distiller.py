@@ -1,12 +1,14 @@
 """The model that trains a student from a frozen teacher."""
 
+import collections.abc
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_mhgd import finiteness, fitting, methods, replicas
+from keras_mhgd import finiteness, fitting, methods, replicas, tasks
 from keras_mhgd.choices import require_known
 from keras_mhgd.features import (
     FeatureExtractor,
@@ -19,6 +21,10 @@ from keras_mhgd.features import (
     require_network,
 )
 from keras_mhgd.gradients import SUMMARY, Losses
+from keras_mhgd.heads import Heads, output_names
+from keras_mhgd.methods.combined import Combined, Place
+from keras_mhgd.precision import as_float
+from keras_mhgd.tasks import Task
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -75,79 +81,204 @@ class Distiller(keras.Model):
     def __init__(
         self,
         student: keras.Model,
-        teacher: keras.Model,
-        method: methods.Identifier | Sequence[methods.Identifier] = "mhgd",
+        teacher: keras.Model | Sequence[keras.Model],
+        method: methods.Identifier
+        | Sequence[methods.Identifier]
+        | Mapping[str, methods.Identifier] = "mhgd",
         sensing_points: SensingPoints = None,
         name: str = "distiller",
         gradient_norms: bool = False,
+        teacher_weights: Sequence[float] | None = None,
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        method = methods.get(method)
-        if method.built:
+        self.student = student
+        self.teacher = teacher
+        self.teacher_weights = _shares(self.teachers, teacher_weights)
+        self._given_method = None
+        for each in self.teachers:
+            _require_same_inputs(student, each)
+            _require_nothing_shared(student, each)
+        if not student.trainable_variables:
+            raise ValueError(
+                "`student` must have weights that train. Received: "
+                f"{student.name!r}, which has none. Set student.trainable = "
+                "True; quantize it after the training."
+            )
+        outputs = FeatureExtractor(student, []).shapes.outputs
+        self._heads = Heads(outputs, output_names(student))
+        if not _is_by_head(method):
+            method = methods.get(method)
+        asked = self._asked(method)
+        if any(part.built for part, _ in asked):
             raise ValueError(
                 "`method` must not belong to another distiller. Received: "
                 f"{method!r}, which does. Make a new one; what it learnt from "
                 "the teacher can be passed on, as in MHGD(mhan=method.mhan)."
             )
-        _require_same_inputs(student, teacher)
-        if method.teacher_learns and not teacher.trainable_variables:
-            raise ValueError(
-                f"`teacher` must be trainable, since {type(method).__name__} "
-                f"trains it along. Received: {teacher.name!r}, which is "
-                "frozen. Set teacher.trainable = True."
-            )
-        points = []
-        if method.reads_points:
-            points = pair(
+        parts = [part for part, _ in asked]
+        learns = [part for part in parts if part.teacher_learns]
+        if learns:
+            self._require_learning_teacher(learns[0])
+        reads_points = any(part.reads_points for part in parts)
+        senses_logits = (
+            any(part.senses_logits for part in parts)
+            and not self._heads.several
+        )
+        pairs = [
+            pair(
                 student,
-                teacher,
-                sensing_points,
-                method.min_points,
-                method.senses_logits,
+                each,
+                given,
+                max(part.min_points for part in parts),
+                senses_logits,
             )
-        others = [need for need in method.needs if isinstance(need, tuple)]
-        self.student = student
-        self.teacher = teacher
-        self.method = method
-        self.sensing_points = tuple(points)
-        self._tell_points = bool(points) and sensing_points is None
+            if reads_points
+            else []
+            for each, given in zip(
+                self.teachers, self._given_points(sensing_points), strict=True
+            )
+        ]
+        self.sensing_points = tuple(
+            pairs[0] if len(pairs) == 1 else map(tuple, pairs)
+        )
+        self._tell_points = reads_points and sensing_points is None
+        points = list(dict.fromkeys(ours for each in pairs for ours, _ in each))
+        self.method = self._placed(method, asked, pairs, points)
         # Epochs since transfer began: some methods' strength depends on it.
         self._epoch = self.add_weight(
             name="epoch", initializer="zeros", trainable=False, dtype="float32"
         )
-        split = method.gradient_rule.split
-        logits = [
-            [logits_end(network)] if points and method.senses_logits else []
-            for network in (student, teacher)
-        ]
+        needs = self.method.needs
+        others = [need for need in needs if isinstance(need, tuple)]
+        split = self.method.gradient_rule.split
         self._student_features = FeatureExtractor(
             student,
-            [point for point, _ in points],
-            method.needs,
+            points,
+            needs,
             [layer for layer, _ in others if layer],
             split=split and functools.partial(split, epoch=self._epoch),
-            logits=logits[0],
+            logits=[logits_end(student)] if points and senses_logits else [],
         )
-        self._teacher_features = FeatureExtractor(
-            teacher,
-            [point for _, point in points],
-            method.needs,
-            [layer for _, layer in others if layer],
-            require_finite=True,
-            logits=logits[1],
-        )
-        shapes = self._student_features.shapes, self._teacher_features.shapes
-        _require_same_classes(*shapes)
-        method.build(*shapes)
+        self._teacher_features = [
+            FeatureExtractor(
+                each,
+                [theirs for _, theirs in found],
+                needs,
+                [layer for _, layer in others if layer],
+                require_finite=True,
+                logits=[logits_end(each)] if found and senses_logits else [],
+            )
+            for each, found in zip(self.teachers, pairs, strict=True)
+        ]
+        shapes = [each.shapes for each in self._extractors]
+        for each in shapes[1:]:
+            _require_same_classes(self._heads, shapes[0], each)
+        ours, *theirs = map(self._by_head, shapes)
+        self.method.build(ours, theirs if len(theirs) > 1 else theirs[0])
         self._skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self._task_loss = keras.metrics.Mean(name="task_loss")
-        self._terms = [keras.metrics.Mean(name=term) for term in method.terms]
+        self._terms = [
+            keras.metrics.Mean(name=term) for term in self.method.terms
+        ]
         self.gradient_norms = gradient_norms
         self._norms = [
             keras.metrics.Mean(name=name) for name in SUMMARY if gradient_norms
         ]
         self.built = True
+
+    @property
+    def teachers(self) -> list[keras.Model]:
+        """The teacher, or all of several."""
+        several = isinstance(self.teacher, (list, tuple))
+        return list(self.teacher) if several else [self.teacher]
+
+    @property
+    def output_names(self) -> list[str] | None:
+        """The names by which Keras keys the losses of several outputs."""
+        return list(self._heads.names) if self._heads.several else None
+
+    @property
+    def _extractors(self) -> list[FeatureExtractor]:
+        return [self._student_features, *self._teacher_features]
+
+    def _asked(self, method) -> list[tuple[methods.Method, str | None]]:
+        """The methods one by one, with the output that each is asked for."""
+        if not _is_by_head(method):
+            return [(part, None) for part in method.parts()]
+        found = self._heads.split(method)
+        return [
+            (part, head)
+            for head in found
+            if found[head] is not None
+            for part in methods.get(found[head]).parts()
+        ]
+
+    def _placed(self, method, asked, pairs, points) -> methods.Method:
+        """Says what each method reads, if networks have several of it."""
+        several = len(pairs) > 1
+        if not several and not self._heads.several:
+            return method
+        made, places = [], []
+        for part, head in asked:
+            heads = [None]
+            if part.reads_outputs:
+                heads = [head] if head else self._heads.names
+            numbers = [None]
+            if several and not part.reads_only_scores:
+                numbers = range(len(pairs))
+            for head in heads:
+                for number in numbers:
+                    copy = part if part not in made else _copy(part)
+                    share, own = 1.0, None
+                    if number is not None:
+                        share = self.teacher_weights[number]
+                        own = tuple(
+                            points.index(our) for our, _ in pairs[number]
+                        )
+                    made.append(copy)
+                    places.append(Place(head, number, own, share))
+        self._given_method = functools.partial(_serialized, method)
+        weight = method.weight if isinstance(method, Combined) else 1.0
+        return Combined(made, places, weight=weight)
+
+    def _given_points(self, sensing_points) -> list[SensingPoints]:
+        """The sensing points that are asked for of each teacher."""
+        number = len(self.teachers)
+        each = (
+            number > 1
+            and sensing_points
+            and all(
+                isinstance(points, (list, tuple))
+                and all(isinstance(point, (list, tuple)) for point in points)
+                for points in sensing_points
+            )
+        )
+        return list(sensing_points) if each else [sensing_points] * number
+
+    def _require_learning_teacher(self, part: methods.Method) -> None:
+        kind = type(part).__name__
+        if len(self.teachers) > 1:
+            raise ValueError(
+                f"`teacher` must be one network, since {kind} trains it along. "
+                f"Received: {len(self.teachers)} teachers."
+            )
+        if not self.teacher.trainable_variables:
+            raise ValueError(
+                f"`teacher` must be trainable, since {kind} "
+                f"trains it along. Received: {self.teacher.name!r}, which is "
+                "frozen. Set teacher.trainable = True."
+            )
+
+    def _by_head(self, found: Features) -> Features:
+        """Puts the outputs and logits of several outputs by their names."""
+        if not self._heads.several:
+            return found
+        logits = found.logits
+        return found._replace(
+            outputs=self._heads.split(found.outputs),
+            logits=logits if logits is None else self._heads.split(logits),
+        )
 
     def call(self, inputs, training=False):
         if isinstance(inputs, Taught):
@@ -174,7 +305,7 @@ class Distiller(keras.Model):
 
     @property
     def _learning(self) -> list[keras.Layer]:
-        peers = [self.teacher] if self.method.teacher_learns else []
+        peers = self.teachers if self.method.teacher_learns else []
         return [self.student, *peers, self.method]
 
     @property
@@ -184,13 +315,20 @@ class Distiller(keras.Model):
         return [*(each for part in parts for each in part), self._epoch]
 
     def compile(
-        self, optimizer="rmsprop", loss=None, *, nonfinite="raise", **kwargs
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        *,
+        nonfinite="raise",
+        task=None,
+        **kwargs,
     ):
         """Configures the training as `keras.Model.compile` does.
 
         Args:
             optimizer: As in Keras.
-            loss: The student's task loss.
+            loss: The student's task loss. With `None`, or for data without
+                labels, the student learns from the teacher alone.
             nonfinite: What becomes of a step whose losses or gradients are
                 NaN or infinite. `"raise"` ends the training there and names
                 the term or layer, but leaves gradients that overflow to a
@@ -201,30 +339,50 @@ class Distiller(keras.Model):
                 else raises `FloatingPointError`. A step holds another copy of
                 weights and optimizer for that. Preparations and teacher
                 caches always raise.
+            task: What the outputs mean, one of `keras_mhgd.tasks.KINDS` or,
+                for several outputs, a list or dict of them. Only needed where
+                neither a softmax nor one of Keras's losses tells.
             **kwargs: Others of `keras.Model.compile`.
 
         Raises:
-            ValueError: If there is no `loss`, or `nonfinite` is unknown.
+            ValueError: If there is neither a `loss` nor a method with a loss,
+                or if an argument is unknown.
         """
         require_known("nonfinite", nonfinite, ["raise", "skip"])
-        if loss is None:
+        kinds = self._heads.split(task)
+        for kind in kinds.values():
+            if kind is not None:
+                require_known("task", kind, tasks.KINDS)
+        if loss is None and not self.method.terms:
             raise ValueError(
                 "`loss` must be the student's task loss, such as "
-                "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
-                " Received: loss=None."
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True),"
+                " if the method has none. Received: loss=None."
             )
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.nonfinite = nonfinite
-        # `compile` makes loss objects that take a mean of what isn't one.
-        self._keras_shares = all(
+        self.task = task
+        self._task_losses = self._heads.split(loss)
+        shares = {
             replicas.keras_shares(each)
-            for each in keras.tree.flatten(loss)
+            for each in self._task_losses.values()
             if isinstance(each, keras.losses.Loss)
-        )
+        }
+        if (
+            len(shares) > 1
+            and self.distribute_strategy.num_replicas_in_sync > 1
+        ):
+            raise ValueError(
+                "All losses must take a mean, or none, on several devices. "
+                f"Received: loss={loss!r}. Choose one `reduction` for all."
+            )
+        # `compile` makes loss objects that take a mean of what isn't one.
+        self._keras_shares = shares != {False}
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        return config and {**config, "nonfinite": self.nonfinite}
+        mine = {"nonfinite": self.nonfinite, "task": self.task}
+        return config and {**config, **mine}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -246,10 +404,12 @@ class Distiller(keras.Model):
         """
         if verbose:
             name = type(self.method).__name__
-            print(f"Preparing {name} on {self.teacher.name!r}.")
+            of = ", ".join(repr(each.name) for each in self.teachers)
+            print(f"Preparing {name} on {of}.")
+        _require_repeatable(x)
         with self.distribute_strategy.scope():
             self.method.prepare(
-                self._teacher_features,
+                _one_or_all(self._teacher_features),
                 self._student_features,
                 x=x,
                 y=y,
@@ -281,11 +441,13 @@ class Distiller(keras.Model):
             each method term, and the metrics.
         """
         self._assert_compile_called("fit")
+        if isinstance(x, tf.data.Dataset):
+            _, labels, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+            self._settle(labels)
+        elif _is_array(x):
+            self._settle(y)
         if self._tell_points and verbose:
-            print(
-                "Sensing points, student <- teacher: "
-                + ", ".join(" <- ".join(each) for each in self.sensing_points)
-            )
+            print(self._told_points())
         if not self.method.prepared:
             self.prepare(
                 x,
@@ -315,26 +477,136 @@ class Distiller(keras.Model):
             **kwargs,
         )
 
+    def _told_points(self) -> str:
+        if len(self.teachers) == 1:
+            return _told("teacher", self.sensing_points)
+        return "\n".join(
+            _told(teacher.name, points)
+            for teacher, points in zip(
+                self.teachers, self.sensing_points, strict=True
+            )
+        )
+
     def evaluate(self, x=None, y=None, **kwargs):
         return fitting.evaluate(self, x, y, **kwargs)
 
     def _build_training(self, x, y):
         fitting.build(self, self._student_features.shapes.outputs, x, y)
 
-    def targets(self, x) -> Features:
-        """Runs the teacher on a batch: see `Method.targets`."""
-        return self.method.targets(self._teacher_features(x))
+    def _settle(self, y: Any) -> dict[str | None, Task]:
+        """Finds out what the outputs mean, and tells the methods.
 
-    def features(self, x) -> tuple[Features, Features]:
-        """Runs both networks on a batch as in a test: nothing moves.
+        Args:
+            y: Labels, or their specification; `None` if there are none.
+
+        Returns:
+            The task of each output that a method reads, by its name.
+
+        Raises:
+            ValueError: If that can't be told, or if a method has no meaning
+                there.
+        """
+        labels, kinds = self._heads.split(y), self._heads.split(self.task)
+        student, *teachers = (
+            self._heads.split(each.ends) for each in self._extractors
+        )
+        shapes = self._heads.split(self._student_features.shapes.outputs)
+        reading = [
+            (part, head)
+            for part, head in zip(
+                self.method.parts(), self.method.heads(), strict=True
+            )
+            if part.tasks is not None
+        ]
+        found = {}
+        for head in dict.fromkeys(head for _, head in reading):
+            if (
+                head not in shapes
+            ):  # of labels alone, of which there are several
+                continue
+            found[head] = tasks.settle(
+                self._task_losses[head],
+                student[head],
+                [each[head] for each in teachers],
+                shapes[head],
+                labels[head],
+                kind=kinds[head],
+                name="the output" if head is None else f"output {head!r}",
+                shares=self.teacher_weights,
+                scores="logits" in self.method.needs,
+            )
+        for part, head in reading:
+            if head in found:
+                part.read_as(found[head])
+        return found
+
+    def _views(
+        self,
+        student: Features,
+        teachers: list[Features],
+        y: Any = None,
+        sample_weight: Any = None,
+    ) -> tuple[Features, Features | list[Features], Any]:
+        """Gives features and labels as methods read them.
+
+        Maps are zero where there is padding; scores and labels are rows, see
+        `keras_mhgd.tasks.Task.rows`, by name where there are several outputs.
+        """
+        settled = self._settle(y)
+        student = self._by_head(student.without_padding())
+        teachers = [self._by_head(each) for each in teachers]
+        if not settled:
+            return student, _one_or_all(teachers), None
+        labels, weights = self._heads.split(y), self._heads.split(sample_weight)
+        rows = {}
+        for head, task in settled.items():
+            ours, *theirs = (
+                _output(each, self._heads, head)
+                for each in (student, *teachers)
+            )
+            rows[head] = task.rows(ours, theirs, labels[head], weights[head])
+
+        def of(field):
+            parts = {head: getattr(each, field) for head, each in rows.items()}
+            if not self._heads.several:
+                return parts[None]
+            return {head: parts.get(head) for head in self._heads.names}
+
+        if "logits" in self.method.needs:
+            student = student._replace(
+                logits=of("student"), weights=of("weights")
+            )
+            scores = of("teacher")
+            teachers = [each._replace(logits=scores) for each in teachers]
+        return student, _one_or_all(teachers), of("labels")
+
+    def targets(self, x) -> Features | list[Features]:
+        """Runs the teacher, or each of several, on a batch.
+
+        Returns:
+            What the method reads: see `Method.targets`.
+        """
+        return self._targets(x, self._teacher_features)
+
+    def _targets(self, x, extractors) -> Features | list[Features]:
+        found = [each(x).without_padding() for each in extractors]
+        return self.method.targets(_one_or_all(found))
+
+    def features(self, x) -> tuple[Features, Features | list[Features]]:
+        """Runs all networks on a batch as in a test: nothing moves.
 
         Args:
             x: What the networks take, a batch.
 
         Returns:
-            The student's and the teacher's features, as the method reads them.
+            The student's and the teacher's features, as the method reads
+            them; of several teachers a list.
         """
-        return self._student_features(x), self._teacher_features(x)
+        student, *teachers = (
+            self._by_head(each(x).without_padding())
+            for each in self._extractors
+        )
+        return student, _one_or_all(teachers)
 
     def train_step(self, data):
         if self.nonfinite == "raise":
@@ -344,12 +616,13 @@ class Distiller(keras.Model):
         self._build_training(None, y)
         state = self._state
         before = [tf.identity(variable) for variable in state]
-        _, finite = self._step(data, self._teacher_features.unchecked())
+        unchecked = [each.unchecked() for each in self._teacher_features]
+        _, finite = self._step(data, unchecked)
         replicas.assign_unless(finite, state, before)
         self._skipped_steps.update_state(
             replicas.once(tf.cast(~finite, tf.float32))
         )
-        return self.get_metrics_result()
+        return self._logs(y)
 
     @property
     def _state(self) -> list[keras.Variable]:
@@ -360,7 +633,7 @@ class Distiller(keras.Model):
         metrics = [each for part in self.metrics for each in part.variables]
         return [*self.resumable_variables, *optimizer.variables, *metrics]
 
-    def _step(self, data, teacher_features: FeatureExtractor):
+    def _step(self, data, teacher_features: list[FeatureExtractor]):
         """Trains on a batch: gives logs, and whether all was finite."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         rule, learns = self.method.gradient_rule, self.method.teacher_learns
@@ -368,26 +641,32 @@ class Distiller(keras.Model):
         if isinstance(x, Taught):
             x, teacher = x.images, x.features
         elif self.method.terms and not learns:
-            teacher = self.method.targets(teacher_features(x))
+            teacher = self._targets(x, teacher_features)
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
         with tf.GradientTape(persistent=persistent) as tape:
             student = self._student_features(x, training=True)
-            y = _require_valid_labels(y, student.outputs)
+            y = self._checked_labels(y, student.outputs, sample_weight)
+            peers = []
             if learns:
-                teacher = teacher_features(x, training=True)
+                peers = [each(x, training=True) for each in teacher_features]
+                teacher = _one_or_all(
+                    [each.without_padding() for each in peers]
+                )
             terms = {}
             if self.method.terms:
-                terms = self.method.shares(student, teacher, y)
-            task_loss = self._task_share(y, student.outputs, sample_weight)
-            of_teacher = []
-            if learns:
-                of_teacher = [
-                    self._task_share(y, teacher.outputs, sample_weight)
-                ]
+                ours, theirs, labels = self._views(
+                    student, _all(teacher), y, sample_weight
+                )
+                terms = self.method.shares(ours, theirs, labels)
+            task_loss = self._task_share(y, student, sample_weight)
             limited = self.method.limited_terms
             losses = Losses(
                 task=_total(
-                    [task_loss, *of_teacher]
+                    [task_loss]
+                    + [
+                        self._task_share(y, each, sample_weight)
+                        for each in peers
+                    ]
                     + [terms[name] for name in terms if name not in limited]
                 ),
                 regularization=replicas.share(_total(self.losses)),
@@ -410,13 +689,13 @@ class Distiller(keras.Model):
         gradients, finite = check(gradients, {"task_loss": task_loss, **terms})
         self.optimizer.apply(gradients, self.trainable_variables)
         if terms:
-            self.method.update(student, teacher, y)
+            self.method.update(ours, theirs, labels)
 
-        batch_size = tf.shape(student.outputs)[0]
+        batch_size = tf.shape(tf.nest.flatten(student.outputs)[0])[0]
         losses, task_loss, terms = replicas.summed(
             (list(losses), task_loss, terms)
         )
-        self._loss_tracker.update_state(sum(losses), batch_size)
+        self._loss_tracker.update_state(_total(losses), batch_size)
         self._task_loss.update_state(task_loss, batch_size)
         for term in self._terms:
             term.update_state(terms[term.name], batch_size)
@@ -430,14 +709,57 @@ class Distiller(keras.Model):
             ).summary(self.optimizer.scale_loss(1.0))
             for norm in self._norms:
                 norm.update_state(norms[norm.name], batch_size)
-        logs = self.compute_metrics(x, y, student.outputs, sample_weight)
-        return logs, finite
+        if y is not None:
+            self.compute_metrics(x, y, student.outputs, sample_weight)
+        return self._logs(y), finite
+
+    def _logs(self, y) -> dict[str, tf.Tensor]:
+        """What a step of training gives: metrics only if there are labels."""
+        logs = self.get_metrics_result()
+        if y is not None or self._compile_metrics is None:
+            return logs
+        names = {each.name for each in (self._loss_tracker, *self._own_metrics)}
+        return {name: logs[name] for name in logs if name in names}
+
+    @property
+    def _own_metrics(self) -> list[keras.metrics.Metric]:
+        return [
+            self._task_loss,
+            self._skipped_steps,
+            *self._terms,
+            *self._norms,
+        ]
 
     def get_metrics_result(self):
-        logs = super().get_metrics_result()
+        logs = {}
+        for metric in self.metrics:
+            if metric is self._compile_metrics and not metric.built:
+                continue  # no labels have been seen
+            result = metric.result()
+            logs |= (
+                result if isinstance(result, dict) else {metric.name: result}
+            )
         if self.nonfinite != "skip":
             del logs["skipped_steps"]
         return logs
+
+    def _checked_labels(self, y, outputs, sample_weight):
+        """Checks class numbers in the graph: on GPU they would become NaN."""
+        if y is None:
+            return None
+        labels, weights, predicted = map(
+            self._heads.split, (y, sample_weight, outputs)
+        )
+        checks = []
+        for head in self._heads.names:
+            found, labels[head] = tasks.require_class_numbers(
+                self._task_losses[head],
+                labels[head],
+                predicted[head],
+                weights[head],
+            )
+            checks += found
+        return _after(checks, self._heads.like(labels, y))
 
     def _require_finite(self, gradients, losses):
         """Checks both in the graph: gradients are given once they passed."""
@@ -470,15 +792,34 @@ class Distiller(keras.Model):
             if gradient is not None
         }
 
-    def _task_share(self, y, outputs, sample_weight):
+    def _task_share(self, y, found: Features, sample_weight):
         """This replica's share of the task's loss on the whole batch."""
-        loss = self._compile_loss(*replicas.joined((y, outputs, sample_weight)))
+        if y is None or self._compile_loss is None:
+            return tf.constant(0.0)
+        outputs, masks = found.outputs, found.output_masks
+        if replicas.number() > 1:
+            y, outputs, sample_weight, masks = replicas.joined(
+                (y, outputs, sample_weight, masks)
+            )
+            if masks is not None:  # Keras reads them from the tensors
+                tf.nest.map_structure(_attach_mask, outputs, masks)
+        loss = self._compile_loss(y, outputs, sample_weight)
         return loss if self._keras_shares else replicas.share(loss)
 
     def test_step(self, data):
-        logs = super().test_step(data)
-        of_training = {"skipped_steps", "task_loss", *SUMMARY}
-        of_training.update(self.method.terms)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None:
+            raise ValueError(
+                "`evaluate` must get labels to compare the predictions with. "
+                "Received: data without labels. Pass them, or use `predict`."
+            )
+        if self._compile_loss is not None or self.losses:
+            logs = super().test_step(data)
+        else:
+            outputs = self(x, training=False)
+            logs = self.compute_metrics(x, y, outputs, sample_weight)
+            del logs["loss"]
+        of_training = {each.name for each in self._own_metrics}
         return {name: logs[name] for name in logs if name not in of_training}
 
     def export(self, *args, **kwargs):
@@ -486,19 +827,26 @@ class Distiller(keras.Model):
         self.student.export(*args, **kwargs)
 
     def get_config(self):
+        several = len(self.teachers) > 1
+        points = self.sensing_points if several else [self.sensing_points]
+        points = [[list(point) for point in each] for each in points]
+        method = _serialized(self.method)
+        if self._given_method is not None:
+            method = self._given_method()
         return {
             "name": self.name,
-            "student": keras.saving.serialize_keras_object(self.student),
-            "teacher": keras.saving.serialize_keras_object(self.teacher),
-            "method": keras.saving.serialize_keras_object(self.method),
-            "sensing_points": [list(point) for point in self.sensing_points],
+            "student": _serialized(self.student),
+            "teacher": _serialized(self.teacher),
+            "method": method,
+            "sensing_points": points if several else points[0],
             "gradient_norms": self.gradient_norms,
+            "teacher_weights": list(self.teacher_weights),
         }
 
     @classmethod
     def from_config(cls, config):
         networks = {
-            part: keras.saving.deserialize_keras_object(config[part])
+            part: _deserialized(config[part])
             for part in ("student", "teacher", "method")
         }
         return cls(**{**config, **networks})
@@ -529,34 +877,134 @@ def _require_same_inputs(student: keras.Model, teacher: keras.Model) -> None:
         )
 
 
-def _require_same_classes(student: Features, teacher: Features) -> None:
-    if student.outputs[1:] != teacher.outputs[1:]:
+def _require_nothing_shared(student: keras.Model, teacher: keras.Model) -> None:
+    """Raises if training the student would change the teacher."""
+    theirs = {id(variable) for variable in teacher.variables}
+    moving = [
+        variable
+        for layer in student._flatten_layers()
+        if layer.trainable
+        for variable in layer.variables
+        # The state of a random layer's seed changes nothing in a teacher.
+        if tf.as_dtype(variable.dtype).is_floating
+    ]
+    shared = {each.path for each in moving if id(each) in theirs}
+    if shared:
         raise ValueError(
-            "Student and teacher must have the same number of classes. "
-            f"Received: outputs {student.outputs[1:]} of the student, "
-            f"{teacher.outputs[1:]} of the teacher."
+            "Student and teacher must not share weights that train: the "
+            f"teacher would change. Received: {sorted(shared)[:4]} in both "
+            f"{student.name!r} and {teacher.name!r}. Give the teacher layers "
+            "of its own with keras.models.clone_model and set_weights, or "
+            "freeze the shared layers."
         )
 
 
-def _require_valid_labels(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Checks class numbers in the graph: on GPU they would become NaN."""
-    if not tf.is_tensor(y) or not y.dtype.is_integer:
-        return y
-    if y.shape.rank == 2 and y.shape[1] != 1:  # one-hot
-        return y
-    # One output is the probability or logit of the second of two classes.
-    num_classes = max(2, outputs.shape[-1])
-    labels = tf.cast(y, tf.int64)
-    check = tf.debugging.Assert(
-        tf.reduce_all((labels >= 0) & (labels < num_classes)),
-        [
-            f"Labels must be class numbers from 0 to {num_classes - 1}. "
-            "Received labels in the range:",
-            tf.reduce_min(labels),
-            tf.reduce_max(labels),
-        ],
-    )
-    return _after([check], y)
+def _require_same_classes(
+    heads: Heads, student: Features, teacher: Features
+) -> None:
+    ours = heads.split(student.outputs)
+    try:
+        theirs = heads.split(teacher.outputs)
+    except ValueError as error:
+        raise ValueError(
+            "Student and teacher must have the same outputs. Received: "
+            f"{student.outputs} of the student, {teacher.outputs} of the "
+            "teacher. Name and order them alike."
+        ) from error
+    for head in heads.names:
+        if ours[head] is None or theirs[head] is None:
+            raise ValueError(
+                "Student and teacher must have the same outputs. Received: "
+                f"{student.outputs} of the student, {teacher.outputs} of the "
+                "teacher. Name and order them alike."
+            )
+        if ours[head][-1:] != theirs[head][-1:]:
+            raise ValueError(
+                "Student and teacher must have the same number of classes. "
+                f"Received: outputs {ours[head][1:]} of the student, "
+                f"{theirs[head][1:]} of the teacher."
+            )
+
+
+def _require_repeatable(x: Any) -> None:
+    if isinstance(x, collections.abc.Iterator):
+        raise ValueError(
+            "`x` must be data that can be gone through again, since the method "
+            "learns from it before the student does. Received: an iterator of "
+            f"type {type(x).__name__}, of which nothing has been taken. Pass "
+            "arrays, a tf.data.Dataset or a keras.utils.PyDataset, or call "
+            "`prepare` with such data first."
+        )
+
+
+def _shares(
+    teachers: Sequence[keras.Model], weights: Sequence[float] | None
+) -> tuple[float, ...]:
+    """Weights of the teachers that add up to 1."""
+    weights = [1.0] * len(teachers) if weights is None else list(weights)
+    if not teachers or len(weights) != len(teachers) or min(weights) <= 0:
+        raise ValueError(
+            "`teacher_weights` must be a positive number for each teacher. "
+            f"Received: {weights} for {len(teachers)} teachers."
+        )
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def _is_by_head(method: Any) -> bool:
+    """Whether it is a dict of methods, and no configuration of one."""
+    return isinstance(method, Mapping) and "class_name" not in method
+
+
+def _is_array(x: Any) -> bool:
+    return all(hasattr(each, "shape") for each in keras.tree.flatten(x))
+
+
+def _copy(part: methods.Method) -> methods.Method:
+    """Another method with the same arguments, and the same gradient rule."""
+    copy = type(part).from_config(part.get_config())
+    copy.gradient_rule = part.gradient_rule
+    return copy
+
+
+def _serialized(given: Any) -> Any:
+    if _is_by_head(given):
+        return {head: _serialized(given[head]) for head in given}
+    if isinstance(given, (list, tuple)):
+        return [_serialized(each) for each in given]
+    return keras.saving.serialize_keras_object(given)
+
+
+def _deserialized(config: Any) -> Any:
+    if _is_by_head(config):
+        return {head: _deserialized(config[head]) for head in config}
+    if isinstance(config, list):
+        return [_deserialized(each) for each in config]
+    return keras.saving.deserialize_keras_object(config)
+
+
+def _told(teacher: str, points: Sequence[tuple[str, str]]) -> str:
+    pairs = ", ".join(" <- ".join(each) for each in points)
+    return f"Sensing points, student <- {teacher}: {pairs}"
+
+
+def _one_or_all(found: list) -> Any:
+    return found[0] if len(found) == 1 else found
+
+
+def _all(found: Features | list[Features]) -> list[Features]:
+    return [found] if isinstance(found, Features) else list(found)
+
+
+def _output(found: Features, heads: Heads, head: str | None) -> tasks.Output:
+    def of(value):
+        return value if head is None or value is None else value[head]
+
+    mask = heads.split(found.output_masks)[head]
+    return tasks.Output(of(found.outputs), of(found.logits), mask)
+
+
+def _attach_mask(tensor: tf.Tensor, mask: tf.Tensor | None) -> None:
+    tensor._keras_mask = mask
 
 
 def _after(checks: list[tf.Operation | None], structure):
@@ -570,5 +1018,8 @@ def _after(checks: list[tf.Operation | None], structure):
 
 
 def _total(losses) -> tf.Tensor:
-    losses = list(losses)
-    return tf.add_n(losses) if losses else tf.constant(0.0)
+    """Adds up scalars, in float64 if one of them is."""
+    losses = [as_float(loss) for loss in losses]
+    if not losses:
+        return tf.constant(0.0)
+    return tf.add_n([as_float(loss, *losses) for loss in losses])

@@ -132,9 +132,21 @@ def share_of_batch(x: tf.Tensor) -> tf.Tensor:
         Scalar float32, 0 to 1: what a mean over the replica's samples counts
         in the mean over all.
     """
+    return share_of(tf.shape(x)[0])
+
+
+def share_of(count: tf.Tensor) -> tf.Tensor:
+    """Computes which part of all replicas' samples or rows this one has.
+
+    Args:
+        count: Scalar, their number on this replica.
+
+    Returns:
+        Scalar float32, 0 to 1: see `share_of_batch`.
+    """
     if number() == 1:
         return tf.constant(1.0)
-    count = tf.cast(tf.shape(x)[0], tf.float32)
+    count = tf.cast(count, tf.float32)
     return tf.math.divide_no_nan(count, summed(count))
 
 

@@ -1,8 +1,11 @@
 """What is read of a network in one forward pass."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+_BY_POINT = ("maps", "vectors", "forks", "maps_before_activation", "masks")
 
 
 class Features(NamedTuple):
@@ -56,6 +59,28 @@ class Features(NamedTuple):
             maps_before_activation=None,
             masks=None,
         )
+
+    def at(self, head: str | None, points: Sequence[int] | None) -> "Features":
+        """Picks one output's scores and some of the sensing points.
+
+        Args:
+            head: Name of one of several outputs; `None` for all there is.
+            points: Numbers of the sensing points; `None` for all.
+        """
+        fields = {}
+        if head is not None:
+            fields = {
+                name: value[head]
+                for name in ("outputs", "logits", "weights")
+                if (value := getattr(self, name)) is not None
+            }
+        if points is not None:
+            fields |= {
+                name: [value[index] for index in points]
+                for name in _BY_POINT
+                if (value := getattr(self, name))
+            }
+        return self._replace(**fields)
 
     def without_padding(self) -> "Features":
         """Sets the maps to zero at padded positions."""

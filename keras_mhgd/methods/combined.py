@@ -1,12 +1,54 @@
 """Several methods at once."""
 
+import collections
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_mhgd import gradients
-from keras_mhgd.features import Features
+from keras_mhgd.features import FeatureExtractor, Features
 from keras_mhgd.methods.method import Method
+
+
+class Place(NamedTuple):
+    """What one of several methods reads of networks that have several.
+
+    Attributes:
+        head: Name of the output; `None` for networks with one output, and
+            for a method that reads none.
+        teacher: Number of the teacher; `None` for the average of all.
+        points: Numbers of the student's sensing points that belong to this
+            teacher's; `None` for all.
+        share: Multiplier of the terms, which is the teacher's weight.
+    """
+
+    head: str | None = None
+    teacher: int | None = None
+    points: tuple[int, ...] | None = None
+    share: float = 1.0
+
+    @property
+    def suffix(self) -> str:
+        """What is added to the names of the terms."""
+        head = "" if self.head is None else f"_{self.head}"
+        return head + ("" if self.teacher is None else f"_{self.teacher}")
+
+    def student(self, found: Features) -> Features:
+        """Picks from what the student gives."""
+        return found.at(self.head, self.points)
+
+    def teachers(self, found: Features | Sequence[Features]) -> Features:
+        """Picks from what the teacher or teachers give."""
+        if not isinstance(found, Features):
+            found = found[self.teacher or 0]
+        return found.at(self.head, None)
+
+    def labels(self, found: Any) -> Any:
+        """Picks from the labels."""
+        if isinstance(found, dict):
+            return found[self.head] if self.head is not None else None
+        return found
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -17,20 +59,26 @@ class Combined(Method):
     does by clipping, it is limited against the gradient of the task and of
     all the other methods: it can't drown them.
 
+    Terms with the same name are numbered, as `soft_logits` and
+    `soft_logits_2`.
+
     Args:
         methods: Two or more; of one that is combined itself its methods.
+        places: What each of them reads, where networks have several outputs
+            or teachers; a `Distiller` says that.
+        weight: Multiplier of all terms, >= 0.
 
     Call arguments:
         student: `Features` of the student.
-        teacher: `Features` of the teacher.
-        labels: The batch's labels.
+        teacher: `Features` of the teacher, or a list of several teachers'.
+        labels: The batch's labels, by name for networks of several outputs.
 
     Returns:
         The terms of all methods.
 
     Raises:
-        ValueError: If there are fewer than two, if two have a term in common,
-            or if two limit their gradient.
+        ValueError: If there are fewer than two, or if two limit their
+            gradient.
 
     Example:
         >>> distiller = keras_mhgd.Distiller(
@@ -40,23 +88,31 @@ class Combined(Method):
         ... )
     """
 
-    def __init__(self, methods: Sequence[Method], **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        places: Sequence[Place] | None = None,
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
         self.methods = [each for one in methods for each in one.parts()]
-        self.terms = tuple(
-            term for method in self.methods for term in method.terms
-        )
-        if len(self.methods) < 2 or len(set(self.terms)) < len(self.terms):
+        if len(self.methods) < 2 and places is None:
             raise ValueError(
-                "`methods` must be two or more different methods. Received: "
+                "`methods` must be two or more methods. Received: "
                 f"{[type(method).__name__ for method in self.methods]}."
             )
+        self._places = tuple(places or (Place(),) * len(self.methods))
+        self._names = _unique_names(self.methods, self._places)
+        self.terms = tuple(
+            name for names in self._names for name in names.values()
+        )
         limiting = [
             method
             for method in self.methods
             if not isinstance(method.gradient_rule, gradients.Sum)
         ]
-        if len(limiting) > 1:
+        if len({id(method.gradient_rule) for method in limiting}) > 1:
             raise ValueError(
                 "`methods` must have at most one that limits its gradient. "
                 f"Received: {[type(method).__name__ for method in limiting]}. "
@@ -79,16 +135,16 @@ class Combined(Method):
     def parts(self):
         return self.methods
 
-    @property
-    def _asked(self):
-        """All but those that initialised the student."""
-        return [method for method in self.methods if method.terms]
+    def heads(self) -> list[str | None]:
+        """The output that each of `parts` reads; `None` for the only one."""
+        return [place.head for place in self._places]
 
     @property
     def limited_terms(self):
         return tuple(
-            term
-            for method in self._limiting or self.methods
+            names[term]
+            for method, names in zip(self.methods, self._names, strict=True)
+            if method in self._limiting or not self._limiting
             for term in method.limited_terms
         )
 
@@ -105,52 +161,113 @@ class Combined(Method):
         return all(method.prepared for method in self.methods)
 
     def prepare(self, teacher, student, **fit_arguments):
-        for method in self.methods:
+        for method, place in zip(self.methods, self._places, strict=True):
             if not method.prepared:
-                method.prepare(teacher, student, **fit_arguments)
+                method.prepare(
+                    *_extractors(place, teacher, student), **fit_arguments
+                )
 
     def artifacts(self):
-        return {
-            name: network
-            for method in self.methods
-            for name, network in method.artifacts().items()
-        }
+        found = {}
+        for method, place in zip(self.methods, self._places, strict=True):
+            for name, network in method.artifacts().items():
+                found[name + place.suffix] = network
+        return found
 
     def build(self, student, teacher):
-        self._require_points(student)  # before one of them is built
-        for method in self.methods:
-            method.build(student, teacher)
+        for method, place in zip(self.methods, self._places, strict=True):
+            # All before one of them is built.
+            method._require_points(place.student(student))
+        super().build(student, teacher)
+        for method, place in zip(self.methods, self._places, strict=True):
+            method.build(place.student(student), place.teachers(teacher))
+
+    def _require_points(self, student):
+        """Nothing: each method has asked for its own."""
 
     def targets(self, teacher):
-        found = [method.targets(teacher) for method in self.methods]
+        if isinstance(teacher, Features):
+            return self._targets(teacher, self.methods)
+        return [
+            self._targets(
+                found,
+                [
+                    method
+                    for method, place in zip(
+                        self.methods, self._places, strict=True
+                    )
+                    if place.teacher in (None, number)
+                ],
+            )
+            for number, found in enumerate(teacher)
+        ]
+
+    def _targets(self, teacher, methods):
+        found = [method.targets(teacher) for method in methods]
         # What one of them leaves out another may need.
         return Features(*map(_fullest, zip(*found, strict=True)))
 
     def call(self, student, teacher, labels):
-        terms = {}
-        for method in self._asked:
-            terms |= method(student, teacher, labels)
-        return terms
+        return self._terms("__call__", student, teacher, labels)
 
     def shares(self, student, teacher, labels):
+        return self._terms("shares", student, teacher, labels)
+
+    def _terms(self, compute, student, teacher, labels):
         terms = {}
-        for method in self._asked:
-            terms |= method.shares(student, teacher, labels)
+        for method, place, names in zip(
+            self.methods, self._places, self._names, strict=True
+        ):
+            if not names:
+                continue  # it initialised the student
+            found = getattr(method, compute)(
+                place.student(student),
+                place.teachers(teacher),
+                place.labels(labels),
+            )
+            share = self.weight * place.share
+            terms |= {names[term]: share * found[term] for term in names}
         return terms
 
     def update(self, student, teacher, labels):
-        for method in self.methods:
-            method.update(student, teacher, labels)
+        for method, place in zip(self.methods, self._places, strict=True):
+            method.update(
+                place.student(student),
+                place.teachers(teacher),
+                place.labels(labels),
+            )
 
     def get_config(self):
-        config = keras.Layer.get_config(self)  # each method has its weight
         methods = map(keras.saving.serialize_keras_object, self.methods)
-        return {**config, "methods": list(methods)}
+        return {**super().get_config(), "methods": list(methods)}
 
     @classmethod
     def from_config(cls, config):
         methods = map(keras.saving.deserialize_keras_object, config["methods"])
         return cls(**{**config, "methods": list(methods)})
+
+
+def _unique_names(
+    methods: Sequence[Method], places: Sequence[Place]
+) -> tuple[dict[str, str], ...]:
+    """Names the terms: of each method its own names and those they get."""
+    taken, found = collections.Counter(), []
+    for method, place in zip(methods, places, strict=True):
+        names = {}
+        for term in method.terms:
+            name = term + place.suffix
+            taken[name] += 1
+            number = taken[name]
+            names[term] = name if number == 1 else f"{name}_{number}"
+        found.append(names)
+    return tuple(found)
+
+
+def _extractors(place, teacher, student):
+    """What a method prepares with: the teacher's extractor, the student's."""
+    if isinstance(teacher, FeatureExtractor):
+        return teacher, student
+    return teacher[place.teacher or 0], student.at_points(place.points)
 
 
 def _fullest(values):

@@ -11,10 +11,9 @@ from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.targets import student_and_target
 from keras_mhgd.precision import as_float
+from keras_mhgd.tasks import KINDS, MULTI_LABEL, UNKNOWN_CLASS
 
-# In the place of a class number.
-_EMPTY = -2
-_UNKNOWN = -1
+_EMPTY = -2  # in the place of a class number
 
 
 def contrastive_loss(
@@ -143,6 +142,7 @@ class CRD(Method):
     """
 
     terms = ("crd",)
+    tasks = KINDS  # it reads their labels
     needs = ("embedding",)
 
     def __init__(
@@ -196,7 +196,7 @@ class CRD(Method):
             side.log_partition.assign(self._log_partition(side, comparison))
         for side, (anchors, *_) in comparisons:
             _append(side.bank, anchors)
-        classes = _class_numbers(labels, tf.shape(student.embedding)[0])
+        classes = self._class_numbers(student, labels)
         _append(self.bank_classes, classes)
 
     def _comparisons(self, student, teacher, labels):
@@ -205,12 +205,22 @@ class CRD(Method):
         t = self.teacher_side(tf.stop_gradient(teacher.embedding))
         others_s = tf.concat([s, self.student_side.bank], axis=0)
         others_t = tf.concat([t, self.teacher_side.bank], axis=0)
-        classes = _class_numbers(labels, tf.shape(s)[0])
+        classes = self._class_numbers(student, labels)
         is_negative = _is_negative(classes, self.bank_classes)
         return [
             (self.student_side, (s, t, others_t, is_negative)),
             (self.teacher_side, (t, s, others_s, is_negative)),
         ]
+
+    def _class_numbers(self, student, labels):
+        """Class numbers `(batch,)`, int64, or `UNKNOWN_CLASS`."""
+        shape = tf.TensorShape(None if labels is None else labels.shape)
+        if shape.rank == 1 or (shape.rank == 2 and shape[1] == 1):
+            return tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        if shape.rank == 2 and self.task.kind != MULTI_LABEL:
+            return tf.argmax(labels, axis=-1)
+        count = tf.shape(student.embedding)[0]
+        return tf.fill([count], tf.constant(UNKNOWN_CLASS, tf.int64))
 
     def _log_partition(self, side, comparison):
         """What the side knows, or else the batch's estimate."""
@@ -268,16 +278,6 @@ def _scores(anchors, positives, negatives, counts, temperature):
     return positive / temperature, negative / temperature, counts
 
 
-def _class_numbers(labels: tf.Tensor | None, batch: tf.Tensor) -> tf.Tensor:
-    """Class numbers `(batch,)`, int64, or `_UNKNOWN`."""
-    shape = tf.TensorShape(None if labels is None else labels.shape)
-    if shape.rank == 1 or (shape.rank == 2 and shape[1] == 1):
-        return tf.cast(tf.reshape(labels, [-1]), tf.int64)
-    if shape.rank == 2:
-        return tf.argmax(labels, axis=-1)
-    return tf.fill([batch], tf.constant(_UNKNOWN, tf.int64))
-
-
 def _is_negative(classes: tf.Tensor, bank_classes: tf.Tensor) -> tf.Tensor:
     """Whose negatives the batch's images and the bank's are: boolean."""
     others = tf.concat([classes, bank_classes], axis=0)
@@ -285,7 +285,7 @@ def _is_negative(classes: tf.Tensor, bank_classes: tf.Tensor) -> tf.Tensor:
     is_itself = numbers[: tf.shape(classes)[0], tf.newaxis] == numbers
     is_other_class = classes[:, tf.newaxis] != others
     return (
-        (is_other_class | (others == _UNKNOWN))
+        (is_other_class | (others == UNKNOWN_CLASS))
         & (others != _EMPTY)
         & ~is_itself
     )

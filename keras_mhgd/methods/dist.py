@@ -3,13 +3,16 @@
 T. Huang, S. You, F. Wang, C. Qian, C. Xu, NeurIPS 2022, arXiv:2205.10536.
 """
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.divergence import standardized
+from keras_mhgd.methods.divergence import mean_over_rows, standardized
 from keras_mhgd.methods.logit_method import LogitMethod
 from keras_mhgd.methods.ranges import require_not_negative
 from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.tasks import KINDS, MULTI_LABEL, Rows
 
 
 def correlation_losses(
@@ -17,6 +20,8 @@ def correlation_losses(
     teacher_logits: tf.Tensor,
     temperature: float = 1.0,
     standardize: bool = False,
+    weights: tf.Tensor | None = None,
+    activation: Callable[[tf.Tensor], tf.Tensor] = tf.nn.softmax,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes how little the predictions correlate with the teacher's.
 
@@ -35,6 +40,9 @@ def correlation_losses(
         temperature: T, > 0.
         standardize: Whether each sample's logits are brought to mean 0 and
             standard deviation 1 first, in both networks.
+        weights: 1 for rows that count and 0 for others, `(batch,)`; `None` if
+            all count.
+        activation: What is in the place of the softmax.
 
     Returns:
         Two scalars from 0 to 2 T^2: `inter` and `intra`. Both are 0 where the
@@ -43,20 +51,21 @@ def correlation_losses(
     student, teacher = student_and_target(student_logits, teacher_logits)
     if standardize:
         student, teacher = standardized(student), standardized(teacher)
-    student = tf.nn.softmax(student / temperature)
-    teacher = tf.nn.softmax(teacher / temperature)
-    inter, intra = (
-        temperature**2
-        * (
-            1
-            # Over both axes: the mean of products is rho, then its mean.
-            - tf.reduce_mean(
-                standardized(student, axis) * standardized(teacher, axis)
-            )
+    student = activation(student / temperature)
+    teacher = activation(teacher / temperature)
+
+    counted = None if weights is None else weights[:, tf.newaxis]
+
+    def distance(axis):
+        products = standardized(student, axis, counted) * standardized(
+            teacher, axis, counted
         )
-        for axis in (1, 0)
-    )
-    return inter, intra
+        # Over both axes: the mean of products is rho, then its mean.
+        if weights is not None:
+            products = tf.reduce_mean(products, axis=-1)
+        return temperature**2 * (1 - mean_over_rows(products, weights))
+
+    return distance(1), distance(0)
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -65,7 +74,11 @@ class DIST(LogitMethod):
 
     loss = beta inter + gamma intra: Pearson's distance of the predictions of
     each sample over the classes, and of each class over the batch. See
-    `correlation_losses`.
+    `correlation_losses`. Dense outputs have a prediction at each position.
+
+    Two or more independent labels are correlated by their probabilities, a
+    sigmoid in the place of the softmax. Values and embeddings are correlated
+    as they are.
 
     Args:
         beta: Multiplier of the distance between classes of a sample, >= 0.
@@ -98,6 +111,7 @@ class DIST(LogitMethod):
     """
 
     terms = ("dist_inter", "dist_intra")
+    tasks = KINDS
 
     def __init__(
         self,
@@ -114,11 +128,21 @@ class DIST(LogitMethod):
         self.gamma = gamma
 
     def call(self, student, teacher, labels):
+        several = student.logits.shape[-1] > 1
+        independent = self.task.kind == MULTI_LABEL and several
+        if independent or self.compares_values:
+            rows = Rows(student.logits, teacher.logits, student.weights, None)
+            activation = tf.sigmoid if independent else tf.identity
+        else:
+            rows = self.rows(student, teacher, labels)
+            activation = tf.nn.softmax
         inter, intra = correlation_losses(
-            self.class_logits(student),
-            self.class_logits(teacher),
+            rows.student,
+            rows.teacher,
             temperature=self.temperature,
             standardize=self.standardize,
+            weights=rows.weights,
+            activation=activation,
         )
         return {
             "dist_inter": self.weight * (self.beta * inter),

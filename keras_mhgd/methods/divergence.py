@@ -4,7 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 
-def standardized(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
+def standardized(
+    x: tf.Tensor, axis: int = -1, weights: tf.Tensor | None = None
+) -> tf.Tensor:
     """Shifts and scales to mean 0 and standard deviation 1 along an axis.
 
     z = (x - mean) / sigma, with sigma^2 = mean (x - mean)^2: divided by the
@@ -18,18 +20,34 @@ def standardized(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
     Args:
         x: A floating-point tensor.
         axis: What the mean is taken over.
+        weights: 1 for entries that count and 0 for others, which broadcasts
+            to `x`; `None` if all count. Entries that don't count become 0.
 
     Returns:
         A tensor like `x`.
     """
-    centred = x - tf.reduce_mean(x, axis, keepdims=True)
+    if weights is not None:
+        weights = tf.broadcast_to(tf.cast(weights, x.dtype), tf.shape(x))
+        x = tf.where(weights > 0, x, 0)
+
+    def mean(values):
+        if weights is None:
+            return tf.reduce_mean(values, axis, keepdims=True)
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(values * weights, axis, keepdims=True),
+            tf.reduce_sum(weights, axis, keepdims=True),
+        )
+
+    centred = x - mean(x)
+    if weights is not None:
+        centred *= weights
     # The result is the same for every scale of x, so that the largest entry,
     # a constant for the gradient, can keep the squares in range.
     size = _largest(centred, axis)
     round_off = 8 * np.finfo(x.dtype.as_numpy_dtype).eps
     varies = size > round_off * _largest(x, axis)
     centred = tf.where(varies, centred / tf.where(varies, size, 1), 0)
-    variance = tf.reduce_mean(centred**2, axis, keepdims=True)
+    variance = mean(centred**2)
     return centred * tf.math.rsqrt(tf.where(varies, variance, 1))
 
 
@@ -37,6 +55,7 @@ def softened_divergence(
     student_logits: tf.Tensor,
     teacher_logits: tf.Tensor,
     temperature: float = 1.0,
+    weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Computes the mean divergence of the student's classes from the teacher's.
 
@@ -47,6 +66,7 @@ def softened_divergence(
         student_logits: `(batch, classes)`, floating point.
         teacher_logits: The same, of the same dtype.
         temperature: > 0; above 1 it softens the distributions.
+        weights: As in `mean_over_rows`.
 
     Returns:
         Scalar >= 0, of the logits' dtype; 0 where the softmax are equal.
@@ -54,7 +74,30 @@ def softened_divergence(
     log_student = tf.nn.log_softmax(student_logits / temperature)
     log_teacher = tf.nn.log_softmax(teacher_logits / temperature)
     difference = tf.exp(log_teacher) * (log_teacher - log_student)
-    return tf.reduce_mean(tf.reduce_sum(difference, axis=-1))
+    return mean_over_rows(tf.reduce_sum(difference, axis=-1), weights)
+
+
+def mean_over_rows(
+    values: tf.Tensor, weights: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Computes the mean over the rows that count.
+
+    Args:
+        values: `(rows,)`, floating point.
+        weights: 1 for rows that count and 0 for others, `(rows,)`; `None` if
+            all count.
+
+    Returns:
+        Scalar; 0 where no row counts.
+    """
+    if weights is None:
+        return tf.reduce_mean(values)
+    weights = tf.cast(weights, values.dtype)
+    # Not a product alone: what doesn't count may be infinite or NaN.
+    values = tf.where(weights > 0, values, 0)
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(values * weights), tf.reduce_sum(weights)
+    )
 
 
 def _largest(x: tf.Tensor, axis: int) -> tf.Tensor:

@@ -10,6 +10,7 @@ from keras_mhgd.methods.divergence import softened_divergence, standardized
 from keras_mhgd.methods.logit_method import LogitMethod
 from keras_mhgd.methods.ranges import require_not_negative
 from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.tasks import MULTI_LABEL, UNKNOWN_CLASS
 
 
 def decoupled_losses(
@@ -18,6 +19,7 @@ def decoupled_losses(
     labels: tf.Tensor,
     temperature: float = 4.0,
     standardize: bool = False,
+    weights: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the divergences of the target class and of the other classes.
 
@@ -35,6 +37,8 @@ def decoupled_losses(
         temperature: T, > 0.
         standardize: Whether each sample's logits are brought to mean 0 and
             standard deviation 1 first, in both networks.
+        weights: 1 for rows that count and 0 for others, `(batch,)`; `None` if
+            all count.
 
     Returns:
         Two scalars >= 0: `target` and `non_target`. Both are 0 where the
@@ -50,7 +54,7 @@ def decoupled_losses(
     student_parts = _decoupled(student / temperature, is_target)
     teacher_parts = _decoupled(teacher / temperature, is_target)
     target, non_target = (
-        temperature**2 * softened_divergence(ours, theirs)
+        temperature**2 * softened_divergence(ours, theirs, weights=weights)
         for ours, theirs in zip(student_parts, teacher_parts, strict=True)
     )
     return target, non_target
@@ -62,7 +66,9 @@ class DKD(LogitMethod):
 
     loss = alpha TCKD + beta NCKD: the divergence of "target or not", and that
     among the other classes, which plain soft logits weight by how unsure the
-    teacher is. See `decoupled_losses`.
+    teacher is. See `decoupled_losses`. Each position of dense outputs has a
+    label and a prediction of its own; each of several independent labels
+    counts as a choice between no and yes. Rows without a label are left out.
 
     Args:
         alpha: Multiplier of the target class's term, >= 0.
@@ -115,17 +121,45 @@ class DKD(LogitMethod):
         self.beta = beta
 
     def call(self, student, teacher, labels):
+        if labels is None:
+            raise ValueError(
+                "DKD must get labels: it takes the labelled class and the "
+                "others apart. Received: data without labels of classes. Pass "
+                "labels, or choose another method, such as 'soft_logits'."
+            )
+        student = student._replace(weights=self._weights(student, labels))
+        rows = self.rows(student, teacher, labels)
         target, non_target = decoupled_losses(
-            self.class_logits(student),
-            self.class_logits(teacher),
-            labels,
+            rows.student,
+            rows.teacher,
+            rows.labels,
             temperature=self.temperature,
             standardize=self.standardize,
+            weights=rows.weights,
         )
         return {
             "dkd_target": self.weight * (self.alpha * target),
             "dkd_non_target": self.weight * (self.beta * non_target),
         }
+
+    def count(self, student, labels):
+        weights = self._weights(student, labels)
+        return super().count(student._replace(weights=weights), labels)
+
+    def _weights(self, student, labels):
+        """Leaves out the rows without a label as well."""
+        independent = self.task.kind == MULTI_LABEL
+        if labels is None or (labels.shape.rank > 1 and not independent):
+            return student.weights  # one-hot labels are all there
+        labelled = labels != tf.cast(UNKNOWN_CLASS, labels.dtype)
+        if independent:
+            labelled = tf.reduce_all(
+                tf.reshape(labelled, [-1, student.logits.shape[-1]]), axis=-1
+            )
+        labelled = tf.cast(tf.reshape(labelled, [-1]), tf.float32)
+        if student.weights is None:
+            return labelled
+        return student.weights * labelled
 
     def get_config(self):
         return {

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_mhgd import replicas
 from keras_mhgd.features import Features
 from keras_mhgd.methods.method import Method
+from keras_mhgd.tasks import SINGLE_LABEL
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -66,6 +67,8 @@ class KerasLoss(Method):
             loss, keras.distillation.LogitsDistillation
         )
         self.needs = ("logits",) if self._reads_logits else ()
+        # Its softmax is over the classes of one label.
+        self.tasks = (SINGLE_LABEL,) if self._reads_logits else None
         if any(self._named):
             self.needs = (self._named,)
         if self._reads_logits and loss.loss is keras.losses.kl_divergence:
@@ -86,6 +89,16 @@ class KerasLoss(Method):
         return self(*self.joined(student, teacher, labels))
 
     def call(self, student, teacher, labels):
+        if (student.weights, student.masks, student.output_masks) != 3 * (
+            None,
+        ):
+            raise ValueError(
+                "A loss of keras.distillation takes its mean over all "
+                "positions, so that none may be padded or ignored. Received: "
+                f"{type(self.loss).__name__} for networks with a mask, or for "
+                "labels that leave out positions. Use a method of "
+                "keras_mhgd.methods, such as 'soft_logits' or 'fitnet'."
+            )
         ours, theirs = (
             self._read(features, layer)
             for features, layer in zip(

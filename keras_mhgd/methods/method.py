@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_mhgd import gradients, replicas
 from keras_mhgd.features import FeatureExtractor, Features
+from keras_mhgd.tasks import Task
 
 
 class Method(keras.Layer):
@@ -25,7 +26,9 @@ class Method(keras.Layer):
     Call arguments:
         student: `Features` of the student, in training mode.
         teacher: `Features` of the frozen teacher, or their `targets`.
-        labels: The batch's labels, as the data gives them.
+        labels: Class numbers `(rows,)`, -1 where there is none, or 0 and 1
+            `(rows, outputs)` of independent labels; `None` where the data has
+            no labels of classes. See `keras_mhgd.tasks.Rows`.
 
     Returns:
         A dict of scalars, float32: one for each of `terms`.
@@ -51,6 +54,11 @@ class Method(keras.Layer):
     in training mode, and its features carry gradients.
     """
 
+    tasks: tuple[str, ...] | None = None
+    """Kinds of outputs that it has a meaning for, of `keras_mhgd.tasks.KINDS`;
+    `None` if it doesn't compare outputs.
+    """
+
     per_sample: bool = False
     """Whether the terms are means over samples of what each gives by itself.
     Then replicas compute them apart, else on the whole batch.
@@ -64,16 +72,46 @@ class Method(keras.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.weight = weight
         self.gradient_rule = gradients.Sum()
+        self.task = Task()
 
     @property
     def reads_points(self) -> bool:
         """Whether it needs sensing points."""
         return "maps" in self.needs or "maps_before_activation" in self.needs
 
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether it compares what the networks predict."""
+        return "logits" in self.needs or not self.needs
+
+    @property
+    def reads_only_scores(self) -> bool:
+        """Whether logits are all that it reads."""
+        return tuple(self.needs) == ("logits",)
+
+    def read_as(self, task: Task) -> None:
+        """Takes over what the networks' outputs mean.
+
+        Raises:
+            ValueError: If the method has no meaning there.
+        """
+        if self.tasks is not None and task.kind not in self.tasks:
+            raise ValueError(
+                f"{type(self).__name__} must get outputs that are "
+                f"{' or '.join(self.tasks)}. Received: a {task.kind} output. "
+                "Choose another method, such as 'soft_logits' or one on "
+                "feature maps, or pass another `task` to `compile`."
+            )
+        self.task = task
+
     # No property: Keras would look for weights in what it gives.
     def parts(self) -> list["Method"]:
         """The methods that it consists of: itself, or several."""
         return [self]
+
+    def heads(self) -> list[str | None]:
+        """The output that each of `parts` reads; `None` for the only one."""
+        return [None]
 
     @property
     def limited_terms(self) -> tuple[str, ...]:
@@ -162,6 +200,14 @@ class Method(keras.Layer):
             teacher = teacher.without_points()
         return replicas.joined((student, teacher, labels))
 
+    def count(self, student: Features, labels: tf.Tensor | None) -> tf.Tensor:
+        """Counts what the means of a `per_sample` method are over.
+
+        Returns:
+            Scalar: a replica's number of samples, or of rows that count.
+        """
+        return tf.shape(tf.nest.flatten(student.outputs)[0])[0]
+
     def shares(
         self, student: Features, teacher: Features, labels: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -176,8 +222,10 @@ class Method(keras.Layer):
             A scalar for each of `terms`: over the replicas they add up to the
             terms of the whole batch.
         """
-        if self.per_sample:
-            part = replicas.share_of_batch(student.outputs)
+        # Padding is unevenly spread: its means are those of the whole batch.
+        padded = student.masks is not None or teacher.masks is not None
+        if self.per_sample and not (padded and self.reads_points):
+            part = replicas.share_of(self.count(student, labels))
             terms = self(student, teacher, labels)
             return {name: part * terms[name] for name in terms}
         terms = self(*self.joined(student, teacher, labels))

@@ -305,7 +305,7 @@ class MHGD(PreparedMethod):
         terms = self(student, teacher, labels)
         if self.reduction == "sum":
             return terms
-        part = replicas.share_of_batch(student.outputs)
+        part = replicas.share_of(self.count(student, labels))
         return {name: part * terms[name] for name in terms}
 
     def joined(self, student, teacher, labels):

@@ -17,6 +17,7 @@ def mutual_losses(
     temperature: float = 1.0,
     standardize: bool = False,
     symmetric: bool = False,
+    weights: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes what each of two networks learns from the other.
 
@@ -32,6 +33,8 @@ def mutual_losses(
         standardize: Whether each sample's logits are brought to mean 0 and
             standard deviation 1 first, in both networks.
         symmetric: Whether both learn from both divergences.
+        weights: 1 for rows that count and 0 for others, `(batch,)`; `None` if
+            all count.
 
     Returns:
         Two scalars >= 0, the student's and the teacher's. Symmetric, the
@@ -46,7 +49,7 @@ def mutual_losses(
         if not symmetric:
             target = tf.stop_gradient(target)
         return temperature**2 * softened_divergence(
-            learner, target, temperature
+            learner, target, temperature, weights
         )
 
     of_student, of_teacher = (
@@ -116,12 +119,14 @@ class MutualLearning(LogitMethod):
         self.symmetric = symmetric
 
     def call(self, student, teacher, labels):
+        rows = self.rows(student, teacher, labels)
         losses = mutual_losses(
-            self.class_logits(student),
-            self.class_logits(teacher),
+            rows.student,
+            rows.teacher,
             temperature=self.temperature,
             standardize=self.standardize,
             symmetric=self.symmetric,
+            weights=rows.weights,
         )
         return {
             term: self.weight * loss

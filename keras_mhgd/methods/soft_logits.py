@@ -6,6 +6,7 @@ G. Hinton, O. Vinyals, J. Dean, NIPS workshop 2014, arXiv:1503.02531.
 import keras
 import tensorflow as tf
 
+from keras_mhgd import tasks
 from keras_mhgd.methods.divergence import softened_divergence, standardized
 from keras_mhgd.methods.logit_method import LogitMethod
 from keras_mhgd.methods.targets import student_and_target
@@ -17,6 +18,7 @@ def soft_logits_loss(
     temperature: float = 4.0,
     scale_by_temperature: bool = True,
     standardize: bool = False,
+    weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Computes how far the student's soft predictions are from the teacher's.
 
@@ -32,6 +34,8 @@ def soft_logits_loss(
             that of the authors' code of MHGD.
         standardize: Whether each sample's logits are brought to mean 0 and
             standard deviation 1 first, in both networks.
+        weights: 1 for rows that count and 0 for others, `(batch,)`; `None` if
+            all count.
 
     Returns:
         Scalar >= 0; 0 where the soft predictions are equal.
@@ -39,7 +43,7 @@ def soft_logits_loss(
     student, teacher = student_and_target(student_logits, teacher_logits)
     if standardize:
         student, teacher = standardized(student), standardized(teacher)
-    loss = softened_divergence(student, teacher, temperature)
+    loss = softened_divergence(student, teacher, temperature, weights)
     return temperature**2 * loss if scale_by_temperature else loss
 
 
@@ -47,7 +51,13 @@ def soft_logits_loss(
 class SoftLogits(LogitMethod):
     """Matches the teacher's predictions, softened by a temperature.
 
-    loss = T^2 mean_b KL(p_T || p_S), with p = softmax(logits / T).
+    loss = T^2 mean_b KL(p_T || p_S), with p = softmax(logits / T). The mean
+    is over samples, or over the positions of dense outputs.
+
+    Outputs that are independent labels give the mean over labels of
+    T^2 KL(p_T || p_S) with p the distribution of yes and no. Outputs that are
+    values give the mean squared difference, embeddings the mean of one less
+    their cosine, both without a temperature.
 
     Args:
         temperature: T, > 0. The paper tries 1 to 20; 4 is the published
@@ -84,6 +94,7 @@ class SoftLogits(LogitMethod):
     """
 
     terms = ("soft_logits",)
+    tasks = tasks.KINDS
     per_sample = True
 
     def __init__(
@@ -98,13 +109,18 @@ class SoftLogits(LogitMethod):
         self.scale_by_temperature = scale_by_temperature
 
     def call(self, student, teacher, labels):
-        loss = soft_logits_loss(
-            self.class_logits(student),
-            self.class_logits(teacher),
-            temperature=self.temperature,
-            scale_by_temperature=self.scale_by_temperature,
-            standardize=self.standardize,
-        )
+        rows = self.rows(student, teacher, labels)
+        if self.compares_values:
+            loss = self.difference(rows)
+        else:
+            loss = soft_logits_loss(
+                rows.student,
+                rows.teacher,
+                temperature=self.temperature,
+                scale_by_temperature=self.scale_by_temperature,
+                standardize=self.standardize,
+                weights=rows.weights,
+            )
         return {"soft_logits": self.weight * loss}
 
     def get_config(self):

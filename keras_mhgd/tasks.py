@@ -1,0 +1,528 @@
+"""What the outputs of a network mean: classes, labels, values or embeddings.
+
+A `Task` is settled once for each output, from the compiled loss, the last
+layers of both networks and the labels. It turns what the networks give into
+rows that methods compare: one row for each sample, or for each position of a
+sample where outputs are dense.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.choices import require_known
+from keras_mhgd.directions import unit
+from keras_mhgd.features import End
+from keras_mhgd.precision import as_float
+
+SINGLE_LABEL = "single_label"
+MULTI_LABEL = "multi_label"
+REGRESSION = "regression"
+EMBEDDING = "embedding"
+KINDS = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, EMBEDDING)
+
+UNKNOWN_CLASS = -1
+"""The class number of a row without a label."""
+
+_LOGITS = End("linear", False)
+_SMALLEST = 1e-7  # of a probability whose logarithm is taken, as in Keras
+
+# The names of Keras's loss functions by what they say of the outputs.
+_LOSSES = {
+    "sparse_categorical_crossentropy": SINGLE_LABEL,
+    "categorical_crossentropy": SINGLE_LABEL,
+    "categorical_focal_crossentropy": SINGLE_LABEL,
+    "categorical_generalized_cross_entropy": SINGLE_LABEL,
+    "categorical_hinge": SINGLE_LABEL,
+    "kl_divergence": SINGLE_LABEL,
+    "ctc": SINGLE_LABEL,
+    "binary_crossentropy": MULTI_LABEL,
+    "binary_focal_crossentropy": MULTI_LABEL,
+    "hinge": MULTI_LABEL,
+    "squared_hinge": MULTI_LABEL,
+    "mean_squared_error": REGRESSION,
+    "mean_absolute_error": REGRESSION,
+    "mean_absolute_percentage_error": REGRESSION,
+    "mean_squared_logarithmic_error": REGRESSION,
+    "huber": REGRESSION,
+    "log_cosh": REGRESSION,
+    "poisson": REGRESSION,
+    "cosine_similarity": EMBEDDING,
+    "circle": EMBEDDING,
+}
+_OF_PROBABILITIES = {"kl_divergence"}  # and those with from_logits=False
+
+
+class Rows(NamedTuple):
+    """Outputs of both networks as a method compares them.
+
+    Attributes:
+        student: Logits, values or embeddings, `(rows, outputs)`.
+        teacher: The same.
+        weights: 1 for rows that count and 0 for others, `(rows,)` float32;
+            `None` if all count.
+        labels: Class numbers `(rows,)`, `UNKNOWN_CLASS` where there is none;
+            0 or 1 for each label, `(rows, outputs)`, of a multi-label task;
+            `None` where the data has no labels of classes.
+    """
+
+    student: tf.Tensor
+    teacher: tf.Tensor
+    weights: tf.Tensor | None
+    labels: tf.Tensor | None
+
+
+class Output(NamedTuple):
+    """One output of a network for a batch.
+
+    Attributes:
+        outputs: The predictions `(batch, ..., outputs)`.
+        logits: Logits or probabilities of that shape; `None` if not read.
+        mask: Boolean `(batch, ...)`, false where there is padding; or `None`.
+    """
+
+    outputs: tf.Tensor
+    logits: tf.Tensor | None = None
+    mask: tf.Tensor | None = None
+
+
+class Task:
+    """What one output means, and how the networks give it.
+
+    Args:
+        kind: `"single_label"` (scores of classes of which one is right),
+            `"multi_label"` (one or more independent yes-or-no scores),
+            `"regression"` (values) or `"embedding"` (directions).
+        student: How the student's output ends.
+        teachers: How each teacher's output ends.
+        shares: Weights of the teachers, which add up to 1.
+        ignored_class: The class number that marks a position or sample
+            without a label; `None` if there is none.
+        sparse: Whether labels are class numbers; `None` if that is not known
+            before the labels are seen.
+        aligned: Whether a label belongs to each row.
+    """
+
+    def __init__(
+        self,
+        kind: str = SINGLE_LABEL,
+        student: End = _LOGITS,
+        teachers: Sequence[End] = (_LOGITS,),
+        shares: Sequence[float] = (1.0,),
+        ignored_class: int | None = None,
+        sparse: bool | None = None,
+        aligned: bool = True,
+    ):
+        require_known("task", kind, KINDS)
+        self.kind = kind
+        self.student = student
+        self.teachers = tuple(teachers)
+        self.shares = tuple(shares)
+        self.ignored_class = ignored_class
+        self.sparse = sparse
+        self.aligned = aligned
+
+    def __repr__(self) -> str:
+        return f"Task({self.kind!r})"
+
+    def rows(
+        self,
+        student: Output,
+        teachers: Sequence[Output],
+        labels: tf.Tensor | None = None,
+        sample_weight: tf.Tensor | None = None,
+    ) -> Rows:
+        """Brings the outputs of all networks and the labels to rows.
+
+        Several teachers give their average: of probabilities, of values, or
+        of directions.
+
+        A row counts unless, in an output with positions, its position is
+        padded in either network, has the ignored class as its label, or has
+        the sample weight 0. A whole sample with the ignored class or with
+        the weight 0 has no label, but still counts: the teacher teaches it.
+
+        Args:
+            student: What the student gives.
+            teachers: What each teacher gives.
+            labels: As the compiled loss takes them.
+            sample_weight: As in `fit`.
+
+        Raises:
+            ValueError: If the two networks have other positions.
+        """
+        ours = self._scores(student, self.student)
+        theirs = self._average(
+            [
+                self._scores(output, end)
+                for output, end in zip(teachers, self.teachers, strict=True)
+            ]
+        )
+        _require_same_positions(ours.shape, theirs.shape)
+        dense = ours.shape.rank > 2
+        masks = [
+            output.mask
+            for output in (student, *teachers)
+            if output.mask is not None
+        ]
+        numbers = None
+        if labels is not None and self.aligned:
+            numbers = self._labels(labels, ours)
+        if numbers is not None:
+            numbers = self._labelled(numbers, sample_weight, ours)
+        if dense:
+            masks += self._absent(labels, sample_weight, ours)
+        weights = None
+        if masks:
+            there = functools.reduce(
+                tf.logical_and, [_per_row(mask, ours) for mask in masks]
+            )
+            weights = tf.cast(tf.reshape(there, [-1]), tf.float32)
+        if numbers is not None:
+            shape = [-1, ours.shape[-1]] if self.kind == MULTI_LABEL else [-1]
+            numbers = tf.reshape(numbers, shape)
+        return Rows(_flat(ours), _flat(theirs), weights, numbers)
+
+    def _scores(self, output: Output, end: End) -> tf.Tensor:
+        """Gives logits `(batch, ..., outputs)`, or values as they are."""
+        if self.kind in (REGRESSION, EMBEDDING) or output.logits is None:
+            scores = as_float(output.outputs)
+        else:
+            scores = as_float(output.logits)
+            if end.is_probability:
+                scores = self._logits(scores)
+            elif end.form == "sigmoid" and self.kind == SINGLE_LABEL:
+                scores = tf.math.log_sigmoid(scores)
+        return scores[:, tf.newaxis] if scores.shape.rank == 1 else scores
+
+    def _logits(self, probabilities: tf.Tensor) -> tf.Tensor:
+        # The softmax of log p is p / sum p, the sigmoid of the second p.
+        smallest = tf.cast(_SMALLEST, probabilities.dtype)
+        log = tf.math.log(tf.maximum(probabilities, smallest))
+        if self.kind == SINGLE_LABEL:
+            return log
+        return log - tf.math.log(tf.maximum(1 - probabilities, smallest))
+
+    def _average(self, scores: list[tf.Tensor]) -> tf.Tensor:
+        if len(scores) == 1:
+            return scores[0]
+
+        def log_mean(logs):
+            return tf.reduce_logsumexp(
+                tf.stack(
+                    [
+                        log + math.log(share)
+                        for log, share in zip(logs, self.shares, strict=True)
+                    ]
+                ),
+                axis=0,
+            )
+
+        if self.kind == SINGLE_LABEL:
+            return log_mean([tf.nn.log_softmax(each) for each in scores])
+        if self.kind == MULTI_LABEL:
+            yes = log_mean([tf.math.log_sigmoid(each) for each in scores])
+            return yes - log_mean(
+                [tf.math.log_sigmoid(-each) for each in scores]
+            )
+        if self.kind == EMBEDDING:
+            scores = [unit(each) for each in scores]
+        return tf.add_n(
+            [
+                share * each
+                for each, share in zip(scores, self.shares, strict=True)
+            ]
+        )
+
+    def _labels(self, labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor | None:
+        """Gives `(batch, ...)` class numbers or `(batch, ..., outputs)`."""
+        labels = tf.convert_to_tensor(labels)
+        if self.kind == MULTI_LABEL:
+            yes = tf.cast(as_float(labels) > 0.5, tf.int64)
+            return tf.reshape(yes, tf.shape(scores))
+        if self.kind != SINGLE_LABEL:
+            return None
+        if self._is_sparse(labels.shape, scores.shape):
+            return tf.reshape(tf.cast(labels, tf.int64), tf.shape(scores)[:-1])
+        return tf.argmax(labels, axis=-1)
+
+    def _labelled(
+        self,
+        numbers: tf.Tensor,
+        sample_weight: tf.Tensor | None,
+        scores: tf.Tensor,
+    ) -> tf.Tensor:
+        """Puts `UNKNOWN_CLASS` where the data says that there is no label."""
+        known = []
+        if self.ignored_class is not None:
+            known.append(numbers != self.ignored_class)
+        if sample_weight is not None:
+            weighted = _per_row(sample_weight != 0, scores)
+            if self.kind == MULTI_LABEL:
+                weighted = weighted[..., tf.newaxis]
+            known.append(weighted)
+        for each in known:
+            unknown = tf.constant(UNKNOWN_CLASS, numbers.dtype)
+            numbers = tf.where(each, numbers, unknown)
+        return numbers
+
+    def _is_sparse(self, labels: tf.TensorShape, scores: tf.TensorShape):
+        if self.sparse is not None:
+            return self.sparse
+        one_hot = labels.rank == scores.rank and labels[-1] == scores[-1]
+        numbers = labels.rank == scores.rank - 1 or (
+            labels.rank == scores.rank and labels[-1] == 1
+        )
+        if not one_hot and not numbers:
+            raise ValueError(
+                "`labels` must be class numbers (batch,) or (batch, 1), or "
+                f"one-hot (batch, {scores[-1]}); of dense outputs the same at "
+                f"each position. Received: labels of shape {labels} for "
+                f"outputs of shape {scores}. Change what the data gives, or "
+                "the networks' number of classes."
+            )
+        return not one_hot
+
+    def _absent(
+        self,
+        labels: tf.Tensor | None,
+        sample_weight: tf.Tensor | None,
+        scores: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        """Lists what is true where a position is not left out by the data."""
+        found = []
+        if self.ignored_class is not None and labels is not None:
+            labels = tf.convert_to_tensor(labels)
+            found.append(labels != tf.cast(self.ignored_class, labels.dtype))
+        if sample_weight is not None and _has_positions(sample_weight, scores):
+            found.append(sample_weight != 0)
+        return found
+
+
+def settle(
+    loss: Any,
+    student: End,
+    teachers: Sequence[End],
+    outputs: Sequence[int | None],
+    labels: Any = None,
+    kind: str | None = None,
+    name: str = "the output",
+    shares: Sequence[float] = (1.0,),
+    scores: bool = True,
+) -> Task:
+    """Finds out what an output means.
+
+    The last layer tells if it is a softmax. Else the loss tells if it is one
+    of Keras's. Else a last sigmoid means independent labels, labels that are
+    class numbers mean classes, and so do two or more linear outputs without
+    any loss or labels.
+
+    Args:
+        loss: Of the output, as it is compiled: a name, function or object;
+            `None` if there is none.
+        student: How the student's output ends.
+        teachers: How each teacher's output ends.
+        outputs: Shape of the student's output.
+        labels: A tensor or its specification; `None` without labels.
+        kind: What the user says it means; one of `KINDS`.
+        name: Of the output, for messages.
+        shares: Weights of the teachers.
+        scores: Whether a method reads more of it than the labels.
+
+    Raises:
+        ValueError: If that can't be told, or not whether a network gives
+            logits or probabilities.
+    """
+    function, options = _function_of(loss)
+    if kind is None:
+        kind = _kind(function, student, outputs, labels, name)
+    if scores and kind in (SINGLE_LABEL, MULTI_LABEL):
+        says = options.get("from_logits")
+        if says is None and function in _OF_PROBABILITIES:
+            says = False
+        student = _known_end(student, says, f"{name} of the student")
+        teachers = [
+            _known_end(each, None, f"{name} of the teacher")
+            for each in teachers
+        ]
+    sparse = None
+    if function in _LOSSES and function != "ctc":
+        sparse = function == "sparse_categorical_crossentropy"
+    return Task(
+        kind,
+        student,
+        teachers,
+        shares,
+        ignored_class=options.get("ignore_class"),
+        sparse=sparse,
+        aligned=function != "ctc",
+    )
+
+
+def require_class_numbers(
+    loss: Any,
+    labels: tf.Tensor | None,
+    outputs: tf.Tensor,
+    sample_weight: tf.Tensor | None = None,
+) -> tuple[list[tf.Operation | None], tf.Tensor | None]:
+    """Checks in the graph that labels are what the loss can read.
+
+    Only a loss of class numbers has a range of them: on a GPU others would
+    become NaN. A sample or position of weight 0 may have any number, and gets
+    that of the first class.
+
+    Args:
+        loss: Of one output, as in `settle`.
+        labels: The batch's, or `None`.
+        outputs: The student's predictions.
+        sample_weight: The batch's, or `None`.
+
+    Returns:
+        Checks that must run before the loss, and the labels.
+    """
+    function, options = _function_of(loss)
+    if labels is None or function not in (
+        "sparse_categorical_crossentropy",
+        "binary_crossentropy",
+    ):
+        return [], labels
+    classes = max(2, outputs.shape[-1])
+    if function == "binary_crossentropy":
+        if not labels.dtype.is_integer:
+            return [], labels
+        classes = 2
+    valid = (labels >= 0) & (labels < tf.cast(classes, labels.dtype))
+    ignored = options.get("ignore_class")
+    if ignored is not None:
+        valid |= labels == tf.cast(ignored, labels.dtype)
+    if sample_weight is not None:
+        without = _like(sample_weight == 0, labels)
+        labels = tf.where(without & ~valid, tf.zeros_like(labels), labels)
+        valid |= without
+    check = tf.debugging.Assert(
+        tf.reduce_all(valid),
+        [
+            f"Labels must be class numbers from 0 to {classes - 1}"
+            + (f", or {ignored}, which is ignored" if ignored else "")
+            + ". Received labels in the range:",
+            tf.reduce_min(labels),
+            tf.reduce_max(labels),
+        ],
+    )
+    return [check], labels
+
+
+def _kind(function, end, outputs, labels, name) -> str:
+    if end.form == "softmax":
+        return SINGLE_LABEL
+    if function in _LOSSES:
+        return _LOSSES[function]
+    if end.form == "sigmoid":
+        return MULTI_LABEL
+    width = outputs[-1] if len(outputs) > 1 else 1
+    shape = getattr(labels, "shape", None)
+    if shape is not None:
+        fewer = len(shape) < len(outputs)
+        one = len(shape) == len(outputs) and shape[-1] == 1
+        is_integer = tf.as_dtype(labels.dtype).is_integer
+        if width > 1 and is_integer and (fewer or one):
+            return SINGLE_LABEL
+    elif function is None and width > 1:
+        return SINGLE_LABEL
+    raise ValueError(
+        f"What {name} means must be known to compare it with the teacher's: "
+        f"one of {', '.join(KINDS)}. Received: {width} linear output(s), "
+        f"loss={function!r} and labels of shape "
+        f"{None if shape is None else tuple(shape)}, which don't tell. Pass "
+        "`task=` to `compile`, or compile one of Keras's losses."
+    )
+
+
+def _known_end(end: End, from_logits: bool | None, what: str) -> End:
+    if end.form is not None:
+        return end
+    if from_logits is None:
+        raise ValueError(
+            "A method that reads logits must know whether a network gives "
+            f"logits or probabilities. Received: {what}, which ends in "
+            "operations or code where that can't be told. End the network in "
+            "a Dense, Softmax or Activation layer."
+        )
+    return End("linear", not from_logits)
+
+
+def _function_of(loss: Any) -> tuple[str | None, dict[str, Any]]:
+    """The name of Keras's function that a loss calls, and its options."""
+    if loss is None:
+        return None, {}
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    options = {}
+    if isinstance(loss, keras.losses.Loss):
+        # Some options are attributes of the object, others what it calls with.
+        options = {
+            key: getattr(loss, key)
+            for key in ("from_logits", "ignore_class")
+            if hasattr(loss, key)
+        }
+        options |= getattr(loss, "_fn_kwargs", {})
+        loss = getattr(loss, "fn", type(loss))
+    while isinstance(loss, functools.partial):
+        options = {**loss.keywords, **options}
+        loss = loss.func
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if getattr(keras.losses, name, None) is not loss:
+        return name if name not in _LOSSES else f"{name} of your own", options
+    if name in _LOSSES and name.endswith("entropy"):
+        options.setdefault("from_logits", False)
+    return name, options
+
+
+def _require_same_positions(student, teacher) -> None:
+    both = zip(student[1:], teacher[1:], strict=False)
+    if len(student) != len(teacher) or any(
+        None not in pair and pair[0] != pair[1] for pair in both
+    ):
+        raise ValueError(
+            "A method that compares outputs must get the same positions and "
+            f"classes of both networks. Received: outputs {tuple(student)} "
+            f"of the student, {tuple(teacher)} of the teacher. Resize one of "
+            "them inside its network, or choose a method on feature maps."
+        )
+
+
+def _flat(scores: tf.Tensor) -> tf.Tensor:
+    if scores.shape.rank == 2:
+        return scores
+    return tf.reshape(scores, [-1, scores.shape[-1]])
+
+
+def _has_positions(weight: tf.Tensor, scores: tf.Tensor) -> bool:
+    """Whether a weight is given for each position, not for each sample."""
+    shape = weight.shape[1:]
+    if shape.rank == scores.shape.rank - 1:  # a last axis of 1
+        shape = shape[:-1]
+    return shape.rank == scores.shape.rank - 2 and any(
+        size != 1 for size in shape
+    )
+
+
+def _per_row(x: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+    """Spreads what is of samples or positions over `(batch, ...)`."""
+    return _spread(x, tf.shape(scores)[:-1], scores.shape.rank - 1)
+
+
+def _like(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return _spread(x, tf.shape(y), y.shape.rank)
+
+
+def _spread(x: tf.Tensor, shape: tf.Tensor, rank: int) -> tf.Tensor:
+    while x.shape.rank > rank:
+        x = tf.squeeze(x, -1)
+    while x.shape.rank < rank:
+        x = x[..., tf.newaxis]
+    return tf.broadcast_to(x, shape)
