@@ -2,11 +2,14 @@
 
 from keras_mhgd.features.batch import Features, Taught
 from keras_mhgd.features.extractor import FeatureExtractor
+from keras_mhgd.features.head import End
 from keras_mhgd.features.layers import (
     find_layer,
     input_shapes,
     input_specs,
+    random_layers,
     require_network,
+    with_input_shapes,
 )
 from keras_mhgd.features.pairing import (
     SensingPoints,
@@ -17,6 +20,7 @@ from keras_mhgd.features.pairing import (
 )
 
 __all__ = [
+    "End",
     "FeatureExtractor",
     "Features",
     "SensingPoints",
@@ -27,6 +31,8 @@ __all__ = [
     "input_specs",
     "logits_end",
     "pair",
+    "random_layers",
     "require_network",
     "stage_ends",
+    "with_input_shapes",
 ]

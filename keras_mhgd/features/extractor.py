@@ -2,21 +2,25 @@
 
 import copy
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_mhgd.features import symbolic
+from keras_mhgd.features import masks, symbolic
 from keras_mhgd.features.batch import Features
-from keras_mhgd.features.head import squashes
+from keras_mhgd.features.head import end_of, graph_origin, squashes
 from keras_mhgd.features.layers import (
+    Split,
     crosses_code,
     find_layer,
+    graph_of,
     inner_activation,
     is_graph,
     require_network,
+    symbolic_outputs,
+    with_input_shapes,
 )
-from keras_mhgd.features.symbolic import Split
 from keras_mhgd.features.tap import Tap
 
 
@@ -27,8 +31,8 @@ class FeatureExtractor:
     Keras object, so that a model that holds one saves nothing twice.
 
     Args:
-        network: A built `keras.Model` with one output. Of a subclassed one
-            the layers are watched while its code runs.
+        network: A built `keras.Model`. Of a subclassed one the layers are
+            watched while its code runs.
         points: Layers by name, or by path inside nested models and layers,
             such as `"backbone/block3_out"`.
         needs: Any of `"logits"`, `"embedding"` and
@@ -41,11 +45,17 @@ class FeatureExtractor:
             with, and what `Features.forks` holds.
         logits: Those of `points` that are to be logits: of a layer that ends in
             a softmax or sigmoid, what that gets.
+        input_shapes: The sizes of the inputs, in the flattened order, for a
+            graph that takes any size: see `with_input_shapes`.
+
+    Attributes:
+        shapes: `Features` of the shapes of what a call gives, without masks.
+        ends: What the outputs are: an `End` for each, in their structure.
 
     Raises:
         TypeError: If `network` is no built Keras model.
-        ValueError: If it has several outputs, if there is no such layer, or
-            if what is needed can't be told.
+        ValueError: If there is no such layer, or if what is needed can't be
+            told.
     """
 
     def __init__(
@@ -57,8 +67,11 @@ class FeatureExtractor:
         require_finite: bool = False,
         split: Split | None = None,
         logits: Collection[str] = (),
+        input_shapes: Sequence[tuple[int | None, ...]] | None = None,
     ):
         require_network(network)
+        if input_shapes is not None:
+            network = with_input_shapes(network, input_shapes)
         self.network = network
         self.points = list(points)
         self.require_finite = require_finite
@@ -72,22 +85,30 @@ class FeatureExtractor:
             layer = find_layer(network, path)
             if inner_activation(layer) and squashes(layer):
                 activations[path] = keras.layers.Activation(
-                    layer.activation, dtype=layer.dtype_policy
+                    layer.activation, dtype=layer.compute_dtype
                 )
         others = list(others)
         arguments = network, self.points, others, needs, split, activations
         if by_code:
             self._run = Tap(*arguments)
-            shapes = self._run.shapes
+            shapes, self.ends = self._run.shapes, self._run.ends
         else:
             self._run = symbolic.extractor(*arguments)
             shapes = keras.tree.map_structure(
                 lambda tensor: tuple(tensor.shape), self._run.output
             )
-        self.shapes = Features(**shapes)
+            self.ends = _ends(network)
+        self.shapes = Features(**_split_off(shapes)[0])
+        self._inputs = []
+        if is_graph(network):
+            self._inputs = [each.name for each in graph_of(network).inputs]
 
     def __call__(self, inputs, training: bool = False) -> Features:
-        found = Features(**self._run(inputs, training=training))
+        fields = self._run(inputs, training=training)
+        fields, own, made = _split_off(fields)
+        found = Features(**fields)
+        given = masks.input_mask(self._inputs, inputs)
+        found = _with_masks(found, own, made if given is None else given)
         return self._finite(found) if self.require_finite else found
 
     def unchecked(self) -> "FeatureExtractor":
@@ -98,7 +119,10 @@ class FeatureExtractor:
 
     def _finite(self, found: Features) -> Features:
         checked = {
-            name: self._check(getattr(found, name), f"its {name}")
+            name: keras.tree.map_structure(
+                lambda tensor, name=name: self._check(tensor, f"its {name}"),
+                getattr(found, name),
+            )
             for name in ("logits", "embedding")
             if getattr(found, name) is not None
         }
@@ -124,3 +148,34 @@ class FeatureExtractor:
             f"Received NaN or infinity at {where}. Check the network's "
             "weights and the input",
         )
+
+
+def _ends(network: keras.Model) -> Any:
+    ends = keras.tree.map_structure(
+        lambda tensor: end_of(tensor, graph_origin), symbolic_outputs(network)
+    )
+    forms = [end_of(each, graph_origin).form for each in network.outputs]
+    if None in forms and symbolic.ends_in_layers(network):
+        return Tap(network).ends  # a layer's own code may end in a layer
+    return ends
+
+
+def _split_off(fields: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """Takes out the masks that the points came with, and the network's."""
+    fields = dict(fields)
+    own = fields.pop("masks", [None] * len(fields["maps"]))
+    return fields, own, fields.pop("mask", None)
+
+
+def _with_masks(
+    found: Features,
+    own: Sequence[tf.Tensor | None],
+    network: tf.Tensor | None,
+) -> Features:
+    outputs = keras.tree.flatten(found.outputs)
+    of_outputs = masks.choose(outputs, map(masks.mask_of, outputs), network)
+    if of_outputs is not None:
+        of_outputs = keras.tree.pack_sequence_as(found.outputs, of_outputs)
+    return found._replace(
+        masks=masks.choose(found.maps, own, network), output_masks=of_outputs
+    )

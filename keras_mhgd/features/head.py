@@ -1,44 +1,131 @@
-"""Logits and embedding of a network, whatever it ends in."""
+"""What a network ends in: its logits and its embedding."""
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_mhgd.features.layers import Linear, is_activation
-
-Origin = tuple[keras.Operation | None, Any]
-
-_SQUASHING = (
-    keras.activations.softmax,
-    keras.activations.sigmoid,
-    keras.ops.softmax,
-    keras.ops.sigmoid,
-    tf.nn.softmax,
-    tf.nn.sigmoid,
+from keras_mhgd.features.layers import (
+    InTwo,
+    Point,
+    children,
+    graph_of,
+    inner_activation,
+    is_activation,
+    is_graph,
 )
 
-_RESHAPING = (keras.layers.Flatten, keras.layers.Reshape)
+
+class End(NamedTuple):
+    """What one output of a network is.
+
+    Attributes:
+        form: `"softmax"` or `"sigmoid"` for probabilities; `"linear"` for what
+            a layer with weights gives without an activation, or a sum or
+            mean of such; `"other"` for another activation; `None` if it
+            can't be told.
+        is_probability: Whether `Features.logits` holds probabilities: the
+            softmax or sigmoid is not the last that the network does.
+    """
+
+    form: str | None
+    is_probability: bool
+
+
+class Made(NamedTuple):
+    """How a tensor was made.
+
+    Attributes:
+        by: The layer or operation, if it is known.
+        inputs: The tensors that it got.
+        origin: Tells the same of those.
+        before: What the activation inside of the layer got, if that was kept.
+    """
+
+    by: keras.Operation | None
+    inputs: list[Any]
+    origin: "Origin"
+    before: Any = None
+
+
+Origin = Callable[[Any], Made]
+
+_FUNCTIONS = {
+    "softmax": (keras.activations.softmax, keras.ops.softmax, tf.nn.softmax),
+    "sigmoid": (keras.activations.sigmoid, keras.ops.sigmoid, tf.nn.sigmoid),
+    "linear": (keras.activations.linear, None),
+}
+_PROBABILITIES = ("softmax", "sigmoid")
+_PASSES = "passes"  # gives the form of what it gets
+_CONVEX = ("nearest", "bilinear")
+
+_IDLE = (  # at inference
+    keras.layers.Identity,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.ActivityRegularization,
+)
+_RESHAPING = (
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Permute,
+)
+_RESHAPING_OPERATIONS = ("Reshape", "Squeeze", "ExpandDims")
+_AVERAGING = (  # over networks or positions; the class axis stays
+    keras.layers.Average,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.AveragePooling3D,
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.Cropping3D,
+    keras.layers.UpSampling1D,
+    keras.layers.UpSampling2D,
+    keras.layers.UpSampling3D,
+    keras.layers.Concatenate,
+)
+_SUMMING = (
+    keras.layers.Add,
+    keras.layers.Subtract,
+    keras.layers.Rescaling,
+)
 
 
 def squashes(layer: keras.Operation | None) -> bool:
     """Whether a layer is, or ends in, a softmax or sigmoid function."""
-    return getattr(layer, "activation", None) in _SQUASHING
+    function = getattr(layer, "activation", None)
+    return _form_of_function(function) in _PROBABILITIES
 
 
-def head_of(
-    outputs: Any,
-    origin: Callable[[Any], Origin],
-    needs: Collection[str],
-    name: str,
+def end_of(tensor: Any, origin: Origin) -> End:
+    """Tells what an output is, from what made it.
+
+    Args:
+        tensor: The output, symbolic or of a batch.
+        origin: Tells how a tensor was made.
+    """
+    form, last = _form(tensor, origin)
+    return End(form, form in _PROBABILITIES and not last)
+
+
+def read_head(
+    outputs: Any, origin: Origin, needs: Collection[str], name: str
 ) -> dict[str, Any]:
     """Finds logits and embedding from the outputs backwards.
 
     Args:
         outputs: The network's predictions, symbolic or of a batch.
-        origin: Gives the layer or operation that made a tensor, and its input
-            if it has just one; `None` for what there isn't.
+        origin: Tells how a tensor was made, and keeps what an activation got
+            that is inside of a layer and gave an output.
         needs: Any of `"logits"` and `"embedding"`; others are ignored.
         name: The network's, for messages.
 
@@ -46,70 +133,175 @@ def head_of(
         Those of the two that are needed, by name.
 
     Raises:
-        ValueError: If one of them can't be told.
+        ValueError: If the embedding can't be told.
     """
     found = {}
-    if "logits" not in needs and "embedding" not in needs:
-        return found
-    layer, inputs = origin(outputs)
     if "logits" in needs:
-        found["logits"] = _before_activation(layer, inputs, outputs, name)
-        if found["logits"] is outputs:
-            _require_no_activation(layer, inputs, origin)
+        found["logits"] = keras.tree.map_structure(
+            lambda tensor: _logits(tensor, origin), outputs
+        )
     if "embedding" in needs:
-        while inputs is not None and not getattr(layer, "weights", ()):
-            layer, inputs = origin(inputs)
-        if inputs is None or any(size != 1 for size in inputs.shape[1:-1]):
-            raise ValueError(
-                "A method that reads the embedding must get networks whose "
-                "classifier, the last layer with weights, gets vectors "
-                f"(batch, D). Received: {name!r}, where that can't be told. "
-                "Choose another method, or end the network in a Dense layer."
-            )
-        if len(inputs.shape) > 2:  # maps of one position
-            inputs = keras.ops.reshape(inputs, (-1, inputs.shape[-1]))
-        found["embedding"] = inputs
+        found["embedding"] = _embedding(outputs, origin, name)
     return found
 
 
-def _before_activation(
-    layer: keras.Operation | None, inputs: Any, outputs: Any, name: str
-) -> Any:
-    """What the last layer's softmax or sigmoid gets; else its output."""
-    if not isinstance(layer, keras.Layer):
+def graph_origin(
+    tensor: keras.KerasTensor,
+    given: Mapping[int, keras.KerasTensor] = {},
+    outside: Origin | None = None,
+) -> Made:
+    """Tells how a graph's tensor was made: sees through nested graphs.
+
+    Args:
+        tensor: A symbolic tensor.
+        given: In a nested graph: by identity of its inputs what it is called
+            with.
+        outside: The origin of those.
+    """
+    if id(tensor) in given:
+        return outside(given[id(tensor)])
+
+    def origin(tensor):
+        return graph_origin(tensor, given, outside)
+
+    layer, node_index, index = tensor._keras_history
+    node = layer._inbound_nodes[node_index]
+    inputs = [
+        each
+        for each in keras.tree.flatten(node.arguments.args)
+        if isinstance(each, keras.KerasTensor)
+    ]
+    if isinstance(layer, Point):
+        return origin(inputs[0])
+    if isinstance(layer, InTwo):
+        before = node.output_tensors[0] if index else None
+        return Made(layer.layer, inputs, origin, before)
+    if is_graph(layer):
+        graph = graph_of(layer)
+        inner = dict(zip(map(id, graph.inputs), inputs, strict=False))
+        return graph_origin(graph.outputs[index], inner, origin)
+    return Made(layer, inputs, origin)
+
+
+def _logits(tensor: Any, origin: Origin) -> Any:
+    form, last = _form(tensor, origin)
+    if form not in _PROBABILITIES or not last:
+        return tensor
+    made = origin(tensor)
+    return made.inputs[0] if made.before is None else made.before
+
+
+def _embedding(outputs: Any, origin: Origin, name: str) -> Any:
+    read = [
+        _classifier_input(each, origin) for each in keras.tree.flatten(outputs)
+    ]
+    first = read[0]
+    if first is None or any(size != 1 for size in first.shape[1:-1]):
         raise ValueError(
-            "A method that reads logits must get networks that end in a "
-            f"layer. Received: {name!r}, which ends in other operations: "
-            "whether they give logits can't be told. End the network in a "
-            "Dense, Softmax or Activation layer."
+            "A method that reads the embedding must get networks whose "
+            "classifier, the last layer with weights, gets vectors "
+            f"(batch, D). Received: {name!r}, where that can't be told. "
+            "Choose another method, or end the network in a Dense layer."
         )
+    if any(each is not first for each in read):
+        raise ValueError(
+            "A method that reads the embedding must get networks whose "
+            "outputs all come from one embedding (batch, D). Received: "
+            f"{name!r}, whose {len(read)} outputs do not. Choose another "
+            "method, or name one output's."
+        )
+    if len(first.shape) > 2:  # maps of one position
+        return keras.ops.reshape(first, (-1, first.shape[-1]))
+    return first
+
+
+def _classifier_input(tensor: Any, origin: Origin) -> Any:
+    """What the last layer with weights gets, if it gets one tensor."""
+    made = origin(tensor)
+    while len(made.inputs) == 1 and not getattr(made.by, "weights", ()):
+        made = made.origin(made.inputs[0])
+    return made.inputs[0] if len(made.inputs) == 1 else None
+
+
+def _form(tensor: Any, origin: Origin) -> tuple[str | None, bool]:
+    """An output's form, and whether that is the last layer's own."""
+    made = origin(tensor)
+    layer = made.by
+    in_time = isinstance(layer, keras.layers.TimeDistributed)
+    if in_time:
+        layer = layer.layer
+    if is_graph(layer):
+        return _form(graph_of(layer).outputs[0], graph_origin)[0], False
+    form = _own_form(layer, len(tensor.shape) - in_time)
+    if form != _PASSES:
+        return form, not in_time
+    forms = {_form(each, made.origin)[0] for each in made.inputs}
+    form = forms.pop() if len(forms) == 1 else None
+    if isinstance(layer, _SUMMING) and form != "linear":
+        form = None
+    if form == "softmax" and not _keeps_classes(layer, made.inputs, tensor):
+        form = None
+    return form, False
+
+
+def _own_form(layer: keras.Operation | None, rank: int) -> str | None:
+    """What a layer makes of anything; `_PASSES` if it depends on that."""
+    if not _is_of_keras(layer):
+        return None
+    kind = type(layer).__name__
+    if not isinstance(layer, keras.Layer):
+        if kind == "Cast" or kind in _RESHAPING_OPERATIONS:
+            return _PASSES
+        if kind == "Softmax":
+            return _form_of_softmax(layer.axis, rank)
+        return "sigmoid" if kind == "Sigmoid" else None
     if isinstance(layer, keras.layers.Softmax):
-        return inputs
-    if not squashes(layer):
-        return outputs
+        return _form_of_softmax(layer.axis, rank)
+    if isinstance(layer, keras.layers.Activation):
+        form = _form_of_function(layer.activation)
+        return _PASSES if form == "linear" else form
     if is_activation(layer):
-        return inputs
-    if isinstance(layer, keras.layers.Dense):
-        return Linear(layer)(inputs)
-    raise _not_last(layer)
+        return "other"
+    if isinstance(layer, (*_IDLE, *_RESHAPING, *_AVERAGING, *_SUMMING)):
+        return _PASSES
+    if not layer.weights or children(layer):
+        return None
+    if inner_activation(layer) is not None:
+        return _form_of_function(layer.activation)
+    linear = _form_of_function(getattr(layer, "activation", None)) == "linear"
+    return "linear" if linear else None
 
 
-def _require_no_activation(
-    layer: keras.Operation | None,
-    inputs: Any,
-    origin: Callable[[Any], Origin],
-) -> None:
-    """Raises if what only reshapes hides a softmax or sigmoid."""
-    while isinstance(layer, _RESHAPING):
-        layer, inputs = origin(inputs)
-        if squashes(layer) or isinstance(layer, keras.layers.Softmax):
-            raise _not_last(layer)
+def _keeps_classes(
+    layer: keras.Operation, inputs: Sequence[Any], tensor: Any
+) -> bool:
+    """Whether the last axis stays, and sums to one as it did."""
+    if isinstance(layer, keras.layers.Permute):
+        return layer.dims[-1] == len(layer.dims)
+    if isinstance(layer, keras.layers.Concatenate):
+        return layer.axis not in (-1, len(tensor.shape) - 1)
+    if getattr(layer, "interpolation", "nearest") not in _CONVEX:
+        return False
+    return inputs[0].shape[-1] == tensor.shape[-1] is not None
 
 
-def _not_last(layer: keras.Layer) -> ValueError:
-    return ValueError(
-        "A method that reads logits must get networks that end in logits, a "
-        "Dense layer, or a softmax or sigmoid of its own. Received: a softmax "
-        f"or sigmoid in the layer {layer.name!r} of type "
-        f"{type(layer).__name__}. Move it to a layer of its own at the end."
-    )
+def _form_of_function(function: Callable | None) -> str | None:
+    for form, functions in _FUNCTIONS.items():
+        if function in functions:
+            return form
+    if isinstance(function, keras.Layer):
+        form = _own_form(function, rank=0)
+        return None if form == _PASSES else form
+    module = getattr(function, "__module__", None) or ""
+    return "other" if module.startswith(("keras.", "tensorflow.")) else None
+
+
+def _form_of_softmax(axis: int | Sequence[int], rank: int) -> str | None:
+    last = [-1], [rank - 1]
+    return "softmax" if keras.tree.flatten(axis) in last else None
+
+
+def _is_of_keras(layer: keras.Operation | None) -> bool:
+    """Whether what an operation does is Keras's own code."""
+    kinds = [each for each in type(layer).__mro__ if "call" in vars(each)]
+    return bool(kinds) and kinds[0].__module__.startswith("keras.")

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_mhgd.features.masks import mask_of, set_mask
+
 _ACTIVATIONS = (
     keras.layers.Activation,
     keras.layers.ReLU,
@@ -35,6 +37,9 @@ _ENDING_IN_ACTIVATION = (
     keras.layers.SeparableConv2D,
 )
 
+# What Keras's own layers of images have in common; some are not random.
+_PREPROCESSING = keras.layers.RandomFlip.__base__
+
 
 def is_graph(model: keras.Layer) -> bool:
     """Whether a model is a graph of layers, with symbolic inputs."""
@@ -44,17 +49,12 @@ def is_graph(model: keras.Layer) -> bool:
 
 
 def require_network(model: keras.Model) -> None:
-    """Raises unless a model is built and has one output."""
+    """Raises unless a model is built."""
     if not isinstance(model, keras.Model) or not model.built:
         raise TypeError(
             "A network must be a built keras.Model. "
             f"Received: {model!r} of type {type(model).__name__}. "
             "Give it a keras.Input, or call it once on a batch."
-        )
-    if is_graph(model) and len(model.outputs) != 1:
-        raise ValueError(
-            "A network must have one output, its class scores. "
-            f"Received: {model.name!r} with {len(model.outputs)} outputs."
         )
 
 
@@ -69,11 +69,9 @@ def find_layer(model: keras.Model, path: str) -> keras.Layer:
 
 
 def crosses_code(model: keras.Model, path: str) -> bool:
-    """Whether code or a model of several outputs is on the way to a layer."""
+    """Whether what calls a layer is code, and no graph."""
     *parents, _ = _along(model, path)
-    return not all(
-        is_graph(parent) and len(parent.outputs) == 1 for parent in parents
-    )
+    return not all(map(is_graph, parents))
 
 
 def _along(model: keras.Model, path: str) -> Iterator[keras.Layer]:
@@ -151,6 +149,13 @@ def symbolic_inputs(model: keras.Model) -> Any:
     return inputs[0] if single else inputs
 
 
+def symbolic_outputs(model: keras.Model) -> Any:
+    """A graph's outputs in the structure that it gives."""
+    outputs = graph_of(model).output
+    single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
+    return outputs[0] if single else outputs
+
+
 def symbolic_output(
     model: keras.Model, layer: keras.Layer
 ) -> keras.KerasTensor | None:
@@ -204,6 +209,115 @@ def input_shapes(model: keras.Model) -> list[tuple[int | None, ...]]:
     return [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
 
 
+def with_input_shapes(
+    network: keras.Model, shapes: Sequence[tuple[int | None, ...]]
+) -> keras.Model:
+    """Makes a graph of the same layers for inputs of known sizes.
+
+    Its layers, weights and paths are the network's own. What the sizes of
+    maps depend on is known in it, in nested graphs too.
+
+    Args:
+        network: A built network; one that is no graph is given back.
+        shapes: Of each input, with the batch, in the flattened order.
+
+    Returns:
+        A functional model.
+
+    Raises:
+        ValueError: If `shapes` do not fit the network's inputs.
+
+    Example:
+        >>> inputs = keras.Input((None, None, 3))
+        >>> outputs = keras.layers.Conv2D(8, 3, strides=2, name="c")(inputs)
+        >>> network = keras.Model(inputs, outputs)
+        >>> sized = with_input_shapes(network, [(None, 33, 33, 3)])
+        >>> sized.output_shape
+        (None, 16, 16, 8)
+    """
+    if not is_graph(network):
+        return network
+    inputs = graph_of(network).inputs
+    own = [tuple(each.shape) for each in inputs]
+    fits = len(own) == len(shapes) and all(
+        tf.TensorShape(mine[1:]).is_compatible_with(shape[1:])
+        for mine, shape in zip(own, shapes, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            "The shapes of inputs must fit the network's own. Received: "
+            f"{list(shapes)} for {network.name!r}, which takes {own}."
+        )
+    return _sized(
+        network,
+        [
+            keras.Input(batch_shape=shape, dtype=each.dtype, name=each.name)
+            for each, shape in zip(inputs, shapes, strict=True)
+        ],
+    )
+
+
+def _sized(
+    model: keras.Model, inputs: Sequence[keras.KerasTensor]
+) -> keras.Model:
+    def call(layer, *args, **kwargs):
+        if is_graph(layer) and len(_symbolic_calls(model, layer)) == 1:
+            layer = _sized(
+                layer,
+                [
+                    keras.Input(batch_shape=each.shape, dtype=each.dtype)
+                    for each in keras.tree.flatten(args)
+                ],
+            )
+        return layer(*args, **kwargs)
+
+    structure = symbolic_inputs(model)
+    return keras.models.clone_model(
+        keras.Model(structure, symbolic_outputs(model), name=model.name),
+        input_tensors=keras.tree.pack_sequence_as(structure, list(inputs)),
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+
+
+def random_layers(network: keras.Model) -> list[str]:
+    """Finds the layers that augment their input at random.
+
+    Dropout and noise, which regularise, are not among them.
+
+    Args:
+        network: A network.
+
+    Returns:
+        The layers' paths.
+
+    Example:
+        >>> flip = keras.layers.RandomFlip(name="flip")
+        >>> network = keras.Sequential([keras.Input((8, 8, 3)), flip])
+        >>> random_layers(network)
+        ['flip']
+    """
+    return list(_random_layers(network, ""))
+
+
+def _random_layers(parent: keras.Layer, prefix: str) -> Iterator[str]:
+    for layer in children(parent):
+        if _augments(layer):
+            yield prefix + layer.name
+        else:
+            yield from _random_layers(layer, f"{prefix}{layer.name}/")
+
+
+def _augments(layer: keras.Layer) -> bool:
+    kinds = type(layer).__mro__
+    named = any("ImageAugmentationLayer" in kind.__name__ for kind in kinds)
+    draws = any(
+        isinstance(value, keras.random.SeedGenerator)
+        for value in vars(layer).values()
+    )
+    return named or draws and isinstance(layer, _PREPROCESSING)
+
+
 def is_activation(layer: keras.Layer) -> bool:
     """Whether a layer does nothing but activate."""
     return isinstance(layer, _ACTIVATIONS)
@@ -220,27 +334,80 @@ def inner_activation(layer: keras.Layer) -> Callable | None:
     return None if linear else layer.activation
 
 
-def call_linearly(
+def call_in_two(
     layer: keras.Layer, call: Callable, inputs: Sequence[Any], options: dict
-) -> Any:
-    """Calls a layer that ends in an activation without it."""
-    activation = layer.activation
-    layer.activation = keras.activations.linear
+) -> tuple[Any, Any]:
+    """Calls a layer that ends in an activation: what that gets, and gives.
+
+    The activation itself tells, so that whatever the layer does stays as it
+    is: in integers, with weights of low rank, or with a regularised output.
+    """
+    activation, got = layer.activation, []
+
+    def told(x):
+        got.append(x)
+        return activation(x)
+
+    layer.activation = told
     try:
-        return call(*inputs, **options)
+        result = call(*inputs, **options)
     finally:
         layer.activation = activation
+    return got[0], result
 
 
-class Linear(keras.Layer):
-    """A layer without its activation, by the same weights."""
+class InTwo(keras.Layer):
+    """`call_in_two` as a layer of a graph, by the layer's own weights."""
 
     def __init__(self, layer: keras.Layer):
-        super().__init__(name=f"{layer.name}_linear", dtype=layer.dtype_policy)
-        self._layer = layer
+        super().__init__(name=f"{layer.name}_in_two", autocast=False)
+        self.layer = layer
+        self.supports_masking = True
 
     def call(self, inputs):
-        return call_linearly(self._layer, self._layer, [inputs], {})
+        before, result = call_in_two(self.layer, self.layer, [inputs], {})
+        set_mask(before, mask_of(result))
+        return before, result
+
+    def compute_output_spec(self, inputs):
+        spec = self.layer.compute_output_spec(inputs)
+        return spec, keras.KerasTensor(spec.shape, spec.dtype)
+
+    def compute_mask(self, inputs, previous_mask):
+        return None  # the results bring theirs along
+
+
+Split = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+class Point(keras.Layer):
+    """Reads a tensor in a graph: gives what goes on, a fork, and the mask.
+
+    Args:
+        name: The layer's whose output it reads.
+        split: See `FeatureExtractor`; without one the fork is the tensor.
+    """
+
+    def __init__(self, name: str, split: Split | None):
+        super().__init__(name=f"{name}_point", autocast=False)
+        self._split = split
+        self.supports_masking = True
+
+    def call(self, inputs):
+        # At once: attention takes the mask off the tensor that it gets.
+        mask = mask_of(inputs)
+        if self._split is None:
+            return inputs, inputs, mask
+        result, fork = self._split(inputs)
+        set_mask(result, mask)
+        return result, fork, mask
+
+    def compute_output_spec(self, inputs):
+        result, fork, _ = super().compute_output_spec(inputs)
+        return result, fork, keras.KerasTensor(inputs.shape[:-1], "bool")
+
+    def compute_mask(self, inputs, previous_mask):
+        return None  # as of `InTwo`
 
 
 def require_linear(layer: keras.Layer, path: str) -> None:

@@ -2,15 +2,23 @@
 
 import collections
 import contextlib
+import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_mhgd.features.head import Origin, head_of
+from keras_mhgd.features.head import (
+    Made,
+    Origin,
+    end_of,
+    read_head,
+    squashes,
+)
 from keras_mhgd.features.layers import (
-    call_linearly,
+    Split,
+    call_in_two,
     find_layer,
     inner_activation,
     input_specs,
@@ -19,7 +27,18 @@ from keras_mhgd.features.layers import (
     require_linear,
     walk,
 )
-from keras_mhgd.features.symbolic import Split
+from keras_mhgd.features.masks import mask_of, set_mask
+
+_MASKING = (keras.layers.Embedding, keras.layers.Masking)
+
+
+class _Call(NamedTuple):
+    """A call of a layer."""
+
+    layer: keras.Layer
+    inputs: tuple[Any, ...]
+    before: Any  # what the activation inside of it got, if that is kept
+    result: Any
 
 
 class Tap:
@@ -35,16 +54,20 @@ class Tap:
         needs: See `FeatureExtractor`.
         split: See `FeatureExtractor`.
         activations: As in `symbolic.extractor`.
+
+    Attributes:
+        shapes: The shapes of what a call gives.
+        ends: The `End` of each output, in their structure.
     """
 
     def __init__(
         self,
         model: keras.Model,
-        points: Sequence[str],
-        others: Sequence[str],
-        needs: Collection[str],
-        split: Split | None,
-        activations: Mapping[str, keras.Layer],
+        points: Sequence[str] = (),
+        others: Sequence[str] = (),
+        needs: Collection[str] = (),
+        split: Split | None = None,
+        activations: Mapping[str, keras.Layer] = types.MappingProxyType({}),
     ):
         self._model = model
         self._points = {path: find_layer(model, path) for path in points}
@@ -57,33 +80,52 @@ class Tap:
             for path, layer in self._points.items():
                 if not is_activation(layer) and not inner_activation(layer):
                     require_linear(layer, path)
+        self.shapes, self.ends = self._traced()
 
     def __call__(self, inputs, training: bool = False) -> dict[str, Any]:
-        calls = []  # (layer, its inputs, what it gave) in the order of calls
-        found = {"maps": {}, "forks": {}, "before": {}}
+        fields, _ = self._run(inputs, training)
+        return fields
+
+    def _run(self, inputs, training: bool) -> tuple[dict[str, Any], Origin]:
+        """Gives the features, and the origin of tensors."""
+        calls = []  # in their order
+        found = {"maps": {}, "forks": {}, "before": {}, "masks": {}}
         paths = {id(layer): path for path, layer in self._points.items()}
+        made_masks = []
 
         def watch(layer, call, *args, **kwargs):
             path = paths.get(id(layer))
+            masking = isinstance(layer, _MASKING)
+            if path is not None or masking:
+                call = _with_mask(layer, call)
+            before, result = self._call(layer, call, args, kwargs, path)
+            mask = mask_of(result)
+            if masking and mask is not None:
+                made_masks.append(mask)
             if path is None:
-                result = call(*args, **kwargs)
-                calls.append((layer, args, result))
+                calls.append(_Call(layer, args, before, result))
                 return result
-            before, result = self._in_two(layer, call, args, kwargs, path)
-            _keep(found["before"], path, before)
+            if self._before:
+                _keep(found["before"], path, _at(before, layer, args, result))
+            if path in self._activations:
+                result, before = before, None
+                set_mask(result, mask)
             if self._split is not None:
                 result, fork = self._split(result)
+                set_mask(result, mask)
                 _keep(found["forks"], path, fork)
             _keep(found["maps"], path, result)
-            calls.append((layer, args, result))
+            _keep(found["masks"], path, mask)
+            calls.append(_Call(layer, args, before, result))
             if path in self._activations:
-                activation, before = self._activations[path], result
-                result = activation(before)
-                calls.append((activation, (before,), result))
+                activation, linear = self._activations[path], result
+                result = activation(linear)
+                calls.append(_Call(activation, (linear,), None, result))
             return result
 
         watched = [
             *leaves(self._model),
+            *_layers_in_time(self._model),
             *self._points.values(),
             *self._others.values(),
         ]
@@ -92,51 +134,61 @@ class Tap:
         for path in self._points:
             if path not in found["maps"]:
                 raise _not_called_once(path, 0)
+
+        def of_points(kind):
+            return [found[kind][path] for path in self._points]
+
         fields = {
             "outputs": outputs,
-            "maps": [found["maps"][path] for path in self._points],
+            "maps": of_points("maps"),
+            "masks": of_points("masks"),
+            "mask": made_masks[0] if made_masks else None,
         }
         if self._split is not None:
-            fields["forks"] = [found["forks"][path] for path in self._points]
+            fields["forks"] = of_points("forks")
         if self._before:
-            fields["maps_before_activation"] = [
-                found["before"][path] for path in self._points
-            ]
+            fields["maps_before_activation"] = of_points("before")
         if self._others:
             fields["layers"] = {
                 path: _given(calls, path, self._activations.get(path, layer))
                 for path, layer in self._others.items()
             }
-        return fields | head_of(
-            outputs, _origins(calls), self._needs, self._model.name
-        )
+        origin = _origins(calls)
+        head = read_head(outputs, origin, self._needs, self._model.name)
+        return fields | head, origin
 
-    @property
-    def shapes(self) -> dict[str, Any]:
-        """The shapes of what a call gives."""
-        run = tf.function(self.__call__).get_concrete_function(
+    def _call(self, layer, call, args, kwargs, path) -> tuple[Any, Any]:
+        """What the activation inside of a layer gets, if wanted; the result."""
+        wanted = (
+            path in self._activations
+            or (self._before and path is not None)
+            or ("logits" in self._needs and squashes(layer))
+        )
+        if wanted and inner_activation(layer) is not None:
+            return call_in_two(layer, call, args, kwargs)
+        return None, call(*args, **kwargs)
+
+    def _traced(self) -> tuple[dict[str, Any], Any]:
+        """The shapes of what a call gives, and what the outputs are."""
+        ends = []
+
+        def run(inputs):
+            fields, origin = self._run(inputs, training=False)
+            ends.append(
+                keras.tree.map_structure(
+                    lambda tensor: end_of(tensor, origin), fields["outputs"]
+                )
+            )
+            del fields["masks"], fields["mask"]
+            return fields
+
+        traced = tf.function(run).get_concrete_function(
             _known_specs(self._model)
         )
-        outputs = run.structured_outputs
-        return keras.tree.map_structure(
-            lambda tensor: tuple(tensor.shape), outputs
+        shapes = keras.tree.map_structure(
+            lambda tensor: tuple(tensor.shape), traced.structured_outputs
         )
-
-    def _in_two(self, layer, call, args, kwargs, path):
-        """What a layer's activation gets, and what the point reads."""
-        if path in self._activations:
-            linear = call_linearly(layer, call, args, kwargs)
-            return linear, linear
-        activation = inner_activation(layer)
-        if not self._before or (
-            activation is None and not is_activation(layer)
-        ):
-            result = call(*args, **kwargs)
-            return result, result
-        if activation is None:
-            return args[0], call(*args, **kwargs)
-        linear = call_linearly(layer, call, args, kwargs)
-        return linear, activation(linear)
+        return shapes, ends[-1]
 
 
 def outline(
@@ -183,19 +235,25 @@ def _known_specs(model: keras.Model) -> Any:
 
 @contextlib.contextmanager
 def _watching(layers: Sequence[keras.Layer], watch: Callable):
-    """Calls `watch(layer, call, ...)` in the place of each `layer.call`."""
+    """Calls `watch(layer, call, ...)` in the place of each layer's call."""
     layers = list({id(layer): layer for layer in layers}.values())
-    own = [vars(layer).get("call") for layer in layers]
-    for layer in layers:
-        layer.call = _wrapped(layer, layer.call, watch)
+    names = [
+        "quantized_call" if layer.quantization_mode else "call"
+        for layer in layers
+    ]
+    own = [
+        vars(layer).get(name) for layer, name in zip(layers, names, strict=True)
+    ]
+    for layer, name in zip(layers, names, strict=True):
+        setattr(layer, name, _wrapped(layer, getattr(layer, name), watch))
     try:
         yield
     finally:
-        for layer, call in zip(layers, own, strict=True):
+        for layer, name, call in zip(layers, names, own, strict=True):
             if call is None:
-                del layer.call  # the class's own is there again
+                delattr(layer, name)  # the class's own is there again
             else:
-                layer.call = call
+                setattr(layer, name, call)
 
 
 def _wrapped(layer: keras.Layer, call: Callable, watch: Callable) -> Callable:
@@ -205,14 +263,47 @@ def _wrapped(layer: keras.Layer, call: Callable, watch: Callable) -> Callable:
     return wrapper
 
 
+def _with_mask(layer: keras.Layer, call: Callable) -> Callable:
+    """Makes a call set the mask that Keras would set after it.
+
+    At once: attention takes the mask off the tensor that it gets.
+    """
+
+    def wrapper(*args, **kwargs):
+        previous = kwargs.get("mask")
+        if previous is None:
+            previous = keras.tree.map_structure(mask_of, args[0])
+        result = call(*args, **kwargs)
+        if layer.supports_masking and mask_of(result) is None:
+            set_mask(result, layer.compute_mask(args[0], previous))
+        return result
+
+    return wrapper
+
+
+def _layers_in_time(model: keras.Layer) -> list[keras.Layer]:
+    return [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(layer, keras.layers.TimeDistributed)
+    ]
+
+
+def _at(before, layer, args, result) -> Any:
+    """What a sensing point is before its activation."""
+    if before is not None:
+        return before
+    return args[0] if is_activation(layer) else result
+
+
 def _keep(found: dict[str, Any], path: str, tensor: Any) -> None:
     if path in found:
         raise _not_called_once(path, "more")
     found[path] = tensor
 
 
-def _given(calls, path: str, layer: keras.Layer) -> Any:
-    results = [result for each, _, result in calls if each is layer]
+def _given(calls: list[_Call], path: str, layer: keras.Layer) -> Any:
+    results = [each.result for each in calls if each.layer is layer]
     if len(results) != 1:
         raise _not_called_once(path, len(results))
     return results[0]
@@ -225,17 +316,22 @@ def _not_called_once(path: str, times: int | str) -> ValueError:
     )
 
 
-def _origins(calls) -> Callable[[Any], Origin]:
-    """Gives the layer that made a tensor, each call of a layer at most once.
+def _origins(calls: list[_Call]) -> Origin:
+    """Gives the origin of tensors, each call of a layer at most once.
 
     A layer such as an idle dropout gives the very tensor that it got.
     """
-    backwards = reversed(calls)
 
     def origin(tensor):
-        for layer, inputs, result in backwards:
+        for index in reversed(range(len(calls))):
+            layer, args, before, result = calls[index]
             if result is tensor:
-                return layer, inputs[0] if len(inputs) == 1 else None
-        return None, None
+                inputs = [
+                    each
+                    for each in keras.tree.flatten(args)
+                    if tf.is_tensor(each)
+                ]
+                return Made(layer, inputs, _origins(calls[:index]), before)
+        return Made(None, [], origin)
 
     return origin
