@@ -91,6 +91,7 @@ class TeacherCache:
         dtype: str = "float32",
     ):
         require_known("dtype", dtype, _DTYPES)
+        several = len(distiller.teachers) > 1
         if distiller.method.teacher_learns:
             raise ValueError(
                 "`distiller` must have a frozen teacher: the features of one "
@@ -100,12 +101,20 @@ class TeacherCache:
         self._dataset = dataset
         self._stream = {"batch_size": batch_size, "seed": seed, "views": views}
         self._targets = tf.function(
-            lambda images: _known(distiller.targets(images)),
+            lambda images: _all_known(distiller.targets(images)),
             input_signature=self._batches().element_spec[:1],
         )
         found = self._targets.get_concrete_function().structured_outputs
-        self._names = _names(
-            found, [teacher for _, teacher in distiller.sensing_points]
+        points = distiller.sensing_points
+        self._names = (
+            tuple(
+                _names(each, [theirs for _, theirs in of_it], f"{number}.")
+                for number, (each, of_it) in enumerate(
+                    zip(found, points, strict=True)
+                )
+            )
+            if several
+            else _names(found, [theirs for _, theirs in points])
         )
         specs = {
             name: (
@@ -131,7 +140,13 @@ class TeacherCache:
                 directory / "manifest.json",
                 {
                     "format": _FORMAT,
-                    "teacher": fingerprint(*distiller.teacher.get_weights()),
+                    "teacher": fingerprint(
+                        *(
+                            weights
+                            for teacher in distiller.teachers
+                            for weights in teacher.get_weights()
+                        )
+                    ),
                     "data": fingerprint_of(dataset),
                     "views": views,
                     "seed": seed,
@@ -281,6 +296,12 @@ def _mapped(
     )
 
 
+def _all_known(features: Features | list[Features]) -> Any:
+    if isinstance(features, Features):
+        return _known(features)
+    return tuple(_known(each) for each in features)
+
+
 def _known(features: Features) -> dict[str, Any]:
     return {
         field: tuple(value) if isinstance(value, list) else value
@@ -289,11 +310,19 @@ def _known(features: Features) -> dict[str, Any]:
     }
 
 
-def _names(known: dict[str, Any], points: list[str]) -> dict[str, Any]:
-    """A name for each tensor of `_known`, good for a file."""
+def _names(
+    known: dict[str, Any], points: list[str], prefix: str = ""
+) -> dict[str, Any]:
+    """A name for each tensor of `_known`, good for a file.
+
+    Args:
+        known: The tensors.
+        points: The teacher's sensing points.
+        prefix: Of the names, for one of several teachers.
+    """
 
     def name(field, point):
-        return f"{field}@{point}".replace("/", "__")
+        return f"{prefix}{field}@{point}".replace("/", "__")
 
     names = {}
     for field, value in known.items():
@@ -304,5 +333,5 @@ def _names(known: dict[str, Any], points: list[str]) -> dict[str, Any]:
         elif isinstance(value, dict):
             names[field] = {point: name(field, point) for point in value}
         else:
-            names[field] = field
+            names[field] = prefix + field
     return names

@@ -26,7 +26,7 @@ _WRITERS = (
 
 def build(
     model: keras.Model,
-    output_shape: tuple[int | None, ...],
+    output_shapes: Any,
     x: Any,
     y: Any = None,
 ) -> None:
@@ -37,7 +37,8 @@ def build(
 
     Args:
         model: A compiled model.
-        output_shape: Shape of what its metrics compare with the labels.
+        output_shapes: Shape of what its losses and metrics compare with the
+            labels, a tuple; of several outputs a list or dict of these.
         x: Inputs, or a `tf.data.Dataset` with labels.
         y: Labels, if they are not in `x`.
     """
@@ -45,9 +46,26 @@ def build(
         model.optimizer.build(model.trainable_variables)
     if isinstance(x, tf.data.Dataset):
         _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+    if y is None or not all(
+        hasattr(each, "shape") for each in keras.tree.flatten(y)
+    ):
+        return
+    outputs = keras.tree.map_shape_structure(tf.TensorSpec, output_shapes)
     metrics = model._compile_metrics
-    if metrics is not None and not metrics.built and hasattr(y, "shape"):
-        metrics.build(y, tf.TensorSpec(output_shape))
+    if metrics is not None and not metrics.built:
+        metrics.build(y, outputs)
+    loss = model._compile_loss
+    if isinstance(outputs, (list, dict)) and loss and not loss.built:
+        # It has a metric for the loss of each output. Its call brings labels
+        # and outputs to one structure and makes them: here in a graph that is
+        # thrown away.
+        labels = keras.tree.map_structure(
+            lambda each: tf.TensorSpec(
+                (None, *each.shape[1:]), tf.as_dtype(each.dtype)
+            ),
+            y,
+        )
+        tf.function(loss.__call__).get_concrete_function(labels, outputs)
 
 
 def fit(

@@ -108,20 +108,27 @@ class Taught(NamedTuple):
     Attributes:
         images: What a network takes.
         kept: The fields of `Features` that are not `None`, in tuples instead
-            of lists: those are tensors to `tf.data`.
+            of lists: those are tensors to `tf.data`. Several teachers have a
+            tuple of such.
     """
 
     images: Any
-    kept: dict[str, tf.Tensor | tuple[tf.Tensor, ...]]
+    kept: dict[str, Any] | tuple[dict[str, Any], ...]
 
     @property
-    def features(self) -> Features:
-        """The kept features."""
-        lists = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self.kept.items()
-        }
-        return Features(**lists)
+    def features(self) -> "Features | list[Features]":
+        """The kept features, or a list of several teachers'."""
+        if isinstance(self.kept, tuple):
+            return [_features(each) for each in self.kept]
+        return _features(self.kept)
+
+
+def _features(kept: dict[str, Any]) -> Features:
+    lists = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in kept.items()
+    }
+    return Features(**lists)
 
 
 def _zeroed(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -99,6 +99,7 @@ class FeatureExtractor:
             )
             self.ends = _ends(network)
         self.shapes = Features(**_split_off(shapes)[0])
+        self._numbers = None
         self._inputs = []
         if is_graph(network):
             self._inputs = [each.name for each in graph_of(network).inputs]
@@ -109,7 +110,21 @@ class FeatureExtractor:
         found = Features(**fields)
         given = masks.input_mask(self._inputs, inputs)
         found = _with_masks(found, own, made if given is None else given)
+        found = found.at(None, self._numbers)
         return self._finite(found) if self.require_finite else found
+
+    def at_points(self, numbers: Sequence[int] | None) -> "FeatureExtractor":
+        """Makes the same extractor with some of its points.
+
+        Args:
+            numbers: Of the points; `None` for all.
+        """
+        made = copy.copy(self)
+        made._numbers = numbers
+        if numbers is not None:
+            made.points = [self.points[number] for number in numbers]
+        made.shapes = self.shapes.at(None, numbers)
+        return made
 
     def unchecked(self) -> "FeatureExtractor":
         """Makes the same extractor without `require_finite`."""
