@@ -2,6 +2,7 @@
 
 import collections.abc
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +15,15 @@ from keras_mhgd.features import (
     FeatureExtractor,
     Features,
     SensingPoints,
+    Preprocessor,
     Taught,
-    input_shapes,
+    Views,
     logits_end,
     pair,
+    random_layers,
     require_network,
+    text_as_tensors,
+    with_input_shapes,
 )
 from keras_mhgd.gradients import SUMMARY, Losses
 from keras_mhgd.heads import Heads, output_names
@@ -89,6 +94,8 @@ class Distiller(keras.Model):
         name: str = "distiller",
         gradient_norms: bool = False,
         teacher_weights: Sequence[float] | None = None,
+        student_preprocessor: Preprocessor = None,
+        teacher_preprocessor: Preprocessor | Sequence[Preprocessor] = None,
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
@@ -96,9 +103,28 @@ class Distiller(keras.Model):
         self.teacher = teacher
         self.teacher_weights = _shares(self.teachers, teacher_weights)
         self._given_method = None
+        for each in (student, *self.teachers):
+            require_network(each)
         for each in self.teachers:
-            _require_same_inputs(student, each)
             _require_nothing_shared(student, each)
+        several = isinstance(teacher_preprocessor, (list, tuple))
+        self._views = [
+            Views(student, each, student_preprocessor, preprocessor)
+            for each, preprocessor in zip(
+                self.teachers,
+                teacher_preprocessor
+                if several
+                else [teacher_preprocessor] * len(self.teachers),
+                strict=True,
+            )
+        ]
+        # Keras saves what they have learnt.
+        given = [each.given for each in self._views]
+        self.student_preprocessor = given[0]["student_preprocessor"]
+        self.teacher_preprocessor = _one_or_all(
+            [each["teacher_preprocessor"] for each in given]
+        )
+        _tell_random_layers(student)
         if not student.trainable_variables:
             raise ValueError(
                 "`student` must have weights that train. Received: "
@@ -127,16 +153,19 @@ class Distiller(keras.Model):
         )
         pairs = [
             pair(
-                student,
-                each,
-                given,
+                with_input_shapes(student, view.student_shapes or ()),
+                with_input_shapes(each, view.teacher_shapes or ()),
+                points,
                 max(part.min_points for part in parts),
                 senses_logits,
             )
             if reads_points
             else []
-            for each, given in zip(
-                self.teachers, self._given_points(sensing_points), strict=True
+            for each, view, points in zip(
+                self.teachers,
+                self._views,
+                self._given_points(sensing_points),
+                strict=True,
             )
         ]
         self.sensing_points = tuple(
@@ -159,6 +188,8 @@ class Distiller(keras.Model):
             [layer for layer, _ in others if layer],
             split=split and functools.partial(split, epoch=self._epoch),
             logits=[logits_end(student)] if points and senses_logits else [],
+            input_shapes=self._views[0].student_shapes,
+            view=lambda x: self._views[0].student(x)[0],
         )
         self._teacher_features = [
             FeatureExtractor(
@@ -168,8 +199,12 @@ class Distiller(keras.Model):
                 [layer for _, layer in others if layer],
                 require_finite=True,
                 logits=[logits_end(each)] if found and senses_logits else [],
+                input_shapes=view.teacher_shapes,
+                view=view.teacher,
             )
-            for each, found in zip(self.teachers, pairs, strict=True)
+            for each, found, view in zip(
+                self.teachers, pairs, self._views, strict=True
+            )
         ]
         shapes = [each.shapes for each in self._extractors]
         for each in shapes[1:]:
@@ -283,6 +318,7 @@ class Distiller(keras.Model):
     def call(self, inputs, training=False):
         if isinstance(inputs, Taught):
             inputs = inputs.images
+        inputs, _, _ = self._views[0].student(inputs)
         return self.student(inputs, training=training)
 
     @property
@@ -446,8 +482,9 @@ class Distiller(keras.Model):
             self._settle(labels)
         elif _is_array(x):
             self._settle(y)
-        if self._tell_points and verbose:
-            print(self._told_points())
+        if verbose:
+            print(self._told(), end="")
+        x = text_as_tensors(x)
         if not self.method.prepared:
             self.prepare(
                 x,
@@ -477,18 +514,30 @@ class Distiller(keras.Model):
             **kwargs,
         )
 
-    def _told_points(self) -> str:
-        if len(self.teachers) == 1:
-            return _told("teacher", self.sensing_points)
-        return "\n".join(
-            _told(teacher.name, points)
-            for teacher, points in zip(
-                self.teachers, self.sensing_points, strict=True
-            )
-        )
+    def _told(self) -> str:
+        """What was decided without being asked, a line each."""
+        several = len(self.teachers) > 1
+        points = self.sensing_points if several else [self.sensing_points]
+        lines = []
+        for teacher, view, found in zip(
+            self.teachers, self._views, points, strict=True
+        ):
+            name = teacher.name if several else "teacher"
+            if self._tell_points:
+                pairs = ", ".join(" <- ".join(each) for each in found)
+                lines.append(f"Sensing points, student <- {name}: {pairs}")
+            if view.pairs:
+                pairs = ", ".join(" = ".join(each) for each in view.pairs)
+                lines.append(
+                    f"Inputs paired by order, student = {name}: {pairs}"
+                )
+        return "".join(f"{line}\n" for line in lines)
 
     def evaluate(self, x=None, y=None, **kwargs):
-        return fitting.evaluate(self, x, y, **kwargs)
+        return fitting.evaluate(self, text_as_tensors(x), y, **kwargs)
+
+    def predict(self, x, **kwargs):
+        return super().predict(text_as_tensors(x), **kwargs)
 
     def _build_training(self, x, y):
         fitting.build(self, self._student_features.shapes.outputs, x, y)
@@ -540,7 +589,7 @@ class Distiller(keras.Model):
                 part.read_as(found[head])
         return found
 
-    def _views(
+    def _as_read(
         self,
         student: Features,
         teachers: list[Features],
@@ -586,10 +635,14 @@ class Distiller(keras.Model):
         Returns:
             What the method reads: see `Method.targets`.
         """
-        return self._targets(x, self._teacher_features)
+        inputs = [each.teacher(x) for each in self._views]
+        return self._targets(inputs, self._teacher_features)
 
-    def _targets(self, x, extractors) -> Features | list[Features]:
-        found = [each(x).without_padding() for each in extractors]
+    def _targets(self, inputs, extractors) -> Features | list[Features]:
+        found = [
+            extractor.read(each).without_padding()
+            for extractor, each in zip(extractors, inputs, strict=True)
+        ]
         return self.method.targets(_one_or_all(found))
 
     def features(self, x) -> tuple[Features, Features | list[Features]]:
@@ -637,24 +690,36 @@ class Distiller(keras.Model):
         """Trains on a batch: gives logs, and whether all was finite."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         rule, learns = self.method.gradient_rule, self.method.teacher_learns
-        teacher = None
+        teacher, runs = None, self.method.terms and not isinstance(x, Taught)
         if isinstance(x, Taught):
             x, teacher = x.images, x.features
-        elif self.method.terms and not learns:
-            teacher = self._targets(x, teacher_features)
+        first, *others = self._views
+        if runs:
+            view = first(x, y, sample_weight)
+            theirs = [view.teacher, *(each.teacher(x) for each in others)]
+            x, y, sample_weight = view.student, view.y, view.sample_weight
+        else:
+            x, y, sample_weight = first.student(x, y, sample_weight)
+        if runs and not learns:
+            teacher = self._targets(theirs, teacher_features)
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
         with tf.GradientTape(persistent=persistent) as tape:
-            student = self._student_features(x, training=True)
+            student = self._student_features.read(x, training=True)
             y = self._checked_labels(y, student.outputs, sample_weight)
             peers = []
             if learns:
-                peers = [each(x, training=True) for each in teacher_features]
+                peers = [
+                    each.read(inputs, training=True)
+                    for each, inputs in zip(
+                        teacher_features, theirs, strict=True
+                    )
+                ]
                 teacher = _one_or_all(
                     [each.without_padding() for each in peers]
                 )
             terms = {}
             if self.method.terms:
-                ours, theirs, labels = self._views(
+                ours, theirs, labels = self._as_read(
                     student, _all(teacher), y, sample_weight
                 )
                 terms = self.method.shares(ours, theirs, labels)
@@ -807,19 +872,24 @@ class Distiller(keras.Model):
         return loss if self._keras_shares else replicas.share(loss)
 
     def test_step(self, data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        data = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = self._views[0].student(*data)
         if y is None:
             raise ValueError(
                 "`evaluate` must get labels to compare the predictions with. "
                 "Received: data without labels. Pass them, or use `predict`."
             )
-        if self._compile_loss is not None or self.losses:
-            logs = super().test_step(data)
-        else:
-            outputs = self(x, training=False)
-            logs = self.compute_metrics(x, y, outputs, sample_weight)
-            del logs["loss"]
+        outputs = self.student(x, training=False)
         of_training = {each.name for each in self._own_metrics}
+        if self._compile_loss is None:
+            of_training.add("loss")
+        else:
+            loss = self.compute_loss(x, y, outputs, sample_weight)
+            # Each replica has a part of the batch, and of the loss.
+            self._loss_tracker.update_state(
+                loss * replicas.number(), tf.shape(tf.nest.flatten(x)[0])[0]
+            )
+        logs = self.compute_metrics(x, y, outputs, sample_weight)
         return {name: logs[name] for name in logs if name not in of_training}
 
     def export(self, *args, **kwargs):
@@ -841,13 +911,26 @@ class Distiller(keras.Model):
             "sensing_points": points if several else points[0],
             "gradient_norms": self.gradient_norms,
             "teacher_weights": list(self.teacher_weights),
+            **self._views[0].get_config(),
+            "teacher_preprocessor": _one_or_all(
+                [
+                    each.get_config()["teacher_preprocessor"]
+                    for each in self._views
+                ]
+            ),
         }
 
     @classmethod
     def from_config(cls, config):
         networks = {
             part: _deserialized(config[part])
-            for part in ("student", "teacher", "method")
+            for part in (
+                "student",
+                "teacher",
+                "method",
+                "student_preprocessor",
+                "teacher_preprocessor",
+            )
         }
         return cls(**{**config, **networks})
 
@@ -863,17 +946,16 @@ class _EpochCounter(keras.callbacks.Callback):
         self._epoch.assign_add(1.0)
 
 
-def _require_same_inputs(student: keras.Model, teacher: keras.Model) -> None:
-    shapes = []
-    for network in (student, teacher):
-        require_network(network)
-        shapes.append([shape[1:] for shape in input_shapes(network)])
-    # Of a subclassed network that was loaded the shape may not be known.
-    if all(shapes) and shapes[0] != shapes[1]:
-        mine, its = (each[0] if len(each) == 1 else each for each in shapes)
-        raise ValueError(
-            "Student and teacher must have the same input shape. Received: "
-            f"{mine} for {student.name!r}, {its} for {teacher.name!r}."
+def _tell_random_layers(student: keras.Model) -> None:
+    """Warns of augmentation that the teacher doesn't see."""
+    found = random_layers(student)
+    if found:
+        warnings.warn(
+            "Student and teacher should see the same view of a sample. "
+            f"Received: {student.name!r} with random layers inside, {found}, "
+            "which only the student trains with. Augment the data instead, as "
+            "in data.map(lambda x, y: (augment(x, training=True), y)).",
+            stacklevel=3,
         )
 
 
@@ -980,11 +1062,6 @@ def _deserialized(config: Any) -> Any:
     if isinstance(config, list):
         return [_deserialized(each) for each in config]
     return keras.saving.deserialize_keras_object(config)
-
-
-def _told(teacher: str, points: Sequence[tuple[str, str]]) -> str:
-    pairs = ", ".join(" <- ".join(each) for each in points)
-    return f"Sensing points, student <- {teacher}: {pairs}"
 
 
 def _one_or_all(found: list) -> Any:

@@ -1,7 +1,7 @@
 """Predictions and features of a network in one forward pass."""
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
@@ -45,6 +45,7 @@ class FeatureExtractor:
             with, and what `Features.forks` holds.
         logits: Those of `points` that are to be logits: of a layer that ends in
             a softmax or sigmoid, what that gets.
+        view: What makes the network's inputs of a batch.
         input_shapes: The sizes of the inputs, in the flattened order, for a
             graph that takes any size: see `with_input_shapes`.
 
@@ -68,9 +69,11 @@ class FeatureExtractor:
         split: Split | None = None,
         logits: Collection[str] = (),
         input_shapes: Sequence[tuple[int | None, ...]] | None = None,
+        view: Callable[[Any], Any] | None = None,
     ):
         require_network(network)
-        if input_shapes is not None:
+        self.view = view
+        if input_shapes:
             network = with_input_shapes(network, input_shapes)
         self.network = network
         self.points = list(points)
@@ -104,7 +107,12 @@ class FeatureExtractor:
         if is_graph(network):
             self._inputs = [each.name for each in graph_of(network).inputs]
 
-    def __call__(self, inputs, training: bool = False) -> Features:
+    def __call__(self, x: Any, training: bool = False) -> Features:
+        """Reads what a batch gives, after what `view` makes of it."""
+        return self.read(x if self.view is None else self.view(x), training)
+
+    def read(self, inputs: Any, training: bool = False) -> Features:
+        """Reads what the network's own inputs give."""
         fields = self._run(inputs, training=training)
         fields, own, made = _split_off(fields)
         found = Features(**fields)

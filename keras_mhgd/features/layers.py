@@ -222,7 +222,7 @@ def with_input_shapes(
         shapes: Of each input, with the batch, in the flattened order.
 
     Returns:
-        A functional model.
+        A functional model; the network itself if it has these shapes.
 
     Raises:
         ValueError: If `shapes` do not fit the network's inputs.
@@ -248,6 +248,8 @@ def with_input_shapes(
             "The shapes of inputs must fit the network's own. Received: "
             f"{list(shapes)} for {network.name!r}, which takes {own}."
         )
+    if own == [tuple(shape) for shape in shapes]:
+        return network
     return _sized(
         network,
         [
