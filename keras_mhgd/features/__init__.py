@@ -2,6 +2,7 @@
 
 from keras_mhgd.features.batch import Features, Taught
 from keras_mhgd.features.extractor import FeatureExtractor
+from keras_mhgd.features.inputs import Inputs, View, Views
 from keras_mhgd.features.layers import (
     find_layer,
     input_shapes,
@@ -19,8 +20,11 @@ from keras_mhgd.features.pairing import (
 __all__ = [
     "FeatureExtractor",
     "Features",
+    "Inputs",
     "SensingPoints",
     "Taught",
+    "View",
+    "Views",
     "block_ends",
     "find_layer",
     "input_shapes",
