@@ -3,6 +3,13 @@
 from keras_mhgd.features.batch import Features, Taught
 from keras_mhgd.features.extractor import FeatureExtractor
 from keras_mhgd.features.head import End
+from keras_mhgd.features.inputs import (
+    Inputs,
+    Preprocessor,
+    View,
+    Views,
+    text_as_tensors,
+)
 from keras_mhgd.features.layers import (
     find_layer,
     input_shapes,
@@ -23,8 +30,12 @@ __all__ = [
     "End",
     "FeatureExtractor",
     "Features",
+    "Inputs",
+    "Preprocessor",
     "SensingPoints",
     "Taught",
+    "View",
+    "Views",
     "block_ends",
     "find_layer",
     "input_shapes",
@@ -34,5 +45,6 @@ __all__ = [
     "random_layers",
     "require_network",
     "stage_ends",
+    "text_as_tensors",
     "with_input_shapes",
 ]
