@@ -14,8 +14,8 @@ from keras_mhgd.choices import require_known
 from keras_mhgd.features import (
     FeatureExtractor,
     Features,
-    SensingPoints,
     Preprocessor,
+    SensingPoints,
     Taught,
     Views,
     logits_end,
@@ -602,8 +602,10 @@ class Distiller(keras.Model):
         `keras_mhgd.tasks.Task.rows`, by name where there are several outputs.
         """
         settled = self._settle(y)
-        student = self._by_head(student.without_padding())
-        teachers = [self._by_head(each) for each in teachers]
+        student, *teachers = (
+            self._by_head(_without_keras_masks(each))
+            for each in (student.without_padding(), *teachers)
+        )
         if not settled:
             return student, _one_or_all(teachers), None
         labels, weights = self._heads.split(y), self._heads.split(sample_weight)
@@ -1078,6 +1080,15 @@ def _output(found: Features, heads: Heads, head: str | None) -> tasks.Output:
 
     mask = heads.split(found.output_masks)[head]
     return tasks.Output(of(found.outputs), of(found.logits), mask)
+
+
+def _without_keras_masks(found: Features) -> Features:
+    """Gives outputs to layers that don't ask for masks: `Features` has them."""
+    if found.output_masks is None:
+        return found
+    return found._replace(
+        outputs=tf.nest.map_structure(tf.identity, found.outputs)
+    )
 
 
 def _attach_mask(tensor: tf.Tensor, mask: tf.Tensor | None) -> None:

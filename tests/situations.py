@@ -57,7 +57,7 @@ def vectors(name, width, outputs, activation=None, seed=0):
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((6,))
     for stage in (1, 2):
-        x = layers.Dense(width, "relu", name=f"stage{stage}")(x)
+        x = layers.Dense(width, "tanh", name=f"stage{stage}")(x)
     heads = outputs if isinstance(outputs, dict) else {"head": outputs}
     made = {
         head: layers.Dense(

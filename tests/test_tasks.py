@@ -1,0 +1,96 @@
+"""Every kind of task: the right loss, and a whole life of a distiller."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_mhgd
+from keras_mhgd import methods
+from tests.situations import SITUATIONS, predictions
+
+
+@pytest.fixture(params=SITUATIONS)
+def situation(request):
+    return SITUATIONS[request.param]
+
+
+def made(situation, method, rate=0.01):
+    distiller = keras_mhgd.Distiller(
+        situation.student(), situation.teacher(), method
+    )
+    distiller.compile(keras.optimizers.SGD(rate), **situation.task)
+    return distiller
+
+
+def quick(method):
+    """A method that prepares for one epoch."""
+    method = methods.get(method)
+    for part in method.parts():
+        if isinstance(part, methods.MHGD):
+            part.preparation_epochs = 1
+    return method
+
+
+def fit(distiller, situation, **options):
+    return distiller.fit(
+        situation.x,
+        situation.y,
+        sample_weight=situation.weight,
+        batch_size=len(situation.x),
+        shuffle=False,
+        verbose=0,
+        **options,
+    ).history
+
+
+def test_soft_logits_agree_with_numpy(situation):
+    distiller = made(situation, "soft_logits")
+    expected = situation.soft_logits(
+        predictions(distiller.student, situation.x),
+        predictions(distiller.teacher, situation.x),
+    )
+    history = fit(distiller, situation)
+    for term, value in expected.items():
+        assert history[term][0] == pytest.approx(value, rel=1e-5, abs=1e-5)
+    assert set(expected) == set(distiller.method.terms)
+
+
+@pytest.mark.parametrize("method", ["soft_logits", "mhgd", "recommended"])
+def test_trains_evaluates_resumes_and_exports(situation, method, tmp_path):
+    distiller = made(situation, quick(method))
+    history = fit(distiller, situation, epochs=2)
+    assert all(np.isfinite(each).all() for each in history.values())
+    trained = distiller.student.get_weights()
+    distiller.save(tmp_path / "run.keras")
+    resumed = keras.saving.load_model(tmp_path / "run.keras")
+    for each in (distiller, resumed):
+        fit(each, situation)
+    for a, b in zip(
+        distiller.get_weights(), resumed.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert any(
+        (a != b).any()
+        for a, b in zip(trained, distiller.student.get_weights(), strict=True)
+    )
+    if situation.y is not None:
+        found = distiller.evaluate(
+            situation.x,
+            situation.y,
+            sample_weight=situation.weight,
+            verbose=0,
+            return_dict=True,
+        )
+        assert all(np.isfinite(each) for each in found.values())
+        assert not set(distiller.method.terms) & set(found)
+    if method == "recommended":
+        distiller.export(tmp_path / "student", verbose=False)
+        served = tf.saved_model.load(tmp_path / "student").serve(situation.x)
+        expected = predictions(distiller.student, situation.x)
+        for a, b in zip(
+            keras.tree.flatten(served),
+            keras.tree.flatten(expected),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-5)
