@@ -581,7 +581,7 @@ def test_refuses_an_embedding_that_cannot_be_told():
 def test_probabilities_that_are_only_reshaped(last, form, x):
     model = keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            keras.Input((8, 8, 3)),
             keras.layers.AveragePooling2D(8),
             keras.layers.UpSampling2D(8),
             last(),
@@ -591,6 +591,7 @@ def test_probabilities_that_are_only_reshaped(last, form, x):
     )
     extractor = FeatureExtractor(model, [], ["logits"])
     assert extractor.ends == (form, form is not None)
+    x = np.repeat(x, 3, axis=-1)
     found = extractor(x)
     np.testing.assert_array_equal(found.logits, model(x))
 
