@@ -208,7 +208,7 @@ def _embedding(outputs: Any, origin: Origin, name: str) -> Any:
             "A method that reads the embedding must get networks whose "
             "outputs all come from one embedding (batch, D). Received: "
             f"{name!r}, whose {len(read)} outputs do not. Choose another "
-            "method, or name one output's."
+            "method, or make a network of one output."
         )
     if len(first.shape) > 2:  # maps of one position
         return keras.ops.reshape(first, (-1, first.shape[-1]))

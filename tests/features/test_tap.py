@@ -164,8 +164,11 @@ def test_refuses_what_a_tap_cannot_tell(x):
         FeatureExtractor(model, ["front"])
     with pytest.raises(ValueError, match="'front', called 2 times. Choose"):
         FeatureExtractor(model, [], others=["front"])
-    with pytest.raises(ValueError, match="end in a layer. Received: 'twice'"):
-        FeatureExtractor(model, [], ("logits",))
+    with pytest.raises(ValueError, match=r"gets vectors .*'twice', where"):
+        FeatureExtractor(model, [], ("embedding",))
+    extractor = FeatureExtractor(model, [], ("logits",))
+    assert extractor.ends == (None, False)
+    np.testing.assert_array_equal(extractor(x).logits, model(x))
     with pytest.raises(
         ValueError, match="layer of 'twice'.*'fron'. Near names"
     ):
