@@ -2,7 +2,7 @@
 
 from keras_mhgd.features.batch import Features, Taught
 from keras_mhgd.features.extractor import FeatureExtractor
-from keras_mhgd.features.inputs import Inputs, View, Views
+from keras_mhgd.features.inputs import Inputs, View, Views, text_as_tensors
 from keras_mhgd.features.layers import (
     find_layer,
     input_shapes,
@@ -33,4 +33,5 @@ __all__ = [
     "pair",
     "require_network",
     "stage_ends",
+    "text_as_tensors",
 ]

@@ -2,10 +2,11 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.features.layers import input_specs, is_graph, symbolic_inputs
@@ -238,6 +239,7 @@ class Views:
             shared=self.is_one and mine is not None,
         )
         self._student, self._teacher = mine, its
+        self._saved = _own(student), _own(teacher), *self.given.values()
         self._inputs = Inputs(student, teacher, matched=self.is_one)
         self.pairs = self._inputs.pairs
         self.student_shapes = self._inputs.student_shapes
@@ -289,8 +291,10 @@ class Views:
         """Serializes the two arguments.
 
         Raises:
-            ValueError: If one is a function that can't be loaded again.
+            ValueError: If one is a function that can't be loaded again, or if
+                two share a layer with a file of its own, such as a vocabulary.
         """
+        _require_apart(self._saved)
         return {
             name: _serialized(name, each) for name, each in self.given.items()
         }
@@ -390,6 +394,26 @@ def _arguments(preprocessor: Any) -> set[str]:
         return set()
 
 
+def _require_apart(preprocessors: Sequence[Any]) -> None:
+    """Raises if a layer of two, that is saved once, can't be loaded twice."""
+    seen: dict[int, keras.Layer] = {}
+    for preprocessor in preprocessors:
+        own = {
+            id(layer): layer
+            for layer in _layers(preprocessor)
+            if layer.variables or hasattr(layer, "save_assets")
+        }
+        shared = [layer.name for key, layer in own.items() if key in seen]
+        if shared:
+            raise ValueError(
+                "Preprocessors must not share layers to be saved: Keras saves "
+                f"one and loads two. Received: {shared} in two of them. Make "
+                "each its own, or pass teacher_preprocessor='student' and set "
+                "teacher.preprocessor = None."
+            )
+        seen |= own
+
+
 def _serialized(name: str, preprocessor: Preprocessor) -> Any:
     config = keras.saving.serialize_keras_object(preprocessor)
     if isinstance(preprocessor, keras.Layer | str | None):
@@ -408,6 +432,29 @@ def _serialized(name: str, preprocessor: Preprocessor) -> Any:
         "@keras.saving.register_keras_serializable(), or save "
         "`distiller.student`."
     )
+
+
+def text_as_tensors(x: Any) -> Any:
+    """Makes tensors of the text in `x`, which Keras takes as nothing else.
+
+    Args:
+        x: Arrays or lists of strings, in a dict or tuple or alone; all else is
+            left as it is.
+
+    Returns:
+        The same structure.
+    """
+    if isinstance(x, dict):
+        return {key: text_as_tensors(each) for key, each in x.items()}
+    if isinstance(x, tuple) and not hasattr(x, "_fields"):
+        return tuple(text_as_tensors(each) for each in x)
+    is_list = isinstance(x, list) and all(isinstance(each, str) for each in x)
+    is_array = isinstance(x, np.ndarray) and (
+        x.dtype.kind in "US"
+        or x.dtype.kind == "O"
+        and all(isinstance(each, str | bytes) for each in x.flat)
+    )
+    return tf.constant(x) if is_list or is_array else x
 
 
 class _Input(NamedTuple):
