@@ -160,9 +160,11 @@ class _Initializer(keras.Model):
         if isinstance(x, Taught):
             x, teacher = x.images, x.features
         else:
-            teacher = self.method.targets(self._teacher_features(x))
+            teacher = self._teacher_features(x).without_padding()
+            teacher = self.method.targets(teacher)
         with tf.GradientTape() as tape:
             student = self._student_features(x, training=True)
+            student = student.without_padding()
             terms = self.method.shares(student, teacher, y)
             decay = [replicas.share(loss) for loss in self.student.losses]
             loss = tf.add_n([*terms.values(), *decay])
