@@ -570,5 +570,6 @@ def _after(checks: list[tf.Operation | None], structure):
 
 
 def _total(losses) -> tf.Tensor:
-    losses = list(losses)
+    # Of a float64 network the task's loss or the regularization is float64.
+    losses = [tf.cast(loss, tf.float32) for loss in losses]
     return tf.add_n(losses) if losses else tf.constant(0.0)

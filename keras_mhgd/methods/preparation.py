@@ -167,7 +167,12 @@ class _Initializer(keras.Model):
             student = student.without_padding()
             terms = self.method.shares(student, teacher, y)
             decay = [replicas.share(loss) for loss in self.student.losses]
-            loss = tf.add_n([*terms.values(), *decay])
+            loss = tf.add_n(
+                [
+                    tf.cast(each, tf.float32)
+                    for each in (*terms.values(), *decay)
+                ]
+            )
             scaled = self.optimizer.scale_loss(loss)
         variables = self.student.trainable_variables
         variables = [*variables, *self.method.trainable_variables]

@@ -352,16 +352,17 @@ HAND_VALUES = {
 def test_hand_value(name):
     loss, others, expected = HAND_VALUES[name]
     filled = np.where(MASK[..., np.newaxis], A, 7.0)
-    found = loss([filled], [B], *others, [MASK])
+    found = loss([filled], [B], *others, [tf.constant(MASK)])
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_hand_value_of_flows():
-    found = fsp_matrix(np.where(MASK[..., np.newaxis], A, 7.0), B, mask=MASK)
+    filled, mask = np.where(MASK[..., np.newaxis], A, 7.0), tf.constant(MASK)
+    found = fsp_matrix(filled, B, mask=mask)
     expected = of_samples(lambda a, b: a.T @ b / len(a))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     pair = [[A, B], [B, A]]
-    masks = [tf.constant(MASK)]
+    masks = [mask]
     flows = of_samples(lambda a, b: a.T @ b / len(a) - b.T @ a / len(a))
     np.testing.assert_allclose(
         fsp_loss(*pair, student_masks=masks, teacher_masks=masks),
