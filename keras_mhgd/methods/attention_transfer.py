@@ -96,7 +96,8 @@ class AttentionTransfer(Method):
 
     Raises:
         ValueError: If an argument is out of range, or if a point has one
-            position only: its attention would always be 1.
+            position only: its attention would always be 1. Two sequences
+            must have one length if one of them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.AttentionTransfer()

@@ -93,7 +93,8 @@ class FitNet(InitializingMethod):
 
     Raises:
         ValueError: If an argument is out of range, or if two maps cannot be
-            brought to one size.
+            brought to one size. Sequences of two lengths cannot if one of
+            them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.FitNet()

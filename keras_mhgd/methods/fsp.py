@@ -145,7 +145,8 @@ class FSP(InitializingMethod):
 
     Raises:
         ValueError: If an argument is out of range, or there is one point
-            only.
+            only. Of one network, neighbouring sequences must have one length
+            if one of them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.FSP()

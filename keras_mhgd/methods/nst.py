@@ -90,7 +90,8 @@ class NST(Method):
 
     Raises:
         ValueError: If an argument is out of range, or if the point has one
-            position only: its kernel would always be 1.
+            position only: its kernel would always be 1. Two sequences must
+            have one length if one of them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.NST()

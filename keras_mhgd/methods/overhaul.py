@@ -133,7 +133,8 @@ class Overhaul(PreparedMethod):
 
     Raises:
         ValueError: If `weight` is negative, or if two maps cannot be brought
-            to one size.
+            to one size. Sequences of two lengths cannot if one of them is
+            padded.
 
     Example:
         >>> method = keras_mhgd.methods.Overhaul()
