@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_mhgd import linalg
 from keras_mhgd.directions import unit
 from keras_mhgd.features import Features
+from keras_mhgd.precision import as_float
 
 _STUDENT_VECTORS = 4
 
@@ -50,7 +51,7 @@ def student_vector(
         gradient: As in `keras_mhgd.linalg.right_singular_vectors`.
 
     Returns:
-        Unit vectors `(batch, D)`, float32 or float64.
+        Unit vectors `(batch, D)`; float64 if one of both is, else float32.
     """
     feature = tf.convert_to_tensor(feature)
     if feature.shape.rank == 2:
@@ -59,7 +60,7 @@ def student_vector(
     vectors = linalg.right_singular_vectors(
         matrices, _STUDENT_VECTORS, gradient=gradient
     )
-    return linalg.align(vectors, teacher)
+    return linalg.align(as_float(vectors, teacher), as_float(teacher, vectors))
 
 
 def teacher_vectors(

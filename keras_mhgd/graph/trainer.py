@@ -51,11 +51,18 @@ class MHANTrainer(keras.Model):
 
     def train_step(self, data):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        features = x.features if isinstance(x, Taught) else self._teacher(x)
-        vectors = teacher_vectors(features, self._fix_signs)
-        # Each replica trains on the whole batch: vectors are small, and heads
-        # and normalisation see all samples.
-        vectors = replicas.joined(vectors)
+        if isinstance(x, Taught):
+            features = x.features
+        else:
+            features = self._teacher(x).without_padding()
+        # An MHAN computes in float32. Each replica trains on the whole batch:
+        # vectors are small, and heads and normalisation see all samples.
+        vectors = replicas.joined(
+            [
+                tf.cast(vector, tf.float32)
+                for vector in teacher_vectors(features, self._fix_signs)
+            ]
+        )
         with tf.GradientTape() as tape:
             estimates = self.mhan.estimate(vectors)
             estimate_loss = estimation_loss(vectors, estimates)

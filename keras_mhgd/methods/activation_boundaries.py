@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from keras_mhgd.choices import require_known
 from keras_mhgd.methods.connector import connected, connectors
-from keras_mhgd.methods.maps import common_size, to_one_size
+from keras_mhgd.methods.maps import (
+    common_size,
+    joint_masks,
+    masked_maps,
+    to_one_size,
+    with_masks,
+    without_padding,
+)
 from keras_mhgd.methods.preparation import InitializingMethod
 from keras_mhgd.methods.ranges import require_positive
 
@@ -22,6 +29,7 @@ def activation_boundary_loss(
     teacher_maps: Sequence[tf.Tensor],
     margin: float = 1.0,
     unit_point: str = "last",
+    masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
     """Computes how far student neurons are from being on the teacher's side.
 
@@ -38,6 +46,9 @@ def activation_boundary_loss(
         unit_point: The point whose weight `w` is 1, `"last"` (the authors'
             code) or `"first"`. Each point has twice the weight of the one
             before.
+        masks: `(batch, length)` for each point whose sequences are padded,
+            false there: these positions don't count in the sum. `None` for
+            other points, or for all.
 
     Returns:
         Scalar >= 0, float32 or float64.
@@ -48,14 +59,15 @@ def activation_boundary_loss(
     require_known("unit_point", unit_point, _POINTS)
     unit = 0 if unit_point == "first" else len(student_maps) - 1
     losses = []
-    for point, (student, teacher) in enumerate(
-        zip(student_maps, teacher_maps, strict=True)
+    for point, ((student, mask), teacher) in enumerate(
+        zip(with_masks(student_maps, masks), teacher_maps, strict=True)
     ):
         student, teacher = to_one_size(student, teacher)
         on_the_right_side = tf.where(teacher > 0, student, -student)
         missing = tf.nn.relu(margin - on_the_right_side)
         of_samples = tf.reduce_sum(
-            tf.square(missing), axis=list(range(1, missing.shape.rank))
+            without_padding(tf.square(missing), mask),
+            axis=list(range(1, missing.shape.rank)),
         )
         losses.append(2.0 ** (point - unit) * tf.reduce_mean(of_samples))
     return tf.add_n(losses)
@@ -101,7 +113,8 @@ class ActivationBoundaries(InitializingMethod):
 
     Raises:
         ValueError: If an argument is out of range, or if two maps cannot be
-            brought to one size.
+            brought to one size. Sequences of two lengths cannot if one of
+            them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.ActivationBoundaries()
@@ -140,11 +153,19 @@ class ActivationBoundaries(InitializingMethod):
         return teacher._replace(maps=[])
 
     def call(self, student, teacher, labels):
+        masks = joint_masks(
+            *(
+                masked_maps(each, "maps_before_activation")
+                for each in (student, teacher)
+            ),
+            type(self).__name__,
+        )
         loss = activation_boundary_loss(
-            connected(self.connectors, student.maps_before_activation),
+            connected(self.connectors, student.maps_before_activation, masks),
             teacher.maps_before_activation,
             margin=self.margin,
             unit_point=self.unit_point,
+            masks=masks,
         )
         return {"activation_boundaries": self.weight * loss}
 

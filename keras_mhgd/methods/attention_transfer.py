@@ -13,8 +13,13 @@ import tensorflow as tf
 from keras_mhgd.directions import unit
 from keras_mhgd.methods.maps import (
     flatten_positions,
+    joint_masks,
+    masked_maps,
+    mean_of_positions,
     require_positions,
     to_one_size,
+    with_masks,
+    without_padding,
 )
 from keras_mhgd.methods.method import Method
 
@@ -23,6 +28,7 @@ def attention_transfer_loss(
     student_maps: Sequence[tf.Tensor],
     teacher_maps: Sequence[tf.Tensor],
     power: int = 2,
+    masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
     """Computes how far spatial attention maps differ.
 
@@ -37,15 +43,22 @@ def attention_transfer_loss(
             sizes is average-pooled to the smaller. No gradient flows into
             them.
         power: Exponent of the activations, >= 1.
+        masks: `(batch, length)` for each point whose sequences are padded,
+            false there: nothing is attended to at these positions, and the
+            mean is over the others. `None` for other points, or for all.
 
     Returns:
         Scalar >= 0, float32 or float64.
     """
     losses = []
-    for student, teacher in zip(student_maps, teacher_maps, strict=True):
-        student, teacher = to_one_size(student, tf.stop_gradient(teacher))
-        difference = _attention(student, power) - _attention(teacher, power)
-        losses.append(tf.reduce_mean(tf.square(difference)))
+    for (student, mask), teacher in zip(
+        with_masks(student_maps, masks), teacher_maps, strict=True
+    ):
+        student, teacher = (
+            _attention(without_padding(each, mask), power)
+            for each in to_one_size(student, tf.stop_gradient(teacher))
+        )
+        losses.append(mean_of_positions(tf.square(student - teacher), mask))
     return tf.add_n(losses)
 
 
@@ -83,7 +96,8 @@ class AttentionTransfer(Method):
 
     Raises:
         ValueError: If an argument is out of range, or if a point has one
-            position only: its attention would always be 1.
+            position only: its attention would always be 1. Two sequences
+            must have one length if one of them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.AttentionTransfer()
@@ -113,7 +127,12 @@ class AttentionTransfer(Method):
         require_positions(student.maps, teacher.maps, type(self).__name__)
 
     def call(self, student, teacher, labels):
-        loss = attention_transfer_loss(student.maps, teacher.maps, self.power)
+        masks = joint_masks(
+            masked_maps(student), masked_maps(teacher), type(self).__name__
+        )
+        loss = attention_transfer_loss(
+            student.maps, teacher.maps, self.power, masks
+        )
         return {"attention_transfer": self.weight * loss}
 
     def get_config(self):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from keras_mhgd.methods.maps import with_masks, without_padding
+
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class Connector(keras.Layer):
@@ -13,7 +15,7 @@ class Connector(keras.Layer):
     y = gamma (z - mean) / sqrt(variance + epsilon) + beta with z = x W: on
     maps a 1 x 1 convolution without bias, and the batch normalisation of
     training. It is no part of a network that predicts, so there are no moving
-    statistics.
+    statistics. Padded positions don't count in mean and variance and stay zero.
 
     Args:
         units: Channels of the output, >= 1.
@@ -22,6 +24,7 @@ class Connector(keras.Layer):
     Call arguments:
         inputs: `(batch, height, width, channels)`, `(batch, length,
             channels)` or `(batch, channels)`.
+        mask: `(batch, length)` where sequences are padded, false there.
 
     Returns:
         The same shape but for `units` channels. In the batch, over all
@@ -37,6 +40,7 @@ class Connector(keras.Layer):
 
     def __init__(self, units: int, epsilon: float = 1e-5, **kwargs):
         super().__init__(**kwargs)
+        self.supports_masking = True
         if units is None or units < 1:
             raise ValueError(
                 f"`units` must be 1 or more. Received: units={units}. Pass "
@@ -67,14 +71,23 @@ class Connector(keras.Layer):
         )
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, mask=None):
         kernel = tf.convert_to_tensor(self.kernel)
         mapped = tf.tensordot(inputs, kernel, 1)
         axes = list(range(mapped.shape.rank - 1))
-        mean, variance = tf.nn.moments(mapped, axes)
-        return tf.nn.batch_normalization(
+        if mask is None:
+            mean, variance = tf.nn.moments(mapped, axes)
+        else:
+            count = tf.math.count_nonzero(mask, dtype=mapped.dtype)
+            count = tf.maximum(count, 1)
+            mean = tf.reduce_sum(without_padding(mapped, mask), axes) / count
+            squares = tf.math.squared_difference(mapped, mean)
+            squares = without_padding(squares, mask)
+            variance = tf.reduce_sum(squares, axes) / count
+        normalised = tf.nn.batch_normalization(
             mapped, mean, variance, self.beta, self.gamma, self.epsilon
         )
+        return without_padding(normalised, mask)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
@@ -118,7 +131,14 @@ def connectors(
 
 
 def connected(
-    layers: Sequence[keras.Layer], maps: Sequence[tf.Tensor]
+    layers: Sequence[keras.Layer],
+    maps: Sequence[tf.Tensor],
+    masks: Sequence[tf.Tensor | None] | None = None,
 ) -> list[tf.Tensor]:
     """Applies the connector of each sensing point to its map."""
-    return [layer(each) for layer, each in zip(layers, maps, strict=True)]
+    return [
+        layer(each, mask=mask) if isinstance(layer, Connector) else layer(each)
+        for layer, (each, mask) in zip(
+            layers, with_masks(maps, masks), strict=True
+        )
+    ]

@@ -10,7 +10,14 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.choices import require_known
-from keras_mhgd.methods.maps import common_size, to_one_size
+from keras_mhgd.methods.maps import (
+    common_size,
+    joint_masks,
+    masked_maps,
+    mean_of_positions,
+    to_one_size,
+    with_masks,
+)
 from keras_mhgd.methods.preparation import InitializingMethod
 from keras_mhgd.methods.projection import projected, projections
 
@@ -18,7 +25,9 @@ _SIDES = ("student", "teacher")
 
 
 def hint_loss(
-    student_maps: Sequence[tf.Tensor], teacher_maps: Sequence[tf.Tensor]
+    student_maps: Sequence[tf.Tensor],
+    teacher_maps: Sequence[tf.Tensor],
+    masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
     """Computes the mean squared difference of maps.
 
@@ -33,16 +42,20 @@ def hint_loss(
             float dtype.
         teacher_maps: The same, with the student's channels; the larger of two
             sizes is average-pooled to the smaller.
+        masks: `(batch, length)` for each point whose sequences are padded,
+            false there: these positions count neither in the sum nor in the
+            mean. `None` for other points, or for all.
 
     Returns:
         Scalar >= 0, float32 or float64.
     """
     losses = []
-    for student, teacher in zip(student_maps, teacher_maps, strict=True):
+    for (student, mask), teacher in zip(
+        with_masks(student_maps, masks), teacher_maps, strict=True
+    ):
         student, teacher = to_one_size(student, teacher)
-        losses.append(
-            tf.reduce_mean(tf.math.squared_difference(student, teacher))
-        )
+        squares = tf.math.squared_difference(student, teacher)
+        losses.append(mean_of_positions(squares, mask))
     return tf.add_n(losses)
 
 
@@ -80,7 +93,8 @@ class FitNet(InitializingMethod):
 
     Raises:
         ValueError: If an argument is out of range, or if two maps cannot be
-            brought to one size.
+            brought to one size. Sequences of two lengths cannot if one of
+            them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.FitNet()
@@ -110,13 +124,16 @@ class FitNet(InitializingMethod):
         self.projections = projections(sources, targets)
 
     def call(self, student, teacher, labels):
+        masks = joint_masks(
+            masked_maps(student), masked_maps(teacher), type(self).__name__
+        )
         student_maps = student.maps
         teacher_maps = [tf.stop_gradient(each) for each in teacher.maps]
         if self.project == "student":
             student_maps = projected(self.projections, student_maps)
         else:
             teacher_maps = projected(self.projections, teacher_maps)
-        loss = hint_loss(student_maps, teacher_maps)
+        loss = hint_loss(student_maps, teacher_maps, masks)
         return {"fitnet": self.weight * loss}
 
     def get_config(self):

@@ -13,17 +13,25 @@ from keras_mhgd.choices import require_known
 from keras_mhgd.methods.maps import (
     common_size,
     flatten_positions,
+    joint_masks,
+    masked_maps,
     to_one_size,
+    with_masks,
+    without_padding,
 )
 from keras_mhgd.methods.preparation import InitializingMethod
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
+from keras_mhgd.methods.targets import student_and_target
 
 _POOLINGS = ("max", "average")
 
 
 def fsp_matrix(
-    front: tf.Tensor, back: tf.Tensor, pooling: str = "max"
+    front: tf.Tensor,
+    back: tf.Tensor,
+    pooling: str = "max",
+    mask: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Computes the flow between two sensing points of one network.
 
@@ -34,14 +42,21 @@ def fsp_matrix(
         back: Maps `(batch, height, width, D2)` or the same kind; the larger
             of two sizes is pooled to the smaller.
         pooling: `"max"` or `"average"`.
+        mask: `(batch, length)` where sequences are padded, false there: the
+            mean of each sample is over the other positions.
 
     Returns:
         Matrices `(batch, D1, D2)`, float32 or float64.
     """
     front, back = to_one_size(front, back, pooling)
-    front, back = flatten_positions(front), flatten_positions(back)
-    positions = tf.cast(tf.shape(front)[1], front.dtype)
-    return tf.matmul(front, back, transpose_a=True) / positions
+    front, back = (
+        flatten_positions(without_padding(each, mask)) for each in (front, back)
+    )
+    products = tf.matmul(front, back, transpose_a=True)
+    if mask is None:
+        return products / tf.cast(tf.shape(front)[1], front.dtype)
+    positions = tf.math.count_nonzero(mask, axis=1, dtype=front.dtype)
+    return tf.math.divide_no_nan(products, positions[:, tf.newaxis, tf.newaxis])
 
 
 def fsp_loss(
@@ -49,6 +64,8 @@ def fsp_loss(
     teacher_maps: Sequence[tf.Tensor],
     pooling: str = "max",
     reduction: str = "sum",
+    student_masks: Sequence[tf.Tensor | None] | None = None,
+    teacher_masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
     """Computes how far the flows between neighbouring points differ.
 
@@ -64,6 +81,10 @@ def fsp_loss(
             other: `"max"` (paper) or `"average"`.
         reduction: `"sum"` over the entries of a matrix (paper) or their
             `"mean"`.
+        student_masks: `(batch, length)` for each two neighbours that are
+            padded sequences, false there, as in `fsp_matrix`; `None` for other
+            neighbours, or for all.
+        teacher_masks: The same; lengths may differ from the student's.
 
     Returns:
         Scalar >= 0, float32 or float64.
@@ -74,15 +95,18 @@ def fsp_loss(
     require_known("pooling", pooling, _POOLINGS)
     require_known("reduction", reduction, REDUCTIONS)
     losses = []
-    for student, teacher in zip(
-        itertools.pairwise(student_maps),
-        itertools.pairwise(teacher_maps),
+    for (student, student_mask), (teacher, teacher_mask) in zip(
+        with_masks([*itertools.pairwise(student_maps)], student_masks),
+        with_masks([*itertools.pairwise(teacher_maps)], teacher_masks),
         strict=True,
     ):
-        difference = fsp_matrix(*student, pooling) - fsp_matrix(
-            *map(tf.stop_gradient, teacher), pooling
+        squares = tf.math.squared_difference(
+            *student_and_target(
+                fsp_matrix(*student, pooling, student_mask),
+                fsp_matrix(*teacher, pooling, teacher_mask),
+            )
         )
-        entries = REDUCTIONS[reduction](tf.square(difference), axis=(1, 2))
+        entries = REDUCTIONS[reduction](squares, axis=(1, 2))
         losses.append(tf.reduce_mean(entries))
     return tf.add_n(losses)
 
@@ -121,7 +145,8 @@ class FSP(InitializingMethod):
 
     Raises:
         ValueError: If an argument is out of range, or there is one point
-            only.
+            only. Of one network, neighbouring sequences must have one length
+            if one of them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.FSP()
@@ -159,11 +184,17 @@ class FSP(InitializingMethod):
         self.projections = projections(student.maps, teacher.maps)
 
     def call(self, student, teacher, labels):
+        student_masks, teacher_masks = (
+            joint_masks(each[:-1], each[1:], type(self).__name__)
+            for each in map(masked_maps, (student, teacher))
+        )
         loss = fsp_loss(
             projected(self.projections, student.maps),
             teacher.maps,
             pooling=self.pooling,
             reduction=self.reduction,
+            student_masks=student_masks,
+            teacher_masks=teacher_masks,
         )
         return {"fsp": self.weight * loss}
 

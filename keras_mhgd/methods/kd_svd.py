@@ -114,7 +114,9 @@ class _SingularVectors(Method):
         raise NotImplementedError
 
     def targets(self, teacher):
-        return teacher._replace(maps=[], vectors=teacher_vectors(teacher))
+        return teacher._replace(
+            maps=[], vectors=teacher_vectors(teacher), masks=None
+        )
 
     def call(self, student, teacher, labels):
         maps = projected(self.projections, self.gradient_rule.maps(student))

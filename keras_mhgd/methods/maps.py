@@ -1,18 +1,29 @@
-"""Feature maps brought to one size and flattened.
+"""Feature maps brought to one size and flattened, without padding.
 
 A vector `(batch, D)` counts as a map of one position; a sequence `(batch,
 length, D)` has one axis of positions, a map `(batch, height, width, D)` two.
+
+A sequence may have a mask `(batch, length)`, false where it is padded. There
+it is zero already: see `Features.without_padding`. That is enough for sums of
+products over the positions of one network. What compares the positions of two
+maps reads those that neither pads (`joint_masks`) and takes its means over them
+(`mean_of_positions`).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from keras_mhgd.features import Features
 from keras_mhgd.precision import as_float
 
 _AXES = "xyz"
+
+Masked = tuple[tf.Tensor, tf.Tensor | None]
+"""A map and its mask."""
 
 
 def flatten_positions(x: tf.Tensor) -> tf.Tensor:
@@ -99,6 +110,108 @@ def common_size(
     return tuple(
         None if None in pair and 1 not in pair else min(filter(None, pair))
         for pair in zip(sizes_a, sizes_b, strict=True)
+    )
+
+
+def with_masks(
+    maps: Sequence[tf.Tensor], masks: Sequence[tf.Tensor | None] | None
+) -> list[Masked]:
+    """Gives each map beside its mask.
+
+    Args:
+        maps: One for each point.
+        masks: A mask or `None` for each, or `None` if no map has any.
+
+    Returns:
+        The pairs.
+    """
+    if masks is None:
+        masks = [None] * len(maps)
+    return list(zip(maps, masks, strict=True))
+
+
+def masked_maps(features: Features, read: str = "maps") -> list[Masked]:
+    """Gives each map of a network beside its mask.
+
+    Args:
+        features: Of the network.
+        read: The field that holds the maps.
+
+    Returns:
+        The pairs.
+    """
+    return with_masks(getattr(features, read), features.masks)
+
+
+def joint_masks(
+    a: Sequence[Masked], b: Sequence[Masked], method: str
+) -> list[tf.Tensor | None] | None:
+    """Finds the positions that are padded in neither of two maps.
+
+    Args:
+        a: Maps with masks, see `masked_maps`.
+        b: The same, which are compared to those position by position.
+        method: The method's name, for the message.
+
+    Returns:
+        A mask for each pair, `None` where neither map has any; `None` if no
+        pair has any.
+
+    Raises:
+        ValueError: If one of a pair has a mask and the other another length.
+    """
+    joint = []
+    for point, ((map_a, mask_a), (map_b, mask_b)) in enumerate(
+        zip(a, b, strict=True)
+    ):
+        masks = [mask for mask in (mask_a, mask_b) if mask is not None]
+        if masks and map_a.shape[1:-1] != map_b.shape[1:-1]:
+            raise ValueError(
+                f"{method} compares positions: sensing points of which one is "
+                "masked must have `one length`. Received: shapes "
+                f"{tuple(map_a.shape)} and {tuple(map_b.shape)} at point "
+                f"{point}. Choose other `sensing_points`, or a method that "
+                "compares no positions, such as 'similarity_preserving'."
+            )
+        joint.append(functools.reduce(tf.logical_and, masks) if masks else None)
+    return joint if any(mask is not None for mask in joint) else None
+
+
+def without_padding(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Sets a map to zero at padded positions.
+
+    Args:
+        x: `(batch, length, ...)`.
+        mask: `(batch, length)`, or `None` where nothing is padded.
+
+    Returns:
+        The same shape.
+    """
+    if mask is None:
+        return x
+    for _ in range(x.shape.rank - mask.shape.rank):
+        mask = mask[..., tf.newaxis]
+    # Not a product: what is padded may be infinite or NaN.
+    return tf.where(mask, x, tf.zeros((), x.dtype))
+
+
+def mean_of_positions(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Takes a mean over samples, positions and channels but padded positions.
+
+    Args:
+        x: `(batch, length, ...)` of known channels; any shape without mask.
+        mask: `(batch, length)`, or `None` where nothing is padded.
+
+    Returns:
+        Scalar: the sum over all positions of the batch that are not padded,
+        divided by their number and that of channels; 0 if there are none.
+    """
+    if mask is None:
+        return tf.reduce_mean(x)
+    count = tf.math.count_nonzero(mask, dtype=x.dtype)
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(without_padding(x, mask)),
+        count * math.prod(x.shape[2:]),
     )
 
 

@@ -84,12 +84,18 @@ def _edge_divergence(student, teacher, activation, derivative):
         # Logarithms come from log_softmax: no log of a vanishing graph.
         log_graph = tf.nn.log_softmax(bound)
         expected = activation(Edge(of_teacher, teacher.keys).logits)
-        difference = log_graph - tf.nn.log_softmax(expected)
+        log_expected = tf.nn.log_softmax(expected)
+        difference = log_graph - log_expected
         graph = tf.exp(log_graph)
         rows = tf.reduce_sum(graph * difference, -1, keepdims=True)
         upstream = graph * (difference - rows) * derivative(bound)
+        # The sum over j of G^T - G^S is 0 but for rounding, whose effect on the
+        # other sum it cancels. Only what is left can put a row below 0.
+        divergences = tf.reduce_sum(
+            graph * (difference - 1) + tf.exp(log_expected), -1
+        )
         return tf.matmul(upstream, keys), [
-            tf.reduce_sum(rows),
+            tf.reduce_sum(tf.where(~(divergences < 0), divergences, 0)),
             tf.matmul(upstream, queries, transpose_a=True),
         ]
 
@@ -297,7 +303,9 @@ class MHGD(PreparedMethod):
         # Vectors that are kept for other methods have signs that are fixed.
         if not self.fix_signs:
             return teacher
-        return teacher._replace(maps=[], vectors=teacher_vectors(teacher))
+        return teacher._replace(
+            maps=[], vectors=teacher_vectors(teacher), masks=None
+        )
 
     def shares(self, student, teacher, labels):
         if self.graph_scope == "global":

@@ -12,14 +12,20 @@ import tensorflow as tf
 from keras_mhgd.directions import unit
 from keras_mhgd.methods.maps import (
     flatten_positions,
+    joint_masks,
+    masked_maps,
     require_positions,
     to_one_size,
+    with_masks,
+    without_padding,
 )
 from keras_mhgd.methods.method import Method
 
 
 def neuron_selectivity_loss(
-    student_maps: Sequence[tf.Tensor], teacher_maps: Sequence[tf.Tensor]
+    student_maps: Sequence[tf.Tensor],
+    teacher_maps: Sequence[tf.Tensor],
+    masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
     """Computes how far the distributions of channels' patterns differ.
 
@@ -35,15 +41,21 @@ def neuron_selectivity_loss(
         teacher_maps: The same; channels may differ, and the larger of two
             sizes is average-pooled to the smaller. No gradient flows into
             them.
+        masks: `(batch, length)` for each point whose sequences are padded,
+            false there: patterns are zero at these positions. `None` for other
+            points, or for all.
 
     Returns:
         Scalar, float32 or float64: >= 0 but for round-off.
     """
     losses = []
-    for student, teacher in zip(student_maps, teacher_maps, strict=True):
-        student, teacher = to_one_size(student, tf.stop_gradient(teacher))
-        student = unit(flatten_positions(student), axis=1)
-        teacher = unit(flatten_positions(teacher), axis=1)
+    for (student, mask), teacher in zip(
+        with_masks(student_maps, masks), teacher_maps, strict=True
+    ):
+        student, teacher = (
+            unit(flatten_positions(without_padding(each, mask)), axis=1)
+            for each in to_one_size(student, tf.stop_gradient(teacher))
+        )
         losses.append(
             _mean_kernel(teacher, teacher)
             + _mean_kernel(student, student)
@@ -78,7 +90,8 @@ class NST(Method):
 
     Raises:
         ValueError: If an argument is out of range, or if the point has one
-            position only: its kernel would always be 1.
+            position only: its kernel would always be 1. Two sequences must
+            have one length if one of them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.NST()
@@ -103,5 +116,12 @@ class NST(Method):
         )
 
     def call(self, student, teacher, labels):
-        loss = neuron_selectivity_loss(student.maps[-1:], teacher.maps[-1:])
+        masks = joint_masks(
+            masked_maps(student)[-1:],
+            masked_maps(teacher)[-1:],
+            type(self).__name__,
+        )
+        loss = neuron_selectivity_loss(
+            student.maps[-1:], teacher.maps[-1:], masks
+        )
         return {"nst": self.weight * loss}

@@ -13,7 +13,14 @@ import tensorflow as tf
 from keras_mhgd import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.methods.connector import connected, connectors
-from keras_mhgd.methods.maps import common_size, to_one_size
+from keras_mhgd.methods.maps import (
+    common_size,
+    joint_masks,
+    masked_maps,
+    to_one_size,
+    with_masks,
+    without_padding,
+)
 from keras_mhgd.methods.preparation import PreparedMethod
 from keras_mhgd.precision import as_float
 
@@ -22,6 +29,7 @@ def overhaul_loss(
     student_maps: Sequence[tf.Tensor],
     teacher_maps: Sequence[tf.Tensor],
     margins: Sequence[tf.Tensor],
+    masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
     """Computes the partial L2 distance from maps with a margin ReLU.
 
@@ -37,14 +45,22 @@ def overhaul_loss(
             them.
         margins: `(channels,)` <= 0 for each point, such as
             `margins_from_batch_norm` gives; constants.
+        masks: `(batch, length)` for each point whose sequences are padded,
+            false there: these positions don't count in the sum. `None` for
+            other points, or for all.
 
     Returns:
         Scalar >= 0, float32 or float64.
     """
     last = len(student_maps) - 1
     losses = []
-    for point, (student, teacher, margin) in enumerate(
-        zip(student_maps, teacher_maps, margins, strict=True)
+    for point, ((student, mask), teacher, margin) in enumerate(
+        zip(
+            with_masks(student_maps, masks),
+            teacher_maps,
+            margins,
+            strict=True,
+        )
     ):
         student, teacher = to_one_size(student, teacher)
         margin = tf.cast(margin, teacher.dtype)
@@ -53,7 +69,8 @@ def overhaul_loss(
         skipped = (student <= target) & (target <= 0)
         difference = tf.where(~skipped, student - target, 0)
         of_samples = tf.reduce_sum(
-            tf.square(difference), axis=list(range(1, difference.shape.rank))
+            without_padding(tf.square(difference), mask),
+            axis=list(range(1, difference.shape.rank)),
         )
         losses.append(2.0 ** (point - last) * tf.reduce_mean(of_samples))
     return tf.add_n(losses)
@@ -116,7 +133,8 @@ class Overhaul(PreparedMethod):
 
     Raises:
         ValueError: If `weight` is negative, or if two maps cannot be brought
-            to one size.
+            to one size. Sequences of two lengths cannot if one of them is
+            padded.
 
     Example:
         >>> method = keras_mhgd.methods.Overhaul()
@@ -161,10 +179,18 @@ class Overhaul(PreparedMethod):
         return teacher._replace(maps=[])
 
     def call(self, student, teacher, labels):
+        masks = joint_masks(
+            *(
+                masked_maps(each, "maps_before_activation")
+                for each in (student, teacher)
+            ),
+            type(self).__name__,
+        )
         loss = overhaul_loss(
-            connected(self.connectors, student.maps_before_activation),
+            connected(self.connectors, student.maps_before_activation, masks),
             teacher.maps_before_activation,
             self.margins,
+            masks,
         )
         return {"overhaul": self.weight * loss}
 
@@ -200,7 +226,10 @@ class _NegativeMeans(keras.Model):
 
     def train_step(self, data):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        teacher = x.features if isinstance(x, Taught) else self._teacher(x)
+        if isinstance(x, Taught):
+            teacher = x.features
+        else:
+            teacher = self._teacher(x).without_padding()
         for map_, mean, total, count in zip(
             teacher.maps_before_activation,
             self._means,

@@ -160,12 +160,19 @@ class _Initializer(keras.Model):
         if isinstance(x, Taught):
             x, teacher = x.images, x.features
         else:
-            teacher = self.method.targets(self._teacher_features(x))
+            teacher = self._teacher_features(x).without_padding()
+            teacher = self.method.targets(teacher)
         with tf.GradientTape() as tape:
             student = self._student_features(x, training=True)
+            student = student.without_padding()
             terms = self.method.shares(student, teacher, y)
             decay = [replicas.share(loss) for loss in self.student.losses]
-            loss = tf.add_n([*terms.values(), *decay])
+            loss = tf.add_n(
+                [
+                    tf.cast(each, tf.float32)
+                    for each in (*terms.values(), *decay)
+                ]
+            )
             scaled = self.optimizer.scale_loss(loss)
         variables = self.student.trainable_variables
         variables = [*variables, *self.method.trainable_variables]

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_mhgd.directions import unit
 from keras_mhgd.methods.maps import flatten_positions
 from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.targets import student_and_target
 
 
 def similarity_preserving_loss(
@@ -33,11 +34,11 @@ def similarity_preserving_loss(
     """
     losses = []
     for student, teacher in zip(student_maps, teacher_maps, strict=True):
-        difference = _similarities(student) - _similarities(
-            tf.stop_gradient(teacher)
+        squares = tf.math.squared_difference(
+            *student_and_target(_similarities(student), _similarities(teacher))
         )
         # The batch is square: the mean divides by batch^2.
-        losses.append(tf.reduce_mean(tf.square(difference)))
+        losses.append(tf.reduce_mean(squares))
     return tf.add_n(losses)
 
 

@@ -10,7 +10,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.methods.maps import common_size, flatten_positions, to_one_size
+from keras_mhgd.methods.maps import (
+    common_size,
+    flatten_positions,
+    joint_masks,
+    masked_maps,
+    mean_of_positions,
+    to_one_size,
+    with_masks,
+)
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.targets import student_and_target
@@ -22,6 +30,7 @@ def variational_information_loss(
     means: Sequence[tf.Tensor],
     teacher_maps: Sequence[tf.Tensor],
     variances: Sequence[tf.Tensor],
+    masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
     """Computes how improbable the teacher's maps are to the student.
 
@@ -34,18 +43,22 @@ def variational_information_loss(
             predicted from the student's, any float dtype.
         teacher_maps: The same shapes. No gradient flows into them.
         variances: `(D,)` for each point, > 0.
+        masks: `(batch, length)` for each point whose sequences are padded,
+            false there: the mean is over the other positions. `None` for other
+            points, or for all.
 
     Returns:
         Scalar, float32 or float64; below 0 where small variances are right.
     """
     losses = []
-    for mean, teacher, variance in zip(
-        means, teacher_maps, variances, strict=True
+    for (mean, mask), teacher, variance in zip(
+        with_masks(means, masks), teacher_maps, variances, strict=True
     ):
         mean, teacher = student_and_target(mean, teacher)
         variance = tf.cast(variance, mean.dtype)
         errors = tf.math.squared_difference(teacher, mean) / variance
-        losses.append(tf.reduce_mean(tf.math.log(variance) + errors) / 2)
+        errors += tf.math.log(variance)
+        losses.append(mean_of_positions(errors, mask) / 2)
     return tf.add_n(losses)
 
 
@@ -65,6 +78,7 @@ class _Regressor(keras.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.min_variance = min_variance
         self.dense, self.norms = [], []
         for width in (hidden_units, hidden_units, units):
@@ -93,12 +107,12 @@ class _Regressor(keras.Layer):
             ),
         )
 
-    def call(self, inputs):
+    def call(self, inputs, mask=None):
         x = inputs
         for index, layer in enumerate(self.dense):
             x = layer(tf.nn.relu(x) if index else x)
             if self.norms:
-                x = self.norms[index](x, training=True)
+                x = self.norms[index](x, training=True, mask=mask)
         return x, tf.nn.softplus(self.alpha) + self.min_variance
 
 
@@ -135,7 +149,8 @@ class VID(Method):
 
     Raises:
         ValueError: If an argument is out of range, or if two maps cannot be
-            brought to one size.
+            brought to one size. Sequences of two lengths cannot if one of
+            them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.VID()
@@ -183,17 +198,22 @@ class VID(Method):
             self.regressors.append(regressor)
 
     def call(self, student, teacher, labels):
+        masks = joint_masks(
+            masked_maps(student), masked_maps(teacher), type(self).__name__
+        )
         pairs = [
             map(flatten_positions, to_one_size(*pair))
             for pair in zip(student.maps, teacher.maps, strict=True)
         ]
         sources, targets = zip(*pairs, strict=True)
         predicted = [
-            regressor(source)
-            for regressor, source in zip(self.regressors, sources, strict=True)
+            regressor(source, mask=mask)
+            for regressor, (source, mask) in zip(
+                self.regressors, with_masks(sources, masks), strict=True
+            )
         ]
         means, variances = zip(*predicted, strict=True)
-        loss = variational_information_loss(means, targets, variances)
+        loss = variational_information_loss(means, targets, variances, masks)
         return {"vid": self.weight * loss}
 
     def get_config(self):

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import keras
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ HEAD = "criterion_alternative_L2/Map/connector"
 
 
 def features(maps):
-    return SimpleNamespace(maps=maps, maps_before_activation=maps)
+    return Features(None, maps, maps_before_activation=maps)
 
 
 def stored_features(stored, of, points):

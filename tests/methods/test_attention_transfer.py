@@ -1,8 +1,7 @@
-from types import SimpleNamespace
-
 import pytest
 import tensorflow as tf
 
+from keras_mhgd.features import Features
 from keras_mhgd.methods.attention_transfer import (
     AttentionTransfer,
     attention_transfer_loss,
@@ -44,9 +43,7 @@ def test_published_numbers_of_the_other_code(golden, close):
         mapped = tf.einsum("bhwc,cd->bhwd", students[1], kernel)
         method = AttentionTransfer()
         features = [students[0], mapped], teachers
-        terms = method.call(
-            *(SimpleNamespace(maps=maps) for maps in features), None
-        )
+        terms = method.call(*(Features(None, maps) for maps in features), None)
         loss = terms["attention_transfer"]
     assert float(loss) == pytest.approx(float(stored["loss"]), rel=1e-4)
     found, of_kernel = tape.gradient(loss, [students, kernel])

@@ -1,21 +1,20 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mhgd.features import Features
 from keras_mhgd.methods.fitnet import FitNet
 
 
 def features(stored, of, points):
     maps = [tf.constant(stored[f"in/{of}{i}"]) for i in range(points)]
-    return SimpleNamespace(maps=maps)
+    return Features(None, maps)
 
 
 def built(method, student, teacher):
     method.build(
         *(
-            SimpleNamespace(maps=[(None, *each.shape[1:]) for each in of.maps])
+            Features(None, [(None, *each.shape[1:]) for each in of.maps])
             for of in (student, teacher)
         )
     )
@@ -85,12 +84,10 @@ def test_sizes_and_widths_that_differ(project):
     (2 - 5)^2 = 9 at both points. The teacher projected: 3 channels of 5 make
     15, against 1: 196.
     """
-    student = SimpleNamespace(
-        maps=[tf.ones((2, 7, 5, 2), "float16"), tf.ones((2, 4, 4, 2))]
+    student = Features(
+        None, [tf.ones((2, 7, 5, 2), "float16"), tf.ones((2, 4, 4, 2))]
     )
-    teacher = SimpleNamespace(
-        maps=[tf.fill((2, 3, 6, 3), 5.0), tf.fill((2, 3), 5.0)]
-    )
+    teacher = Features(None, [tf.fill((2, 3, 6, 3), 5.0), tf.fill((2, 3), 5.0)])
     method = built(FitNet(project), student, teacher)
     for kernel in method.trainable_variables:
         kernel.assign(np.ones(kernel.shape))

@@ -121,6 +121,34 @@ def test_properties(seed, batch, heads, scale, activation):
     assert float(permuted) == pytest.approx(found, rel=1e-9, abs=1e-9)
 
 
+def test_is_not_negative_next_to_equality():
+    """Rounding of float32 is larger than the divergence there.
+
+    For graphs that are `step` apart it is about the square of that.
+    """
+
+    def both(edges, dtype):
+        return [
+            Edge(*(tf.cast(each, dtype) for each in edge)) for edge in edges
+        ]
+
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        step = 10.0 ** rng.uniform(-8, -3)
+        teacher = [Edge(*rng.normal(size=(2, 4, 16, 8)))]
+        student = [
+            Edge(*(x + step * rng.normal(size=x.shape) for x in teacher[0]))
+        ]
+        found, expected = (
+            float(graph_divergence(both(student, dtype), both(teacher, dtype)))
+            for dtype in (tf.float32, tf.float64)
+        )
+        assert expected > 0
+        assert found >= 0
+        # Of 64 rows, as exact as this.
+        assert found == pytest.approx(expected, rel=0.05, abs=1e-6)
+
+
 def test_edges_add():
     student, teacher = logits(0), logits(1)
     parts = [

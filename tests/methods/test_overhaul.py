@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import keras
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from keras_mhgd.methods.overhaul import (
 
 
 def features(maps):
-    return SimpleNamespace(maps=maps, maps_before_activation=maps)
+    return Features(None, maps, maps_before_activation=maps)
 
 
 def built(method, student, teacher):

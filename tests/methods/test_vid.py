@@ -1,23 +1,22 @@
-from types import SimpleNamespace
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mhgd.features import Features
 from keras_mhgd.methods.vid import VID, variational_information_loss
 
 DENSE_FORM = {"expansion": 2, "normalize": True, "min_variance": 1.0}
 
 
 def features(*maps):
-    return SimpleNamespace(maps=[tf.convert_to_tensor(each) for each in maps])
+    return Features(None, [tf.convert_to_tensor(each) for each in maps])
 
 
 def built(method, student, teacher):
     method.build(
         *(
-            SimpleNamespace(maps=[(None, *each.shape[1:]) for each in of.maps])
+            Features(None, [(None, *each.shape[1:]) for each in of.maps])
             for of in (student, teacher)
         )
     )
