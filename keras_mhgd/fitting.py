@@ -94,7 +94,8 @@ def fit(
         ValueError: If an argument can't be had with several workers.
     """
     if not replicas.across_workers(model.distribute_strategy):
-        return keras.Model.fit(model, x, y, **arguments)
+        with _evenly_shared(model):
+            return keras.Model.fit(model, x, y, **arguments)
     for name in ("class_weight", "validation_split"):
         if arguments.get(name):
             raise ValueError(
@@ -120,7 +121,7 @@ def fit(
             arguments["validation_steps"] = _steps(
                 validation, "validation_steps", arguments
             )
-            validation = _distributed(validation)
+            validation = _distributed(validation.repeat())
         callbacks = arguments.pop("callbacks", None) or []
         if not replicas.is_chief():
             arguments["verbose"] = 0
@@ -129,7 +130,7 @@ def fit(
             ]
         return keras.Model.fit(
             model,
-            _distributed(batches, least=replicas.number()),
+            _distributed(batches.repeat(), least=replicas.number()),
             shuffle=False,  # that has been done
             steps_per_epoch=steps,
             validation_data=validation,
@@ -164,7 +165,7 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
         batches = _batches(x, y, weight, batch_size)
         steps = _steps(batches, "steps", arguments)
         return keras.Model.evaluate(
-            model, _distributed(batches), steps=steps, **arguments
+            model, _distributed(batches.repeat()), steps=steps, **arguments
         )
 
 
@@ -200,9 +201,43 @@ def static_batches(
     return batches.map(fix)
 
 
+class _Evenly:
+    """A strategy of one process that shares each batch evenly.
+
+    TensorFlow gives each device the same number of samples as long as there
+    are any: of 9 on 4 devices 3, 3, 3 and 0, where this gives 2, 2, 2 and 3.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self._strategy = strategy
+
+    def experimental_distribute_dataset(self, batches: tf.data.Dataset):
+        with self._strategy.scope():
+            return _distributed(batches)
+
+    def __getattr__(self, name):
+        return getattr(self._strategy, name)
+
+
+@contextlib.contextmanager
+def _evenly_shared(model: keras.Model) -> Iterator[None]:
+    """Makes Keras's loops share batches evenly among mirrored devices."""
+    own = model._distribute_strategy
+    if isinstance(own, tf.distribute.MirroredStrategy):
+        model._distribute_strategy = _Evenly(own)
+    try:
+        yield
+    finally:
+        model._distribute_strategy = own
+
+
 @contextlib.contextmanager
 def _on_workers(model: keras.Model) -> Iterator[None]:
-    """Makes Keras's loops over distributed data run on several workers."""
+    """Makes Keras's loops over distributed data run on several workers.
+
+    The data must be without end: then no worker asks the others whether it has
+    ended.
+    """
     strategy = model.distribute_strategy
     if model.train_function is None:
         model.train_function = _step_function(model, model.train_step)
@@ -288,7 +323,7 @@ def _steps(
 def _distributed(
     batches: tf.data.Dataset, least: int = 0
 ) -> tf.distribute.DistributedDataset:
-    """Gives each device its rows of each batch, in order, without end."""
+    """Gives each device its rows of each batch, in order."""
 
     def rows(context):
         number = context.num_replicas_in_sync
@@ -297,8 +332,7 @@ def _distributed(
         parts = batches.flat_map(
             lambda *batch: _rows(batch, number, first, local, least)
         )
-        # Of one without end no worker asks the others whether it has ended.
-        return parts.repeat().prefetch(tf.data.AUTOTUNE)
+        return parts.prefetch(tf.data.AUTOTUNE)
 
     strategy = tf.distribute.get_strategy()
     return strategy.distribute_datasets_from_function(rows)
@@ -312,8 +346,7 @@ def _rows(
     check = tf.debugging.assert_greater_equal(
         count,
         tf.constant(least, tf.int64),
-        "A batch must have a sample for each device. Choose another batch "
-        "size. Received samples:",
+        f"{replicas.TOO_FEW} Received samples:",
     )
 
     def part(replica):

@@ -14,6 +14,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# Gathering doesn't take all types. These hold the same values.
+_GATHERED_AS = {
+    tf.bool: tf.int32,
+    tf.int8: tf.int32,
+    tf.uint8: tf.int32,
+    tf.int16: tf.int32,
+    tf.uint16: tf.int32,
+    tf.uint32: tf.int64,
+    tf.bfloat16: tf.float32,
+}
+
+
+TOO_FEW = (
+    "A batch must have a sample for each device. Choose another batch size, or "
+    "leave out a last batch that is smaller (`drop_remainder=True`)."
+)
+"""What is said of a batch that can't be shared."""
+
 
 def number() -> int:
     """The number of replicas that train in step."""
@@ -30,15 +48,26 @@ def joined(structure: Any) -> Any:
             `None` stays.
 
     Returns:
-        The same structure, of the whole batch, on each replica.
+        The same structure, of the whole batch, on each replica. Sizes of the
+        other axes that are known stay known.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If a replica has no sample.
     """
     if number() == 1:
         return structure
     context = tf.distribute.get_replica_context()
 
     def join(x):
+        if x is None:
+            return None
         # What comes from the data set is on no device, as gathering needs it.
-        return None if x is None else context.all_gather(tf.identity(x), axis=0)
+        part = tf.identity(with_samples(x))
+        dtype = _GATHERED_AS.get(x.dtype, x.dtype)
+        whole = context.all_gather(tf.cast(part, dtype), axis=0)
+        # All sizes are unknown now.
+        shape = tf.TensorShape([None]).concatenate(x.shape[1:])
+        return tf.ensure_shape(tf.cast(whole, x.dtype), shape)
 
     return tf.nest.map_structure(join, structure)
 
@@ -129,10 +158,13 @@ def share_of_batch(x: tf.Tensor) -> tf.Tensor:
         x: A tensor whose first axis is the batch.
 
     Returns:
-        Scalar float32, 0 to 1: what a mean over the replica's samples counts
-        in the mean over all.
+        Scalar float32, above 0 to 1: what a mean over the replica's samples
+        counts in the mean over all.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If a replica has no sample.
     """
-    return share_of(tf.shape(x)[0])
+    return share_of(tf.shape(with_samples(x))[0])
 
 
 def share_of(count: tf.Tensor) -> tf.Tensor:
@@ -249,6 +281,22 @@ def connected() -> Iterator[None]:
             "reached: see what it printed, then start the same command again "
             f"on all of them. Cause: {error.message}"
         ) from error
+
+
+def with_samples(x: tf.Tensor) -> tf.Tensor:
+    """Gives a replica's part of a batch once it is known not to be empty.
+
+    TensorFlow has no gradients for an empty one: those of normalisation are
+    NaN, those of depthwise convolution any numbers.
+    """
+    if x.shape.rank and x.shape[0]:
+        return x
+    check = tf.debugging.assert_positive(
+        tf.shape(x)[0], f"{TOO_FEW} Received samples on a device:"
+    )
+    # Run eagerly, the check has raised already and gives no operation.
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(x)
 
 
 def _of_workers(number: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_mhgd import replicas
 from keras_mhgd.directions import unit
 from keras_mhgd.features import Features
 from keras_mhgd.methods.divergence import mean_over_rows
@@ -103,7 +104,7 @@ class LogitMethod(Method):
     def count(self, student, labels):
         if student.weights is not None:
             return tf.reduce_sum(student.weights)
-        return tf.shape(student.logits)[0]
+        return tf.shape(replicas.with_samples(student.logits))[0]
 
     def get_config(self):
         return {

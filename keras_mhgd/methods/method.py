@@ -206,7 +206,8 @@ class Method(keras.Layer):
         Returns:
             Scalar: a replica's number of samples, or of rows that count.
         """
-        return tf.shape(tf.nest.flatten(student.outputs)[0])[0]
+        outputs = tf.nest.flatten(student.outputs)
+        return tf.shape(replicas.with_samples(outputs[0]))[0]
 
     def shares(
         self, student: Features, teacher: Features, labels: tf.Tensor
