@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_mhgd import finiteness, fitting, methods, replicas, tasks
 from keras_mhgd.choices import require_known
+from keras_mhgd.export.network import in_inference_mode
 from keras_mhgd.features import (
     FeatureExtractor,
     Features,
@@ -895,8 +896,12 @@ class Distiller(keras.Model):
         return {name: logs[name] for name in logs if name not in of_training}
 
     def export(self, *args, **kwargs):
-        """Exports the student alone: see `keras.Model.export`."""
-        self.student.export(*args, **kwargs)
+        """Exports the student alone, in inference mode.
+
+        Takes the arguments of `keras.Model.export`. That of the student
+        itself would leave random preprocessing inside of it switched on.
+        """
+        in_inference_mode(self.student).export(*args, **kwargs)
 
     def get_config(self):
         several = len(self.teachers) > 1

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.export.network import shape_and_dtype
+from keras_mhgd.export.network import in_structure, sources
 from keras_mhgd.export.serving import Serving
 
 
@@ -20,18 +20,18 @@ class Content:
     """What the files are made of.
 
     Attributes:
-        model: Float32 network that `checked_model` gave.
+        model: Float32 network with named ends, in inference mode.
         probable: Whether its outputs are probabilities.
         serving: Of the signature `serve_images`, if there is to be one.
-        calibration: Prepared training images `(N, ...)`, float32, for
-            `tflite_int8`.
+        calibration: Prepared training images `(N, ...)`, float32, by name of
+            the input, for `tflite_int8`.
         uint8_input: Whether `tflite_int8` takes uint8 instead of int8.
     """
 
     model: keras.Model
     probable: bool
     serving: Serving | None
-    calibration: np.ndarray | None
+    calibration: Mapping[str, np.ndarray] | None
     uint8_input: bool
 
 
@@ -63,20 +63,20 @@ def require_onnx() -> None:
         )
 
 
-def _signature(model: keras.Model) -> keras.InputSpec:
-    shape, dtype = shape_and_dtype(model)
-    return keras.InputSpec(shape=(None, *shape), dtype=dtype, name="images")
+def _signature(model: keras.Model) -> list[Any]:
+    """Names the inputs in the file, each by its own name."""
+    specs = {
+        name: keras.InputSpec(shape=(None, *shape), dtype=dtype, name=name)
+        for name, (shape, dtype) in sources(model).items()
+    }
+    return [in_structure(model, specs)]
 
 
 def _write_saved_model(content: Content, path: Path) -> None:
     # Not `model.export`: in Keras 3.15 that stores every variable twice.
     model, serving = content.model, content.serving
     archive = keras.export.ExportArchive()
-    archive.add_endpoint(
-        "serve",
-        lambda batch: model(batch, training=False),
-        [_signature(model)],
-    )
+    archive.add_endpoint("serve", lambda batch: model(batch), _signature(model))
     if serving is not None:
         pixels = (None, None, None, len(serving.mean))
         archive.add_endpoint(
@@ -95,7 +95,7 @@ def _write_onnx(content: Content, path: Path) -> None:
             path,
             format="onnx",
             verbose=False,
-            input_signature=[_signature(content.model)],
+            input_signature=_signature(content.model),
         )
 
 
@@ -103,7 +103,13 @@ def _tflite(**arguments: Any) -> Callable[[Content, Path], None]:
     """Makes the writer of a TFLite file from arguments of the converter."""
 
     def write(content: Content, path: Path) -> None:
-        content.model.export(path, format="litert", verbose=False, **arguments)
+        content.model.export(
+            path,
+            format="litert",
+            verbose=False,
+            input_signature=_signature(content.model),
+            **arguments,
+        )
 
     return write
 
@@ -112,9 +118,13 @@ _QUANTIZED = {"optimizations": [tf.lite.Optimize.DEFAULT]}
 
 
 def _write_tflite_int8(content: Content, path: Path) -> None:
-    def images() -> Iterator[list[np.ndarray]]:
-        for image in content.calibration:
-            yield [image[None]]
+    def images() -> Iterator[dict[str, np.ndarray]]:
+        count = len(next(iter(content.calibration.values())))
+        for i in range(count):
+            yield {
+                name: values[i : i + 1]
+                for name, values in content.calibration.items()
+            }
 
     write = _tflite(
         **_QUANTIZED,

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -13,14 +13,18 @@ import tensorflow as tf
 
 from keras_mhgd.export.formats import require_onnx
 from keras_mhgd.export.network import (
-    checked_images,
+    checked_inputs,
     checked_model,
-    shape_and_dtype,
+    in_structure,
+    named,
+    named_outputs,
+    sources,
 )
-from keras_mhgd.export.runtimes import OPENERS, Network, in_batches
+from keras_mhgd.export.runtimes import OPENERS, Arrays, Network, in_batches
 from keras_mhgd.networks import read_network
 
-Predictor = Callable[[np.ndarray], np.ndarray]
+Inputs = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
+Predictor = Callable[[Inputs], np.ndarray | Arrays]
 
 _DTYPES = ("float32", "int32", "int64")
 _READ_ERRORS = (IndexError, KeyError, OSError, RuntimeError, TypeError)
@@ -47,9 +51,11 @@ def load(path: str | os.PathLike) -> Predictor:
 
     Returns:
         A function from images `(N, ...)`, N >= 1, prepared as for training,
-        to outputs `(N, ...)`, float32. Of a file that takes or gives
-        integers it hides the scales. A `.tflite` file is opened in a process
-        of its own first, since a damaged one may end the process.
+        to outputs `(N, ...)`, float32. For a network of several inputs it
+        takes a dict of arrays by name, or a list; of several outputs it gives
+        a dict. Of a file that takes or gives integers it hides the scales. A
+        `.tflite` file is opened in a process of its own first, since a
+        damaged one may end the process.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
@@ -59,7 +65,7 @@ def load(path: str | os.PathLike) -> Predictor:
     path = Path(path)
     message = (
         "`path` must be a .keras file, a SavedModel folder, a .tflite or an "
-        ".onnx file with one input of floats or integers and one output. "
+        ".onnx file of a network that takes floats or integers. "
         f"Received: path='{path}'"
     )
     if not path.exists():
@@ -74,8 +80,11 @@ def load(path: str | os.PathLike) -> Predictor:
         if suffix == ".tflite":
             _require_harmless(path)
         network = open_file(path)
-        if network.dtype not in _DTYPES:
-            raise ValueError(f"its input is {network.dtype}.")
+        if not network.inputs or not network.outputs:
+            raise ValueError("it has no input or no output.")
+        for name, (_, dtype) in network.inputs.items():
+            if dtype not in _DTYPES:
+                raise ValueError(f"its input {name!r} is {dtype}.")
     except _READ_ERRORS as error:
         raise ValueError(
             f"{message}, which can't be read. Write it again. Cause: {error}"
@@ -96,15 +105,19 @@ def _require_harmless(path: Path) -> None:
         raise ValueError("it ends the process that opens it.")
 
 
-def predictor(model: keras.Model) -> Predictor:
-    """Makes what `load` gives from a model that `checked_model` gave."""
-    return _predictor(_of_model(model))
+def outputs_of(model: keras.Model, inputs: Arrays) -> Arrays:
+    """The outputs of a model that `checked_model` gave, by name."""
+    return in_batches(_of_model(model).run, inputs)
 
 
 def _predictor(network: Network) -> Predictor:
-    def predict(images: np.ndarray) -> np.ndarray:
-        images = checked_images("images", images, network.shape, network.dtype)
-        return in_batches(network.run, images).astype("float32")
+    def predict(images: Inputs) -> np.ndarray | Arrays:
+        inputs = checked_inputs("images", images, network.inputs)
+        outputs = {
+            name: values.astype("float32")
+            for name, values in in_batches(network.run, inputs).items()
+        }
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
     return predict
 
@@ -117,8 +130,20 @@ def _open_keras(path: Path) -> Network:
 
 
 def _of_model(model: keras.Model) -> Network:
-    shape, dtype = shape_and_dtype(model)
+    inputs = sources(model)
+    specs = {
+        name: tf.TensorSpec((None, *shape), dtype, name)
+        for name, (shape, dtype) in inputs.items()
+    }
+
     # Own function: `model.predict` would keep the device it was traced for.
-    forward = tf.function(lambda batch: model(batch, training=False))
-    run = forward.get_concrete_function(tf.TensorSpec((None, *shape), dtype))
-    return Network(lambda batch: run(tf.constant(batch)).numpy(), shape, dtype)
+    @tf.function(input_signature=[specs], autograph=False)
+    def forward(batch):
+        outputs = model(in_structure(model, batch), training=False)
+        return named(outputs, "output_0", "output")
+
+    def run(batch: Arrays) -> Arrays:
+        batch = {name: tf.constant(values) for name, values in batch.items()}
+        return {name: each.numpy() for name, each in forward(batch).items()}
+
+    return Network(run, inputs, list(named_outputs(model)))

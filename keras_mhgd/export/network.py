@@ -1,66 +1,247 @@
-"""The network that is exported: one input, one output, float32."""
+"""The network that is exported: in inference mode, float32, named ends."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.features import input_specs
+from keras_mhgd.features.layers import graph_of, is_graph, symbolic_inputs
+
+Sources = Mapping[str, tuple[tuple[int | None, ...], str]]
+"""By name of an input its shape without the batch, and dtype."""
 
 _INPUT_DTYPES = ("float32", "int32", "int64")
 
 
+def in_inference_mode(model: keras.Model) -> keras.Model:
+    """Wraps a network in a graph that is always in inference mode.
+
+    Keras 3.15 exports `model.__call__` without `training`. A layer whose
+    `call` has `training=True` by default then trains: all random
+    preprocessing augments. The graph holds `training=False` beside the call
+    of the network, and all layers inside take it from there.
+
+    Args:
+        model: Built network with any inputs and outputs.
+
+    Returns:
+        A model of the same name, inputs, outputs and variables.
+
+    Raises:
+        ValueError: If it is not known what the network takes, or layers draw
+            random numbers or change their variables at inference.
+    """
+    graph = _as_graph(model)
+    if graph is None:
+        raise ValueError(
+            "A network must be built to be exported, so that its inputs are "
+            f"known. Received: {model.name!r}, which is not. Call it on a "
+            "batch first."
+        )
+    inputs = symbolic_inputs(graph)
+    outputs = graph(inputs, training=False)
+    wrapped = keras.Model(inputs, outputs, name=model.name)
+    _require_fixed(wrapped)
+    return wrapped
+
+
+def _as_graph(model: keras.Model) -> keras.Model | None:
+    """Wraps a subclassed model in a graph, if it is known what it takes."""
+    if is_graph(model):
+        return model
+    specs = input_specs(model) if model.built else None
+    if specs is None:
+        return None
+    inputs = keras.tree.map_structure(
+        lambda spec: keras.Input(spec.shape[1:], dtype=spec.dtype.name), specs
+    )
+    return keras.Model(inputs, model(inputs), name=model.name)
+
+
+def _require_fixed(model: keras.Model) -> None:
+    """Raises a ValueError if inference changes a variable of a layer.
+
+    Random layers do, since the seed moves with each draw.
+    """
+    specs = keras.tree.map_structure(
+        lambda source: tf.TensorSpec(source.shape, source.dtype),
+        symbolic_inputs(model),
+    )
+    with keras.StatelessScope() as scope:  # collects what would be assigned
+        tf.function(
+            lambda inputs: model(inputs), autograph=False
+        ).get_concrete_function(specs)
+    if not scope.state_mapping:
+        return
+    changed = [
+        layer
+        for layer in model._flatten_layers()
+        if any(id(each) in scope.state_mapping for each in layer.variables)
+    ]
+    names = [
+        layer.name
+        for layer in changed
+        if not any(each in changed for each in _inside(layer))
+    ]
+    raise ValueError(
+        "A network must give the same answers at every call to be exported. "
+        "Received: layers that draw random numbers or change their variables "
+        f"at inference too, {names or [model.name]} of {model.name!r}. Let "
+        "their `call` take `training` and do so where it is true alone, don't "
+        "call them with `training=True`, or leave them out."
+    )
+
+
+def _inside(layer: keras.Layer) -> Iterator[keras.Layer]:
+    return layer._flatten_layers(include_self=False)
+
+
 def checked_model(model: keras.Model) -> keras.Model:
-    """Returns a built model of one input and output, as a graph of layers."""
+    """Returns a built model with named ends as a graph of layers."""
     if hasattr(model, "student") or not isinstance(model, keras.Model):
         raise TypeError(
             "`model` must be a plain `keras.Model`. Received: "
             f"model={model!r} of type {type(model).__name__}. Of a distiller, "
             "pass `distiller.student`."
         )
-    # Neither unbuilt Sequential nor subclassed models have `inputs`.
-    if not getattr(model, "inputs", None) and model.built:
-        spec = input_specs(model)
-        if isinstance(spec, tf.TensorSpec):
-            inputs = keras.Input(spec.shape[1:], dtype=spec.dtype.name)
-            model = keras.Model(inputs, model(inputs), name=model.name)
-    inputs = getattr(model, "inputs", None) or []
-    outputs = getattr(model, "outputs", None) or []
+    graph = _as_graph(model)
+    inputs = [] if graph is None else list(named_inputs(graph).values())
+    outputs = [] if graph is None else list(named_outputs(graph).values())
     fits = [
-        tensor.dtype in _INPUT_DTYPES and tensor.shape[0] is None
+        isinstance(tensor, keras.KerasTensor)
+        and tensor.dtype in _INPUT_DTYPES
+        and tensor.shape[0] is None
         for tensor in inputs
     ]
-    if fits != [True] or len(outputs) != 1:
+    fits += [isinstance(tensor, keras.KerasTensor) for tensor in outputs]
+    if not outputs or not all(fits):
         raise ValueError(
-            "`model` must be a built model with one input of floats or "
-            "integers, of any batch size, and one output. Received: "
+            "`model` must be a built model, its inputs floats or integers of "
+            "any batch size, its inputs and its outputs each a tensor, a list "
+            "or a dict of tensors. Received: "
             f"model={model!r} with inputs={inputs} and outputs={outputs}. "
-            "Build it around one `keras.Input(shape)`."
+            "Build it around `keras.Input(shape)`."
         )
-    return model
+    return graph
 
 
-def shape_and_dtype(model: keras.Model) -> tuple[tuple[int | None, ...], str]:
-    """Tells what a model takes: shape without the batch, and dtype."""
-    (source,) = model.inputs
-    return tuple(source.shape[1:]), source.dtype
+def with_named_outputs(model: keras.Model) -> keras.Model:
+    """Returns the graph with a dict in the place of a list of outputs."""
+    outputs = _symbolic_outputs(model)
+    if not isinstance(outputs, list | tuple):
+        return model
+    named = named_outputs(model)
+    return keras.Model(symbolic_inputs(model), named, name=model.name)
 
 
-def checked_images(
-    name: str, images: np.ndarray, shape: Sequence[int | None], dtype: str
+def named_inputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """A graph's inputs: by key, `input_0`, ... of a list, or `images`."""
+    return named(symbolic_inputs(model), "images", "input")
+
+
+def named_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """A graph's outputs: by key, else `output_0` and so on."""
+    return named(_symbolic_outputs(model), "output_0", "output")
+
+
+def _symbolic_outputs(model: keras.Model) -> Any:
+    outputs = graph_of(model).output
+    single = isinstance(outputs, list | tuple) and len(outputs) == 1
+    return outputs[0] if single else outputs
+
+
+def named(structure: Any, single: str, prefix: str) -> dict[str, Any]:
+    """Names what a network takes or gives.
+
+    Args:
+        structure: A tensor, or a list or dict of tensors.
+        single: Name if it is just a tensor.
+        prefix: Of the names `<prefix>_0` and so on of a list.
+
+    Returns:
+        Tensors by name, in order.
+    """
+    if isinstance(structure, Mapping):
+        return dict(structure)
+    if isinstance(structure, list | tuple):
+        return {f"{prefix}_{i}": each for i, each in enumerate(structure)}
+    return {single: structure}
+
+
+def in_structure(model: keras.Model, inputs: Mapping[str, Any]) -> Any:
+    """Turns named inputs of a graph into what it is called with."""
+    structure = symbolic_inputs(model)
+    if isinstance(structure, Mapping):
+        return dict(inputs)
+    each = [inputs[name] for name in named_inputs(model)]
+    return each if isinstance(structure, list | tuple) else each[0]
+
+
+def sources(model: keras.Model) -> Sources:
+    """Tells what a graph takes."""
+    return {
+        name: (tuple(source.shape[1:]), source.dtype)
+        for name, source in named_inputs(model).items()
+    }
+
+
+def checked_inputs(
+    name: str, given: Any, expected: Sources
+) -> dict[str, np.ndarray]:
+    """Returns arrays by name, each of the expected shape and dtype.
+
+    Args:
+        name: What the arrays are called in messages.
+        given: An array for one input, a dict of arrays or a list of them.
+        expected: What the network takes; `None` in a shape fits any size.
+
+    Returns:
+        The arrays, in the order of `expected`.
+
+    Raises:
+        ValueError: If names or shapes differ, or numbers of samples.
+    """
+    bare = not isinstance(given, Mapping | list | tuple)
+    if len(expected) == 1 and not isinstance(given, Mapping):
+        given, bare = dict.fromkeys(expected, given), True
+    arrays = named(given, "images", "input")
+    if set(arrays) != set(expected):
+        raise ValueError(
+            f"`{name}` must hold an array for each input of the network, "
+            f"{sorted(expected)}. Received: {sorted(arrays)}. Pass a dict of "
+            "arrays by these names."
+        )
+    arrays = {
+        key: _checked_array(
+            name if bare else f"{name}[{key!r}]", arrays[key], *expected[key]
+        )
+        for key in expected
+    }
+    counts = {key: len(array) for key, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"`{name}` must hold as many samples for one input as for the "
+            f"others. Received: {counts}. Pass arrays of one length."
+        )
+    return arrays
+
+
+def _checked_array(
+    name: str, array: np.ndarray, shape: Sequence[int | None], dtype: str
 ) -> np.ndarray:
-    """Returns images as `dtype` if each has the shape; None fits any."""
-    images = np.asarray(images, dtype)
-    fits = tf.TensorShape((None, *shape)).is_compatible_with(images.shape)
-    if not fits or len(images) == 0:
+    array = np.asarray(array, dtype)
+    fits = tf.TensorShape((None, *shape)).is_compatible_with(array.shape)
+    if not fits or len(array) == 0:
         expected = ", ".join(map(str, ("N", *shape)))
         raise ValueError(
             f"`{name}` must have the shape ({expected}) with N >= 1. "
-            f"Received: {name}.shape={images.shape}. Pass at least one "
+            f"Received: {name}.shape={array.shape}. Pass at least one "
             "image, prepared as for training."
         )
-    return images
+    return array
 
 
 def in_float32(model: keras.Model) -> keras.Model:

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -12,7 +14,48 @@ import numpy as np
 
 from keras_mhgd.export import runtimes
 from keras_mhgd.export.contents import contents, require_alone
+from keras_mhgd.export.runtimes import Arrays, renamed
 from keras_mhgd.export.serving import Serving, as_probabilities
+
+SINGLE_LABEL = "single_label"
+MULTI_LABEL = "multi_label"
+REGRESSION = "regression"
+EMBEDDING = "embedding"
+_AGREES = {  # what a row of an output keeps
+    SINGLE_LABEL: "class",
+    MULTI_LABEL: "labels",
+    REGRESSION: "values",
+    EMBEDDING: "values",
+}
+TASKS = tuple(_AGREES)
+
+# Of the largest absolute value: by how much values may be off that agree.
+_CLOSE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How one output of a file compares with the Keras model's.
+
+    Attributes:
+        task: What the output means, one of `TASKS`.
+        max_difference: Largest absolute difference, in its units.
+        scale: Largest absolute value that the Keras model gives.
+        agreement: Fraction, 0 to 1, of the images, or of the positions in
+            them, with the same best class (`"single_label"`), the same labels
+            (`"multi_label"`) or values that are all within 5 % of `scale`.
+    """
+
+    task: str
+    max_difference: float
+    scale: float
+    agreement: float
+
+    def __str__(self) -> str:
+        return (
+            f"the Keras model's {_AGREES[self.task]} for {self.agreement:.2%} "
+            f"of the images (largest difference {self.max_difference:.1e})"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +67,11 @@ class ExportedModel:
         path: The folder (SavedModel) or file.
         size: All its files together, in bytes.
         numbers: How many it stores, weights and constants.
-        max_difference: Largest absolute difference from an output of the
-            Keras model, in units of the output (logits, as a rule).
-        agreement: Fraction of the images, 0 to 1, with the same best class.
+        outputs: By name of an output how it compares with the Keras model's.
+        max_difference: Largest absolute difference of all outputs, in units
+            of the output (logits, as a rule).
+        agreement: Least agreement of an output: for class scores the fraction
+            of the images, 0 to 1, with the same best class.
         accuracy: Fraction of the images, 0 to 1, with the right class; `None`
             without labels.
         latency_p50: Median time of a call with one image on one thread of
@@ -38,6 +83,7 @@ class ExportedModel:
     path: Path
     size: int
     numbers: int
+    outputs: Mapping[str, Agreement]
     max_difference: float
     agreement: float
     accuracy: float | None
@@ -47,11 +93,15 @@ class ExportedModel:
     def __str__(self) -> str:
         known = self.accuracy is not None
         accuracy = f"accuracy {self.accuracy:.2%}, " if known else ""
+        several = len(self.outputs) > 1
+        agreements = ", ".join(
+            f"{name!r}: {each}" if several else str(each)
+            for name, each in self.outputs.items()
+        )
         return (
-            f"{self.format}: {self.size / 1000:.1f} kB, {accuracy}the Keras "
-            f"model's class for {self.agreement:.2%} of the images (largest "
-            f"difference {self.max_difference:.1e}), {self.latency_p50:.3f} "
-            f"ms an image (p95 {self.latency_p95:.3f})"
+            f"{self.format}: {self.size / 1000:.1f} kB, {accuracy}{agreements}"
+            f", {self.latency_p50:.3f} ms an image "
+            f"(p95 {self.latency_p95:.3f})"
         )
 
 
@@ -61,9 +111,10 @@ class Proof:
     Args:
         folder: Empty folder for what passes between the processes.
         model: The network that the files hold.
-        images: Prepared images `(N, ...)`.
-        expected: Its outputs on them.
-        labels: Right classes, or `None`.
+        inputs: Prepared images `(N, ...)`, by name of the input.
+        expected: Its outputs on them, by name.
+        tasks: What each output means, by name.
+        labels: Right classes of the one output, or `None`.
         serving: Of the signature for raw images, or `None`.
     """
 
@@ -71,19 +122,21 @@ class Proof:
         self,
         folder: Path,
         model: keras.Model,
-        images: np.ndarray,
-        expected: np.ndarray,
+        inputs: Arrays,
+        expected: Arrays,
+        tasks: Mapping[str, str],
         labels: np.ndarray | None,
         serving: Serving | None,
     ):
         self._folder = folder
         self._model = model
         self._expected = expected
+        self._tasks = tasks
         self._labels = labels
         self._serving = serving
-        self.probable = are_probabilities(expected)
-        np.save(folder / "images.npy", images)
+        (folder / "inputs.pickle").write_bytes(pickle.dumps(inputs))
         if serving is not None:
+            (images,) = inputs.values()
             np.save(folder / "pixels.npy", serving.pixels(images))
 
     def measure(self, name: str, path: Path) -> ExportedModel:
@@ -97,31 +150,53 @@ class Proof:
             What it came to, good or bad.
 
         Raises:
-            RuntimeError: If it does not run, holds more than the network, or
-                serves raw images wrongly.
+            RuntimeError: If it does not run, holds more than the network, has
+                other outputs, or serves raw images wrongly.
         """
         self._run(name, path)
         held = contents(path)
         require_alone(name, held, self._model)
-        outputs = np.load(self._folder / "outputs.npy")
+        outputs = renamed(self._read("outputs.pickle"), self._expected)
+        if set(outputs) != set(self._expected):
+            raise RuntimeError(
+                f"The {name} file must have the outputs of the network, "
+                f"{sorted(self._expected)}. Received: {sorted(outputs)}. "
+                "Leave this format out."
+            )
         times = json.loads((self._folder / "times.json").read_text())
         if path.is_dir() and self._serving is not None:
             self._require_serving()
-        classes = best_classes(outputs, self.probable)
-        agrees = classes == best_classes(self._expected, self.probable)
-        right = None if self._labels is None else classes == self._labels
+        agreements = {
+            name: compare(outputs[name], expected, self._tasks[name])
+            for name, expected in self._expected.items()
+        }
+        accuracy = None
+        if self._labels is not None:
+            ((found, expected),) = zip(
+                outputs.values(), self._expected.values(), strict=True
+            )
+            classes = best_classes(found, are_probabilities(expected))
+            accuracy = float((classes == self._labels).mean())
         files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+        of_outputs = agreements.values()
         return ExportedModel(
             format=name,
             path=path,
             size=sum(file.stat().st_size for file in files),
             numbers=held.numbers,
-            max_difference=float(np.abs(outputs - self._expected).max()),
-            agreement=float(agrees.mean()),
-            accuracy=None if right is None else float(right.mean()),
+            outputs=agreements,
+            # So that a difference that is not a number stays one.
+            max_difference=float(
+                np.max([a.max_difference for a in of_outputs])
+            ),
+            agreement=min(each.agreement for each in of_outputs),
+            accuracy=accuracy,
             latency_p50=float(np.percentile(times, 50)),
             latency_p95=float(np.percentile(times, 95)),
         )
+
+    def _read(self, name: str) -> Arrays:
+        return pickle.loads((self._folder / name).read_bytes())
 
     def _run(self, name: str, path: Path) -> None:
         # Without -P the modules of this folder would hide others; TensorFlow
@@ -140,16 +215,15 @@ class Proof:
             )
 
     def _require_serving(self) -> None:
-        given, names = (
-            np.load(self._folder / f"{name}.npy")
-            for name in ("probabilities", "class_name")
-        )
-        expected = as_probabilities(self._expected, self.probable)
+        served = self._read("served.pickle")
+        given, names = served["probabilities"], served["class_name"]
+        (outputs,) = self._expected.values()
+        expected = as_probabilities(outputs, are_probabilities(outputs))
         difference = float(np.abs(given - expected).max())
         classes = np.array(self._serving.classes)[given.argmax(-1)]
         if (
             difference > 1e-3
-            or (np.char.decode(names, "utf-8") != classes).any()
+            or (np.char.decode(names.astype("S"), "utf-8") != classes).any()
         ):
             raise RuntimeError(
                 "The signature serve_images must give the probabilities of "
@@ -159,16 +233,54 @@ class Proof:
             )
 
 
+def compare(found: np.ndarray, expected: np.ndarray, task: str) -> Agreement:
+    """Compares an output with the one that is expected.
+
+    Args:
+        found: `(N, ..., C)`, or `(N,)`.
+        expected: The same.
+        task: What it means, one of `TASKS`.
+
+    Returns:
+        The comparison, over all N and all positions between.
+    """
+    difference = np.abs(found - expected)
+    scale = float(np.abs(expected).max())
+    if task == SINGLE_LABEL:
+        probable = are_probabilities(expected)
+        agrees = best_classes(found, probable) == best_classes(
+            expected, probable
+        )
+    elif task == MULTI_LABEL:
+        threshold = 0.5 if _are_bounded(expected) else 0.0
+        agrees = (_rows(found) > threshold) == (_rows(expected) > threshold)
+        agrees = agrees.all(-1)
+    else:
+        agrees = (_rows(difference) <= _CLOSE * scale).all(-1)
+    return Agreement(task, float(difference.max()), scale, float(agrees.mean()))
+
+
+def _rows(outputs: np.ndarray) -> np.ndarray:
+    """Adds the last axis to outputs of one number each, `(N,)`."""
+    return outputs[:, np.newaxis] if outputs.ndim == 1 else outputs
+
+
+def _are_bounded(outputs: np.ndarray) -> bool:
+    return bool(outputs.min() >= 0 and outputs.max() <= 1)
+
+
 def are_probabilities(outputs: np.ndarray) -> bool:
     """Tells probabilities of classes, or of one class, from logits."""
-    bounded = outputs.min() >= 0 and outputs.max() <= 1
-    if outputs.shape[-1] == 1:
-        return bool(bounded)
-    return bool(bounded and np.allclose(outputs.sum(-1), 1, atol=1e-3))
+    outputs = _rows(outputs)
+    one = outputs.shape[-1] == 1
+    return _are_bounded(outputs) and (
+        one or np.allclose(outputs.sum(-1), 1, atol=1e-3)
+    )
 
 
 def best_classes(outputs: np.ndarray, probable: bool) -> np.ndarray:
     """The best class; of one output, the second of two classes or not."""
+    outputs = _rows(outputs)
     if outputs.shape[-1] > 1:
         return outputs.argmax(-1)
     return outputs[..., 0] > (0.5 if probable else 0.0)

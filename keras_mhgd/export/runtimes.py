@@ -2,18 +2,22 @@
 
 python -P runtimes.py <file> <folder>
 
-As a program it knows the file and the images alone: it imports nothing of
+As a program it knows the file and its inputs alone: it imports nothing of
 Keras nor of this package, and works on one thread of the CPU.
 """
 
 import dataclasses
 import json
+import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+Arrays = dict[str, np.ndarray]
 
 BATCH_SIZE = 64  # images in one call, whatever the length of the array
 _WARM_UP = 10  # calls before the clock runs
@@ -25,29 +29,19 @@ class Network:
     """An exported network in its runtime.
 
     Attributes:
-        run: Function from a batch of any size to its outputs.
-        shape: Shape of an image; `None` fits any.
-        dtype: What `run` takes.
+        run: Function from a batch of any size to its outputs, both by name.
+        inputs: By name the shape of a sample, `None` fits any size, and the
+            dtype that `run` takes.
+        outputs: Their names.
     """
 
-    run: Callable[[np.ndarray], np.ndarray]
-    shape: tuple[int | None, ...]
-    dtype: str
+    run: Callable[[Arrays], Arrays]
+    inputs: dict[str, tuple[tuple[int | None, ...], str]]
+    outputs: Collection[str]
 
 
-def open_saved_model(path: Path) -> Network:
-    """Opens a SavedModel folder by its signature `serve`."""
-    call, source, outputs = _open_signature(path, "serve")
-    (output,) = outputs
-    return Network(
-        lambda batch: call(batch)[output],
-        tuple(source.shape[1:]),
-        source.dtype.name,
-    )
-
-
-def _open_signature(path: Path, signature: str) -> tuple:
-    """Gives a function to a dict of arrays, its input and its outputs."""
+def open_saved_model(path: Path, signature: str = "serve") -> Network:
+    """Opens a SavedModel folder by one of its signatures."""
     import tensorflow as tf
 
     module = tf.saved_model.load(str(path))
@@ -55,19 +49,26 @@ def _open_signature(path: Path, signature: str) -> tuple:
         raise ValueError(
             f"no endpoint `{signature}` in {list(module.signatures)}."
         )
-    function = module.signatures[signature]
-    ((name, source),) = function.structured_input_signature[1].items()
+    _, specs = module.signatures[signature].structured_input_signature
 
-    def call(batch: np.ndarray) -> dict[str, np.ndarray]:
+    def run(batch: Arrays) -> Arrays:
         # Through `module`, which has to live as long as its variables.
-        outputs = module.signatures[signature](**{name: tf.constant(batch)})
-        return {key: value.numpy() for key, value in outputs.items()}
+        function = module.signatures[signature]
+        outputs = function(**{name: tf.constant(batch[name]) for name in specs})
+        return {name: value.numpy() for name, value in outputs.items()}
 
-    return call, source, function.structured_outputs
+    return Network(
+        run,
+        {
+            name: (tuple(spec.shape[1:]), spec.dtype.name)
+            for name, spec in specs.items()
+        },
+        module.signatures[signature].structured_outputs,
+    )
 
 
 def open_tflite(path: Path) -> Network:
-    """Opens a TFLite file; integers at its ends are taken and given as floats.
+    """Opens a TFLite file; quantized ends are taken and given as floats.
 
     An input that is quantized, q = x / scale + zero point, is taken as x.
     """
@@ -75,24 +76,51 @@ def open_tflite(path: Path) -> Network:
 
     interpreter = Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
-    (source,) = interpreter.get_input_details()
-    (output,) = interpreter.get_output_details()
+    takes, gives = _tflite_ends(interpreter)
     allocated = None
 
-    def run(batch: np.ndarray) -> np.ndarray:
+    def run(batch: Arrays) -> Arrays:
         nonlocal allocated
-        if batch.shape != allocated:
-            interpreter.resize_tensor_input(source["index"], batch.shape)
+        shapes = {name: batch[name].shape for name in takes}
+        if shapes != allocated:
+            for name, shape in shapes.items():
+                interpreter.resize_tensor_input(takes[name]["index"], shape)
             interpreter.allocate_tensors()
-            allocated = batch.shape
-        interpreter.set_tensor(source["index"], _quantized(batch, source))
+            allocated = shapes
+        for name, source in takes.items():
+            values = _quantized(batch[name], source)
+            interpreter.set_tensor(source["index"], values)
         interpreter.invoke()
-        return _floats(interpreter.get_tensor(output["index"]), output)
+        return {
+            name: _floats(interpreter.get_tensor(output["index"]), output)
+            for name, output in gives.items()
+        }
 
+    inputs = {name: _tflite_input(source) for name, source in takes.items()}
+    return Network(run, inputs, gives)
+
+
+def _tflite_ends(interpreter: Any) -> tuple[dict, dict]:
+    """Inputs and outputs by the names of the signature, if there is one."""
+    ends = interpreter.get_input_details(), interpreter.get_output_details()
+    signatures = list(interpreter.get_signature_list())
+    if len(signatures) != 1:
+        return tuple({each["name"]: each for each in end} for end in ends)
+    # Its numbers of tensors alone: arrays of its own would forbid to resize.
+    runner = interpreter.get_signature_runner(signatures[0])
+    named = runner.get_input_details(), runner.get_output_details()
+    by_index = {each["index"]: each for end in ends for each in end}
+    return tuple(
+        {name: by_index[each["index"]] for name, each in end.items()}
+        for end in named
+    )
+
+
+def _tflite_input(source: dict) -> tuple[tuple[int | None, ...], str]:
     shape = [None if size == -1 else size for size in source["shape_signature"]]
     quantized = source["quantization"][0] > 0
     dtype = "float32" if quantized else source["dtype"].__name__
-    return Network(run, tuple(shape[1:]), dtype)
+    return tuple(shape[1:]), dtype
 
 
 def _quantized(values: np.ndarray, tensor: dict) -> np.ndarray:
@@ -134,16 +162,19 @@ def open_onnx(path: Path) -> Network:
         )
     except errors as error:
         raise ValueError(str(error)) from error
-    (source,) = session.get_inputs()
-    (output,) = session.get_outputs()
+    outputs = [output.name for output in session.get_outputs()]
 
-    def run(batch: np.ndarray) -> np.ndarray:
-        return session.run([output.name], {source.name: batch})[0]
+    def run(batch: Arrays) -> Arrays:
+        return dict(zip(outputs, session.run(outputs, batch), strict=True))
 
-    shape = [n if isinstance(n, int) else None for n in source.shape]
     kinds = {"tensor(float)": "float32"}
     kinds |= {f"tensor({kind})": kind for kind in ("int32", "int64")}
-    return Network(run, tuple(shape[1:]), kinds.get(source.type, source.type))
+    inputs = {}
+    for source in session.get_inputs():
+        shape = [n if isinstance(n, int) else None for n in source.shape]
+        dtype = kinds.get(source.type, source.type)
+        inputs[source.name] = tuple(shape[1:]), dtype
+    return Network(run, inputs, outputs)
 
 
 OPENERS = {  # by suffix; a folder counts as having none
@@ -153,30 +184,49 @@ OPENERS = {  # by suffix; a folder counts as having none
 }
 
 
-def in_batches(
-    run: Callable[[np.ndarray], np.ndarray], images: np.ndarray
-) -> np.ndarray:
+def in_batches(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
     """Extends a function of one batch to arrays of any length."""
-    starts = range(0, len(images), BATCH_SIZE)
-    return np.concatenate([run(images[i : i + BATCH_SIZE]) for i in starts])
+    parts = [
+        run(_rows(inputs, start, BATCH_SIZE))
+        for start in range(0, _count(inputs), BATCH_SIZE)
+    ]
+    return {
+        name: np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+    }
 
 
-def _milliseconds(network: Network, images: np.ndarray) -> list[float]:
-    """Times calls with one image each."""
+def _count(inputs: Arrays) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _rows(inputs: Arrays, start: int, count: int) -> Arrays:
+    return {name: each[start : start + count] for name, each in inputs.items()}
+
+
+def renamed(arrays: Arrays, names: Collection[str]) -> Arrays:
+    """Gives an array that is alone the one name that is expected."""
+    if len(arrays) == len(names) == 1:
+        return dict(zip(names, arrays.values(), strict=True))
+    return arrays
+
+
+def _milliseconds(network: Network, inputs: Arrays) -> list[float]:
+    """Times calls with one sample each."""
     times = []
     for call in range(_WARM_UP + _CALLS):
-        i = call % len(images)
+        sample = _rows(inputs, call % _count(inputs), 1)
         start = time.perf_counter()
-        network.run(images[i : i + 1])
+        network.run(sample)
         times.append(1000 * (time.perf_counter() - start))
     return times[_WARM_UP:]
 
 
 def _main(path: Path, folder: Path) -> None:
-    """Runs `images.npy`, and `pixels.npy` by the signature for raw images.
+    """Runs `inputs.pickle`, and `pixels.npy` by the signature for raw images.
 
-    Leaves `outputs.npy`, `times.json` (milliseconds of calls with one image)
-    and for raw images `probabilities.npy` and `class_name.npy`.
+    Leaves `outputs.pickle`, `times.json` (milliseconds of calls with one
+    sample) and for raw images `served.pickle`.
     """
     if path.is_dir():
         import tensorflow as tf
@@ -185,20 +235,18 @@ def _main(path: Path, folder: Path) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     network = OPENERS[path.suffix](path)
-    images = np.load(folder / "images.npy")
-    np.save(folder / "outputs.npy", in_batches(network.run, images))
-    times = _milliseconds(network, images)
+    inputs = pickle.loads((folder / "inputs.pickle").read_bytes())
+    inputs = renamed(inputs, network.inputs)
+    outputs = in_batches(network.run, inputs)
+    (folder / "outputs.pickle").write_bytes(pickle.dumps(outputs))
+    times = _milliseconds(network, inputs)
     (folder / "times.json").write_text(json.dumps(times))
     if path.is_dir() and (folder / "pixels.npy").exists():
-        serve_images, *_ = _open_signature(path, "serve_images")
-        pixels = np.load(folder / "pixels.npy")
-        parts = [
-            serve_images(pixels[i : i + BATCH_SIZE])
-            for i in range(0, len(pixels), BATCH_SIZE)
-        ]
-        for name, dtype in (("probabilities", "float32"), ("class_name", "S")):
-            given = np.concatenate([part[name] for part in parts])
-            np.save(folder / f"{name}.npy", given.astype(dtype))
+        serve_images = open_saved_model(path, "serve_images").run
+        served = in_batches(
+            serve_images, {"images": np.load(folder / "pixels.npy")}
+        )
+        (folder / "served.pickle").write_bytes(pickle.dumps(served))
     modules = {name.partition(".")[0] for name in sys.modules}
     if modules & {"keras", "keras_mhgd"}:
         sys.exit("The file must run without Keras and this package.")

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.data.images import resize
+from keras_mhgd.export.runtimes import Arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Serving:
     std: Sequence[float]
     classes: Sequence[str]
 
-    def check(self, model: keras.Model, images: np.ndarray) -> None:
+    def check(self, model: keras.Model, inputs: Arrays) -> None:
         """Raises a ValueError unless network and normalised images fit."""
         shape, outputs = model.inputs[0].shape[1:], model.outputs[0].shape[1:]
         channels = len(self.mean)
         fits = (
-            len(shape) == 3
+            len(model.inputs) == len(model.outputs) == 1
+            and len(shape) == 3
             and None not in shape
             and shape[2] == channels == len(self.std)
             and min(self.std) > 0
@@ -57,9 +59,11 @@ class Serving:
                 "many channels as it has means and deviations (> 0), with an "
                 f"output for each class. Received: {channels} means, "
                 f"{len(self.std)} deviations, {len(self.classes)} classes, a "
-                f"network from {shape} to {outputs}. Take them from the data "
-                "that it was trained on."
+                f"network of {len(model.inputs)} inputs and "
+                f"{len(model.outputs)} outputs, from {shape} to {outputs}. "
+                "Take them from the data that it was trained on."
             )
+        (images,) = inputs.values()
         mean, factor = self._mean_and_factor()
         again = (self.pixels(images) - mean) * factor
         if np.abs(again - images).max() > 1e-3:

@@ -17,14 +17,26 @@ import tensorflow as tf
 
 from keras_mhgd.choices import require_known
 from keras_mhgd.export.formats import FORMATS, Content, require_onnx
-from keras_mhgd.export.loading import predictor
+from keras_mhgd.export.loading import Inputs, outputs_of
 from keras_mhgd.export.network import (
-    checked_images,
+    Sources,
+    checked_inputs,
     checked_model,
     in_float32,
-    shape_and_dtype,
+    in_inference_mode,
+    named_outputs,
+    sources,
+    with_named_outputs,
 )
-from keras_mhgd.export.proof import ExportedModel, Proof
+from keras_mhgd.export.proof import (
+    SINGLE_LABEL,
+    TASKS,
+    Agreement,
+    ExportedModel,
+    Proof,
+    are_probabilities,
+)
+from keras_mhgd.export.runtimes import Arrays
 from keras_mhgd.export.serving import Serving
 from keras_mhgd.files import require_writable
 
@@ -32,13 +44,14 @@ from keras_mhgd.files import require_writable
 def export_student(
     model: keras.Model,
     directory: str | os.PathLike,
-    images: np.ndarray,
+    images: Inputs,
     formats: Sequence[str] = ("saved_model", "tflite"),
     tolerance: float = 1e-3,
     *,
     labels: np.ndarray | None = None,
+    task: str | Mapping[str, str] = SINGLE_LABEL,
     serving: Serving | None = None,
-    calibration: np.ndarray | None = None,
+    calibration: Inputs | None = None,
     uint8_input: bool = False,
     least_agreement: Mapping[str, float] | None = None,
 ) -> list[ExportedModel]:
@@ -48,6 +61,15 @@ def export_student(
     is run so, in a process of its own, on all `images`. A network built under
     a mixed precision policy is rebuilt in float32 around the same weights.
     Nothing in `directory` is replaced unless all formats pass.
+
+    All files are in inference mode: layers of random preprocessing inside do
+    nothing. A network that is random, or changes its variables, at inference
+    as well is refused. A KerasHub task is exported without its preprocessor,
+    as by Keras: the files take what the preprocessor gives.
+
+    A network may have several inputs and several outputs. They keep the names
+    of its dicts; those of lists are called `input_0`, `output_0` and so on.
+    Each output is compared.
 
     | format | file | what it is |
     | --- | --- | --- |
@@ -59,31 +81,40 @@ def export_student(
     | `"onnx"` | `model.onnx` | float32; needs the extra `onnx` |
 
     Args:
-        model: Built model with one input `(batch, ...)` of floats or, such
-            as the words of a text, integers, and one output `(batch, ...,
-            classes)`.
+        model: Built model. Its inputs `(batch, ...)` are floats or, such as
+            the words of a text, integers. Its outputs are `(batch, classes)`,
+            `(batch, ..., classes)` with an answer at each position, or what
+            `task` says.
         directory: Local folder for the files; made if it is missing.
-        images: `(N, ...)`, N >= 1, prepared as for training.
+        images: `(N, ...)`, N >= 1, prepared as for training; for several
+            inputs a dict of such arrays, or a list.
         formats: Any of those above.
         tolerance: Largest difference of an output allowed in float32 formats,
-            as a fraction of the largest absolute output. Defaults to `1e-3`.
+            as a fraction of its largest absolute value. Defaults to `1e-3`.
         labels: Right classes of the images, integers `(N,)`, for accuracies.
+        task: What the outputs mean, or a dict with that of each output by
+            name. `"single_label"`: scores of classes of which one is right
+            (one score tells two classes apart). `"multi_label"`: scores of
+            independent labels. `"regression"` or `"embedding"`: values.
+            Defaults to `"single_label"`.
         serving: Means, deviations and class names, for `serve_images`. Given,
             `images` must be uint8 images that were normalised with these.
         calibration: `(M, ...)`, M >= 1, training images prepared as `images`,
             a few hundred or more; for `"tflite_int8"`, which needs them.
         uint8_input: Whether `"tflite_int8"` takes uint8 in the place of int8.
-        least_agreement: By format, the least fraction of the images, 0 to 1,
-            that must keep their best class. Defaults to 0.98 for
-            `"tflite_int8"` and 0.999 for each other.
+        least_agreement: By format, the least fraction of the images, or of
+            positions in them, 0 to 1, that must keep their best class, all
+            their labels, or all their values up to 5 % of the largest.
+            Defaults to 0.98 for `"tflite_int8"` and 0.999 for each other.
 
     Returns:
         One `ExportedModel` for each format, in the order of `formats`.
 
     Raises:
         TypeError: If `model` is no Keras model, or is a distiller.
-        ValueError: If a format is unknown, the model is not built or gives
-            outputs that are not finite, or other arguments don't fit it.
+        ValueError: If a format is unknown, the model is not built, is random
+            at inference or gives outputs that are not finite, or other
+            arguments don't fit it.
         ImportError: If the packages of a format are not installed.
         OSError: If `directory` can't be written to.
         RuntimeError: If a written file disagrees with the Keras model, with
@@ -104,39 +135,46 @@ def export_student(
         require_onnx()
     least = _checked_agreement(least_agreement or {})
     model = checked_model(model)
-    shape, dtype = shape_and_dtype(model)
-    images = checked_images("images", images, shape, dtype)
+    expects = sources(model)
+    inputs = checked_inputs("images", images, expects)
+    count = len(next(iter(inputs.values())))
+    tasks = _checked_tasks(task, model)
     if "tflite_int8" in formats:
-        calibration = _checked_calibration(calibration, shape, dtype)
+        calibration = _checked_calibration(calibration, expects)
     if labels is not None:
-        labels = _checked_labels(labels, model.outputs[0], len(images))
+        labels = _checked_labels(labels, model, tasks, count)
     if serving is not None:
-        serving.check(model, images)
+        serving.check(model, inputs)
     directory = require_writable(directory)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=directory) as folder:
         workspace = Path(folder).resolve()
         (workspace / "proof").mkdir()
-        model = in_float32(model)
+        model = with_named_outputs(in_inference_mode(in_float32(model)))
         # On the CPU: GPUs shorten the mantissas of float32 products.
         with tf.device("CPU:0"):
-            expected = predictor(model)(images)
-        if not np.isfinite(expected).all():
+            expected = outputs_of(model, inputs)
+        if not all(np.isfinite(each).all() for each in expected.values()):
             raise ValueError(
                 "`model` must give finite outputs on `images`. Received: NaN "
                 "or infinity. Train it again, or export an earlier epoch."
             )
         proof = Proof(
-            workspace / "proof", model, images, expected, labels, serving
+            workspace / "proof",
+            model,
+            inputs,
+            expected,
+            tasks,
+            labels,
+            serving,
         )
-        content = Content(
-            model, proof.probable, serving, calibration, uint8_input
-        )
+        probable = all(map(are_probabilities, expected.values()))
+        content = Content(model, probable, serving, calibration, uint8_input)
         exported = []
         for name in formats:
             path = workspace / FORMATS[name].file
             FORMATS[name].write(content, path)
             exported.append(proof.measure(name, path))
-        _require_agreement(exported, expected, tolerance, least)
+        _require_agreement(exported, count, tolerance, least)
         return [_install(entry, directory) for entry in exported]
 
 
@@ -153,31 +191,54 @@ def _checked_agreement(given: Mapping[str, float]) -> dict[str, float]:
     return default | dict(given)
 
 
+def _checked_tasks(
+    task: str | Mapping[str, str], model: keras.Model
+) -> dict[str, str]:
+    """Gives the task of each output by name."""
+    names = list(named_outputs(model))
+    tasks = dict.fromkeys(names, task) if isinstance(task, str) else dict(task)
+    if set(tasks) != set(names):
+        raise ValueError(
+            "`task` must be a name, or a dict with one for each output of the "
+            f"network, {names}. Received: task={task}. Name all outputs."
+        )
+    for each in tasks.values():
+        require_known("task", each, TASKS)
+    return tasks
+
+
 def _checked_calibration(
-    calibration: np.ndarray | None, shape: tuple[int | None, ...], dtype: str
-) -> np.ndarray:
-    if calibration is None or dtype != "float32":
+    calibration: Inputs | None, expects: Sources
+) -> Arrays:
+    dtypes = sorted({dtype for _, dtype in expects.values()})
+    if calibration is None or dtypes != ["float32"]:
         raise ValueError(
             "`calibration` must hold training images where `formats` has "
             "tflite_int8, and the network must take floats. Received: "
             f"{'none' if calibration is None else 'images'}, a network that "
-            f"takes {dtype}. Pass prepared training images, or leave out "
-            "tflite_int8."
+            f"takes {', '.join(dtypes)}. Pass prepared training images, or "
+            "leave out tflite_int8."
         )
-    return checked_images("calibration", calibration, shape, dtype)
+    return checked_inputs("calibration", calibration, expects)
 
 
 def _checked_labels(
-    labels: np.ndarray, output: keras.KerasTensor, count: int
+    labels: np.ndarray,
+    model: keras.Model,
+    tasks: Mapping[str, str],
+    count: int,
 ) -> np.ndarray:
     labels = np.asarray(labels)
+    shapes = [output.shape for output in model.outputs]
     fits = labels.shape == (count,) and labels.dtype.kind in "iu"
-    if not fits or len(output.shape) != 2:
+    one_class = len(shapes) == 1 and len(shapes[0]) == 2
+    if not fits or not one_class or set(tasks.values()) != {SINGLE_LABEL}:
         raise ValueError(
             "`labels` must hold an integer for each of the "
             f"{count} images, and the network give one class an image. "
             f"Received: {labels.dtype} of shape {labels.shape}, a network "
-            f"with outputs of shape {output.shape}. Leave them out for other "
+            f"with outputs of shape {', '.join(map(str, shapes))} and the "
+            f"task {', '.join(tasks.values())}. Leave them out for other "
             "networks."
         )
     return labels
@@ -185,32 +246,42 @@ def _checked_labels(
 
 def _require_agreement(
     exported: Sequence[ExportedModel],
-    expected: np.ndarray,
+    count: int,
     tolerance: float,
     least: Mapping[str, float],
 ) -> None:
     """Raises with the figures of all files if one is not good enough."""
-    scale = float(np.abs(expected).max())
     figures, failed = [], False
     for each in exported:
         # Written so that a difference that is not a number fails as well.
         passed = each.agreement >= least[each.format]
         needed = f"at least {least[each.format]:.2%}"
         if FORMATS[each.format].exact:
-            passed = passed and each.max_difference <= tolerance * scale
-            needed += f", difference at most {tolerance * scale:.1e}"
+            most = [tolerance * output.scale for output in _outputs(each)]
+            passed = passed and all(
+                output.max_difference <= bound
+                for output, bound in zip(_outputs(each), most, strict=True)
+            )
+            bounds = ", ".join(f"{bound:.1e}" for bound in most)
+            needed += f", difference at most {bounds}"
         failed = failed or not passed
         mark = "passed" if passed else "FAILED"
         figures.append(f"{mark} {each}; needed: {needed}")
     if failed:
+        scales = ", ".join(f"{out.scale:.3g}" for out in _outputs(exported[0]))
         raise RuntimeError(
             "Each file must give the answers of the Keras model. Received, "
-            f"on {len(expected)} images with outputs up to {scale:.3g}:\n"
+            f"on {count} images with outputs up to {scales}:\n"
             + "\n".join(figures)
             + "\nLook for a layer that is random at inference or unknown to "
             "the converter; calibrate integers on more images, or lower "
-            "`least_agreement`."
+            "`least_agreement`. Name the `task` of outputs that are no class "
+            "scores."
         )
+
+
+def _outputs(exported: ExportedModel) -> list[Agreement]:
+    return list(exported.outputs.values())
 
 
 def _install(entry: ExportedModel, directory: Path) -> ExportedModel:
