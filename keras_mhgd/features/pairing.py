@@ -1,22 +1,22 @@
 """Which layers of a student learn from which of its teacher."""
 
+import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 
-from keras_mhgd.features import tap
 from keras_mhgd.features.layers import (
     children,
     find_layer,
+    inner_activation,
     input_shapes,
     is_activation,
-    is_graph,
     names,
     require_network,
-    symbolic_output,
-    walk,
 )
+from keras_mhgd.features.outline import Step, inside, of_code, outline
 
 SensingPoints = Sequence[str | tuple[str, str]] | None
 
@@ -31,13 +31,19 @@ _NO_ENDS = (  # what only shifts, or is random
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
 )
-_SCALES_AND_TABLES = (
+_NORMALIZATIONS = (
     keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
+_SCALES_AND_TABLES = (
+    *_NORMALIZATIONS,
     keras.layers.Normalization,
     keras.layers.Embedding,
 )
-_MOST_BLOCKS = 4  # sensing points that are chosen without being asked
+_MOST = 4  # sensing points that are chosen without being asked
+_ENOUGH_STAGES = 3  # without a stem
 
 
 def pair(
@@ -58,12 +64,13 @@ def pair(
         at_least: Number of pairs that are needed, without the next.
         logits: Whether the networks' `logits_end` is a last pair.
 
-    The points of a network of images are its `stage_ends`; of any other, or
-    of one with a single stage, its `block_ends`. Two networks of images are
-    paired by the stages that reduce the input by the same factor, if that
-    serves every stage of the network with fewer. All else is paired in order,
-    the last with the last, the others spread evenly; at most four if there
-    are blocks among them.
+    The points of a network of images are its `stage_ends`, of which the last
+    four. Those of its stem, where no block ends, are not among them if three
+    others are left. The points of any other network, or of one with a single
+    stage, are its `block_ends`. Two networks of images are paired by the
+    stages that reduce the input by the same factor, if that serves every
+    stage of the network with fewer. All else is paired in order, the last with
+    the last, the others spread evenly; at most four.
 
     Returns:
         (student layer, teacher layer) pairs.
@@ -99,21 +106,27 @@ def pair(
 
 
 def _found(student, teacher) -> list[tuple[str, str]]:
-    stages = [stage_ends(network) for network in (student, teacher)]
+    stages = [_chosen_stages(network) for network in (student, teacher)]
     if all(len(each) > 1 for each in stages):
         ours, theirs = stages
         shared = [factor for factor in ours if factor in theirs]
-        count = min(map(len, stages))
-        if len(shared) == count:
+        if len(shared) == min(map(len, stages)):
             return [(ours[factor], theirs[factor]) for factor in shared]
-        ends = [list(each.values()) for each in stages]
-    else:
-        ends = [
-            list(each.values()) if len(each) > 1 else block_ends(network)
-            for each, network in zip(stages, (student, teacher), strict=True)
-        ]
-        count = min(_MOST_BLOCKS, *map(len, ends))
+    ends = [
+        list(each.values()) if len(each) > 1 else block_ends(network)
+        for each, network in zip(stages, (student, teacher), strict=True)
+    ]
+    count = min(_MOST, *map(len, ends))
     return list(zip(*(_spread(each, count) for each in ends), strict=True))
+
+
+def _chosen_stages(model: keras.Model) -> dict[int, str]:
+    """Those of `stage_ends` that are sensing points."""
+    stages = _stages(model)
+    with_blocks = [stage for stage in stages if stage.has_blocks]
+    if len(with_blocks) >= _ENOUGH_STAGES:
+        stages = stages[stages.index(with_blocks[0]) :]
+    return {stage.factor: stage.end for stage in stages[-_MOST:]}
 
 
 def _spread(points: list[str], count: int) -> list[str]:
@@ -125,7 +138,14 @@ def _spread(points: list[str], count: int) -> list[str]:
 
 
 def stage_ends(model: keras.Model) -> dict[int, str]:
-    """Finds the last layer before each change of resolution.
+    """Finds the layer that each resolution of a network ends in.
+
+    A resolution ends where its last block does: in a sum or concatenation of
+    maps, a layer made of layers, or a convolution without activation that
+    another one reads; and in the normalisation and activation that alone read
+    that. What follows at the same resolution is a part of the next block, as
+    wide as that happens to be. The last resolution, and one without blocks,
+    end in their last layer.
 
     A resolution counts as a stage if one of its layers has weights, and if no
     finer one comes after it: what is pooled to scale channels is no stage, nor
@@ -144,6 +164,18 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
         >>> keras_mhgd.features.stage_ends(teacher)
         {1: 'stage1', 2: 'stage2', 4: 'stage3'}
     """
+    return {stage.factor: stage.end for stage in _stages(model)}
+
+
+class _Stage(NamedTuple):
+    """A resolution of a network of images."""
+
+    factor: int  # by which it reduces the input's height
+    end: str  # the path of its last layer
+    has_blocks: bool
+
+
+def _stages(model: keras.Model) -> list[_Stage]:
     require_network(model)
     heights = [
         shape[1]
@@ -151,28 +183,136 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
         if len(shape) == 4 and shape[1]
     ]
     if not heights:
-        return {}
+        return []
+    steps = outline(model)
+    readers = _readers(steps)
     ends, weighted = {}, set()  # by height, back end first
-    for path, layer, shape in reversed(_outline(model)):
-        if len(shape) == 3 and layer.weights and not ends:
-            return {}
+    blocks = collections.defaultdict(list)
+    for index, step in reversed(list(enumerate(steps))):
+        layer, shape = step.layer, step.shape
+        if len(shape) == 3 and _has_weights(layer) and not ends:
+            return []
         if len(shape) != 4 or not shape[1]:
             continue
         height = shape[1]
         if isinstance(layer, _GLOBAL_POOLINGS):
             ends.pop(height, None)
-        elif all(height > smaller for smaller in ends) and not isinstance(
-            layer, _NO_ENDS
-        ):
-            ends[height] = path
+            blocks.pop(height, None)
+            continue
+        if step.is_point and not isinstance(layer, _NO_ENDS):
+            if all(height > smaller for smaller in ends):
+                ends[height] = step.path
         if _transforms(layer):
             weighted.add(height)
-    # The nearest power of two: odd heights are rounded on the way down.
-    return {
-        2 ** round(math.log2(heights[0] / height)): path
-        for height, path in reversed(ends.items())
-        if height in weighted
+        if _ends_block(step, readers):
+            blocks[height].append(index)
+    passages = _passages(steps)
+    stages = {}
+    last = min(ends, default=None)
+    for height in sorted(ends.keys() & weighted, reverse=True):
+        end = ends[height]
+        if blocks[height] and height != last:
+            alone = [index for index in blocks[height] if index in passages]
+            last_block = (
+                alone[0]
+                if alone
+                else max(blocks[height], key=lambda each: steps[each].shape[-1])
+            )
+            end = _block_end(steps, last_block, readers) or end
+        # The nearest power of two: odd heights are rounded on the way down.
+        factor = 2 ** round(math.log2(heights[0] / height))
+        stages[factor] = _Stage(factor, end, bool(blocks[height]))
+    return list(stages.values())
+
+
+def _readers(steps: Sequence[Step]) -> dict[int, list[Step]]:
+    """The steps that read a tensor, by the tensor's identity."""
+    readers = collections.defaultdict(list)
+    for step in steps:
+        for tensor in {id(each) for each in step.inputs}:
+            readers[tensor].append(step)
+    return readers
+
+
+def _passages(steps: Sequence[Step]) -> set[int]:
+    """The steps that all maps go through: none is kept for later beside."""
+    last_read = {}
+    for index, step in enumerate(steps):
+        for tensor in step.inputs:
+            if len(tensor.shape) == 4:
+                last_read[id(tensor)] = index
+    passages, until = set(), 0
+    for index, step in enumerate(steps):
+        until = max([until, *(last_read.get(id(t), 0) for t in step.inputs)])
+        if until <= index:
+            passages.add(index)
+        until = max([until, *(last_read.get(id(t), 0) for t in step.outputs)])
+    return passages
+
+
+def _ends_block(step: Step, readers: dict[int, list[Step]]) -> bool:
+    if _made_of_layers(step.layer):
+        return True
+    merged = {
+        id(each) for each in step.inputs if each.shape[:3] == step.shape[:3]
     }
+    if len(merged) > 1:
+        return True
+    # Of depthwise convolutions a pointwise one is a part.
+    linear = (
+        isinstance(step.layer, keras.layers.Conv2D)
+        and step.layer.groups == 1
+        and inner_activation(step.layer) is None
+    )
+    *_, end = _run(step, readers, _normalizes)
+    after = readers[id(end.outputs[0])]
+    return linear and [type(each.layer) for each in after] == [
+        keras.layers.Conv2D
+    ]
+
+
+def _run(
+    step: Step,
+    readers: dict[int, list[Step]],
+    goes_on: Callable[[keras.Operation], bool],
+) -> list[Step]:
+    """A step and those after it, while one alone reads what there is."""
+    run = [step]
+    while True:
+        after = readers[id(run[-1].outputs[0])]
+        if len(after) != 1 or not goes_on(after[0].layer):
+            return run
+        run += after
+
+
+def _normalizes(layer: keras.Operation) -> bool:
+    return isinstance(layer, _NORMALIZATIONS)
+
+
+def _block_end(
+    steps: Sequence[Step], index: int, readers: dict[int, list[Step]]
+) -> str | None:
+    """The path of the last layer of the block that ends in a step.
+
+    A sum that is no layer has no path: if nothing normalises or activates it,
+    the layer before it stands for it.
+    """
+    block = steps[index]
+    end = [
+        step.path
+        for step in _run(
+            block,
+            readers,
+            lambda layer: _normalizes(layer) or is_activation(layer),
+        )
+        if step.is_point
+    ]
+    before = [
+        step.path
+        for step in steps[:index]
+        if step.is_point and step.shape[1] == block.shape[1]
+    ]
+    return (end or before or [None])[-1]
 
 
 def logits_end(model: keras.Model) -> str:
@@ -193,7 +333,9 @@ def logits_end(model: keras.Model) -> str:
     """
     require_network(model)
     return [
-        path for path, layer, _ in _outline(model) if not is_activation(layer)
+        step.path
+        for step in outline(model)
+        if step.is_point and not is_activation(step.layer)
     ][-1]
 
 
@@ -205,6 +347,10 @@ def block_ends(model: keras.Model) -> list[str]:
     blocks of a residual network; or layers with weights, each with the
     weightless layers of the same shape that follow, such as its activation.
 
+    Of the layers made of layers the blocks are those of a kind that comes
+    twice or more, here or inside of one that is no block: an embedding is
+    none, and an encoder is a number of them.
+
     Args:
         model: A built network of vectors or sequences.
 
@@ -212,48 +358,97 @@ def block_ends(model: keras.Model) -> list[str]:
         Layer paths, front end first.
     """
     require_network(model)
-    layers = [each for each in _outline(model) if len(each[2]) > 1]
-    while layers and not layers.pop()[1].weights:
+    steps = [each for each in outline(model) if len(each.shape) > 1]
+    while steps and not _has_weights(steps.pop().layer):
         pass  # down to the classifier, which goes too
-    made_of_layers = [
-        path
-        for path, layer, _ in layers
-        if layer.weights
-        and children(layer)
-        and not type(layer).__module__.startswith("keras.")
-    ]
-    sums = [
-        path for path, layer, _ in layers if isinstance(layer, keras.layers.Add)
-    ]
-    runs, last = [], None
-    for path, layer, shape in layers:
-        if _transforms(layer):
-            runs.append(path)
-            last = shape
-        elif runs and shape == last and not isinstance(layer, _NO_ENDS):
-            runs[-1] = path
-    for ends in (made_of_layers, sums):
+    composite = {
+        step.path: step.layer
+        for step in steps
+        if step.path and _made_of_layers(step.layer)
+    }
+    points = [step for step in steps if step.is_point]
+    for ends in (
+        _ends_of_blocks(model, _blocks_among(composite)),
+        [step.path for step in points if step.path in composite],
+        [
+            step.path
+            for step in points
+            if isinstance(step.layer, keras.layers.Add)
+        ],
+    ):
         if len(ends) > 1:
             return ends
+    runs, last = [], None
+    for step in points:
+        if _transforms(step.layer):
+            runs.append(step.path)
+            last = step.shape
+        elif (
+            runs and step.shape == last and not isinstance(step.layer, _NO_ENDS)
+        ):
+            runs[-1] = step.path
     return runs
 
 
-def _transforms(layer: keras.Layer) -> bool:
+def _blocks_among(composite: Mapping[str, keras.Layer]) -> dict:
+    """The layers of a kind that there is more of, here or further inside."""
+    while composite:
+        times = collections.Counter(map(type, composite.values()))
+        blocks = {
+            path: layer
+            for path, layer in composite.items()
+            if times[type(layer)] > 1
+        }
+        if blocks:
+            return blocks
+        composite = {
+            f"{path}/{child.name}": child
+            for path, layer in composite.items()
+            for child in children(layer)
+            if _made_of_layers(child)
+        }
+    return {}
+
+
+def _ends_of_blocks(
+    model: keras.Model, blocks: Mapping[str, keras.Layer]
+) -> list[str]:
+    """The paths of blocks; of one that gives more than a map, of what ends it.
+
+    Such as attention scores, or `None` in their place.
+    """
+    if not blocks:
+        return []
+    layers = dict(blocks)
+    for path, layer in blocks.items():
+        layers |= inside(layer, path)
+    steps = of_code(model, layers)
+    ends = []
+    for step in steps:
+        if step.path in blocks:
+            ends += [
+                each.path
+                for each in steps
+                if each.is_point
+                and f"{each.path}/".startswith(f"{step.path}/")
+                and each.outputs[0] is step.outputs[0]
+            ][-1:]
+    return ends
+
+
+def _made_of_layers(layer: keras.Operation) -> bool:
+    """Whether it is a layer of the user's that has layers with weights."""
+    return (
+        _has_weights(layer)
+        and not type(layer).__module__.startswith("keras.")
+        and bool(children(layer))
+    )
+
+
+def _has_weights(layer: keras.Operation) -> bool:
+    return bool(getattr(layer, "weights", ()))
+
+
+def _transforms(layer: keras.Operation) -> bool:
     """Whether it has weights, and does more than scale or look up."""
-    return bool(layer.weights) and not isinstance(layer, _SCALES_AND_TABLES)
-
-
-def _outline(model):
-    """Path, layer and output's shape of the layers that give one tensor."""
-    walked = list(walk(model))
-    if not all(is_graph(parent) for _, _, parent in walked):
-        return tap.outline(model)
-    outputs = [
-        (path, layer, symbolic_output(parent, layer))
-        for path, layer, parent in walked
-    ]
-    return [
-        (path, layer, tuple(output.shape))
-        for path, layer, output in outputs
-        if output is not None
-    ]
+    return _has_weights(layer) and not isinstance(layer, _SCALES_AND_TABLES)

@@ -1,9 +1,8 @@
 """Features of a subclassed network, read while its code runs."""
 
-import collections
 import contextlib
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -25,7 +24,6 @@ from keras_mhgd.features.layers import (
     is_activation,
     leaves,
     require_linear,
-    walk,
 )
 from keras_mhgd.features.masks import mask_of, set_mask
 
@@ -191,35 +189,29 @@ class Tap:
         return shapes, ends[-1]
 
 
-def outline(
-    model: keras.Model,
-) -> list[tuple[str, keras.Layer, tuple[int | None, ...]]]:
-    """Lists what a subclassed network calls, in the order of the calls.
+def calls(
+    model: keras.Model, layers: Iterable[keras.Layer]
+) -> list[tuple[keras.Layer, Any, Any]]:
+    """Lists what a network calls, in the order in which the calls end.
 
     Args:
         model: A built network.
+        layers: Those of its layers whose calls are wanted.
 
     Returns:
-        Path, layer and output's shape of the layers of `walk` that are called
-        once and give one tensor.
+        Layer, what it gets and what it gives, of a run that was traced.
     """
-    calls = []
+    found = []
 
     def watch(layer, call, *args, **kwargs):
         result = call(*args, **kwargs)
-        calls.append((layer, result))
+        found.append((layer, (args, kwargs), result))
         return result
 
-    paths = {id(layer): (path, layer) for path, layer, _ in walk(model)}
-    with _watching([layer for _, layer in paths.values()], watch):
+    with _watching(list(layers), watch):
         run = tf.function(model.__call__)
         run.get_concrete_function(_known_specs(model))
-    times = collections.Counter(id(layer) for layer, _ in calls)
-    return [
-        (*paths[id(layer)], tuple(result.shape))
-        for layer, result in calls
-        if times[id(layer)] == 1 and tf.is_tensor(result)
-    ]
+    return found
 
 
 def _known_specs(model: keras.Model) -> Any:
