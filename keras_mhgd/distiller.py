@@ -1,15 +1,13 @@
 """The model that trains a student from a frozen teacher."""
 
-import collections.abc
 import functools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_mhgd import finiteness, fitting, methods, replicas, tasks
+from keras_mhgd import finiteness, fitting, methods, replicas
 from keras_mhgd.choices import require_known
 from keras_mhgd.export.network import in_inference_mode
 from keras_mhgd.features import (
@@ -21,16 +19,22 @@ from keras_mhgd.features import (
     Views,
     logits_end,
     pair,
-    random_layers,
     require_network,
     text_as_tensors,
     with_input_shapes,
 )
 from keras_mhgd.gradients import SUMMARY, Losses
-from keras_mhgd.heads import Heads, output_names
-from keras_mhgd.methods.combined import Combined, Place
+from keras_mhgd.methods.combined import Combined
+from keras_mhgd.outputs import Heads, Outputs
+from keras_mhgd.placing import asked_for, is_by_head, placed
 from keras_mhgd.precision import as_float
-from keras_mhgd.tasks import Task
+from keras_mhgd.requirements import (
+    require_learning_teacher,
+    require_nothing_shared,
+    require_repeatable,
+    require_same_classes,
+    warn_of_random_layers,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -107,7 +111,7 @@ class Distiller(keras.Model):
         for each in (student, *self.teachers):
             require_network(each)
         for each in self.teachers:
-            _require_nothing_shared(student, each)
+            require_nothing_shared(student, each)
         several = isinstance(teacher_preprocessor, (list, tuple))
         self._views = [
             Views(student, each, student_preprocessor, preprocessor)
@@ -125,18 +129,18 @@ class Distiller(keras.Model):
         self.teacher_preprocessor = _one_or_all(
             [each["teacher_preprocessor"] for each in given]
         )
-        _tell_random_layers(student)
+        warn_of_random_layers(student)
         if not student.trainable_variables:
             raise ValueError(
                 "`student` must have weights that train. Received: "
                 f"{student.name!r}, which has none. Set student.trainable = "
                 "True; quantize it after the training."
             )
-        outputs = FeatureExtractor(student, []).shapes.outputs
-        self._heads = Heads(outputs, output_names(student))
-        if not _is_by_head(method):
+        shapes = FeatureExtractor(student, []).shapes
+        heads = Heads(shapes.outputs, getattr(student, "output_names", None))
+        if not is_by_head(method):
             method = methods.get(method)
-        asked = self._asked(method)
+        asked = asked_for(method, heads)
         if any(part.built for part, _ in asked):
             raise ValueError(
                 "`method` must not belong to another distiller. Received: "
@@ -146,11 +150,10 @@ class Distiller(keras.Model):
         parts = [part for part, _ in asked]
         learns = [part for part in parts if part.teacher_learns]
         if learns:
-            self._require_learning_teacher(learns[0])
+            require_learning_teacher(type(learns[0]).__name__, self.teachers)
         reads_points = any(part.reads_points for part in parts)
         senses_logits = (
-            any(part.senses_logits for part in parts)
-            and not self._heads.several
+            any(part.senses_logits for part in parts) and not heads.several
         )
         pairs = [
             pair(
@@ -174,7 +177,17 @@ class Distiller(keras.Model):
         )
         self._tell_points = reads_points and sensing_points is None
         points = list(dict.fromkeys(ours for each in pairs for ours, _ in each))
-        self.method = self._placed(method, asked, pairs, points)
+        self.method = method
+        if len(pairs) > 1 or heads.several:
+            self.method = placed(
+                asked,
+                heads,
+                points,
+                pairs,
+                self.teacher_weights,
+                weight=method.weight if isinstance(method, Combined) else 1.0,
+            )
+            self._given_method = functools.partial(_serialized, method)
         # Epochs since transfer began: some methods' strength depends on it.
         self._epoch = self.add_weight(
             name="epoch", initializer="zeros", trainable=False, dtype="float32"
@@ -209,9 +222,15 @@ class Distiller(keras.Model):
         ]
         shapes = [each.shapes for each in self._extractors]
         for each in shapes[1:]:
-            _require_same_classes(self._heads, shapes[0], each)
-        ours, *theirs = map(self._by_head, shapes)
-        self.method.build(ours, theirs if len(theirs) > 1 else theirs[0])
+            require_same_classes(heads, shapes[0], each)
+        self._outputs = Outputs(
+            heads,
+            shapes[0].outputs,
+            [each.ends for each in self._extractors],
+            self.teacher_weights,
+        )
+        ours, *theirs = map(self._outputs.by_head, shapes)
+        self.method.build(ours, _one_or_all(theirs))
         self._skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [
@@ -232,51 +251,12 @@ class Distiller(keras.Model):
     @property
     def output_names(self) -> list[str] | None:
         """The names by which Keras keys the losses of several outputs."""
-        return list(self._heads.names) if self._heads.several else None
+        heads = self._outputs.heads
+        return list(heads.names) if heads.several else None
 
     @property
     def _extractors(self) -> list[FeatureExtractor]:
         return [self._student_features, *self._teacher_features]
-
-    def _asked(self, method) -> list[tuple[methods.Method, str | None]]:
-        """The methods one by one, with the output that each is asked for."""
-        if not _is_by_head(method):
-            return [(part, None) for part in method.parts()]
-        found = self._heads.split(method)
-        return [
-            (part, head)
-            for head in found
-            if found[head] is not None
-            for part in methods.get(found[head]).parts()
-        ]
-
-    def _placed(self, method, asked, pairs, points) -> methods.Method:
-        """Says what each method reads, if networks have several of it."""
-        several = len(pairs) > 1
-        if not several and not self._heads.several:
-            return method
-        made, places = [], []
-        for part, head in asked:
-            heads = [None]
-            if part.reads_outputs:
-                heads = [head] if head else self._heads.names
-            numbers = [None]
-            if several and not part.reads_only_scores:
-                numbers = range(len(pairs))
-            for head in heads:
-                for number in numbers:
-                    copy = part if part not in made else _copy(part)
-                    share, own = 1.0, None
-                    if number is not None:
-                        share = self.teacher_weights[number]
-                        own = tuple(
-                            points.index(our) for our, _ in pairs[number]
-                        )
-                    made.append(copy)
-                    places.append(Place(head, number, own, share))
-        self._given_method = functools.partial(_serialized, method)
-        weight = method.weight if isinstance(method, Combined) else 1.0
-        return Combined(made, places, weight=weight)
 
     def _given_points(self, sensing_points) -> list[SensingPoints]:
         """The sensing points that are asked for of each teacher."""
@@ -291,30 +271,6 @@ class Distiller(keras.Model):
             )
         )
         return list(sensing_points) if each else [sensing_points] * number
-
-    def _require_learning_teacher(self, part: methods.Method) -> None:
-        kind = type(part).__name__
-        if len(self.teachers) > 1:
-            raise ValueError(
-                f"`teacher` must be one network, since {kind} trains it along. "
-                f"Received: {len(self.teachers)} teachers."
-            )
-        if not self.teacher.trainable_variables:
-            raise ValueError(
-                f"`teacher` must be trainable, since {kind} "
-                f"trains it along. Received: {self.teacher.name!r}, which is "
-                "frozen. Set teacher.trainable = True."
-            )
-
-    def _by_head(self, found: Features) -> Features:
-        """Puts the outputs and logits of several outputs by their names."""
-        if not self._heads.several:
-            return found
-        logits = found.logits
-        return found._replace(
-            outputs=self._heads.split(found.outputs),
-            logits=logits if logits is None else self._heads.split(logits),
-        )
 
     def call(self, inputs, training=False):
         if isinstance(inputs, Taught):
@@ -386,10 +342,6 @@ class Distiller(keras.Model):
                 or if an argument is unknown.
         """
         require_known("nonfinite", nonfinite, ["raise", "skip"])
-        kinds = self._heads.split(task)
-        for kind in kinds.values():
-            if kind is not None:
-                require_known("task", kind, tasks.KINDS)
         if loss is None and not self.method.terms:
             raise ValueError(
                 "`loss` must be the student's task loss, such as "
@@ -399,10 +351,10 @@ class Distiller(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.nonfinite = nonfinite
         self.task = task
-        self._task_losses = self._heads.split(loss)
+        self._outputs.compile(loss, task)
         shares = {
             replicas.keras_shares(each)
-            for each in self._task_losses.values()
+            for each in self._outputs.losses.values()
             if isinstance(each, keras.losses.Loss)
         }
         if (
@@ -443,7 +395,7 @@ class Distiller(keras.Model):
             name = type(self.method).__name__
             of = ", ".join(repr(each.name) for each in self.teachers)
             print(f"Preparing {name} on {of}.")
-        _require_repeatable(x)
+        require_repeatable(x)
         with self.distribute_strategy.scope():
             self.method.prepare(
                 _one_or_all(self._teacher_features),
@@ -480,9 +432,9 @@ class Distiller(keras.Model):
         self._assert_compile_called("fit")
         if isinstance(x, tf.data.Dataset):
             _, labels, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
-            self._settle(labels)
+            self._outputs.settle(self.method, labels)
         elif _is_array(x):
-            self._settle(y)
+            self._outputs.settle(self.method, y)
         if verbose:
             print(self._told(), end="")
         x = text_as_tensors(x)
@@ -543,95 +495,6 @@ class Distiller(keras.Model):
     def _build_training(self, x, y):
         fitting.build(self, self._student_features.shapes.outputs, x, y)
 
-    def _settle(self, y: Any) -> dict[str | None, Task]:
-        """Finds out what the outputs mean, and tells the methods.
-
-        Args:
-            y: Labels, or their specification; `None` if there are none.
-
-        Returns:
-            The task of each output that a method reads, by its name.
-
-        Raises:
-            ValueError: If that can't be told, or if a method has no meaning
-                there.
-        """
-        labels, kinds = self._heads.split(y), self._heads.split(self.task)
-        student, *teachers = (
-            self._heads.split(each.ends) for each in self._extractors
-        )
-        shapes = self._heads.split(self._student_features.shapes.outputs)
-        reading = [
-            (part, head)
-            for part, head in zip(
-                self.method.parts(), self.method.heads(), strict=True
-            )
-            if part.tasks is not None
-        ]
-        found = {}
-        for head in dict.fromkeys(head for _, head in reading):
-            if (
-                head not in shapes
-            ):  # of labels alone, of which there are several
-                continue
-            found[head] = tasks.settle(
-                self._task_losses[head],
-                student[head],
-                [each[head] for each in teachers],
-                shapes[head],
-                labels[head],
-                kind=kinds[head],
-                name="the output" if head is None else f"output {head!r}",
-                shares=self.teacher_weights,
-                scores="logits" in self.method.needs,
-            )
-        for part, head in reading:
-            if head in found:
-                part.read_as(found[head])
-        return found
-
-    def _as_read(
-        self,
-        student: Features,
-        teachers: list[Features],
-        y: Any = None,
-        sample_weight: Any = None,
-    ) -> tuple[Features, Features | list[Features], Any]:
-        """Gives features and labels as methods read them.
-
-        Maps are zero where there is padding; scores and labels are rows, see
-        `keras_mhgd.tasks.Task.rows`, by name where there are several outputs.
-        """
-        settled = self._settle(y)
-        student, *teachers = (
-            self._by_head(_without_keras_masks(each))
-            for each in (student.without_padding(), *teachers)
-        )
-        if not settled:
-            return student, _one_or_all(teachers), None
-        labels, weights = self._heads.split(y), self._heads.split(sample_weight)
-        rows = {}
-        for head, task in settled.items():
-            ours, *theirs = (
-                _output(each, self._heads, head)
-                for each in (student, *teachers)
-            )
-            rows[head] = task.rows(ours, theirs, labels[head], weights[head])
-
-        def of(field):
-            parts = {head: getattr(each, field) for head, each in rows.items()}
-            if not self._heads.several:
-                return parts[None]
-            return {head: parts.get(head) for head in self._heads.names}
-
-        if "logits" in self.method.needs:
-            student = student._replace(
-                logits=of("student"), weights=of("weights")
-            )
-            scores = of("teacher")
-            teachers = [each._replace(logits=scores) for each in teachers]
-        return student, _one_or_all(teachers), of("labels")
-
     def targets(self, x) -> Features | list[Features]:
         """Runs the teacher, or each of several, on a batch.
 
@@ -659,7 +522,7 @@ class Distiller(keras.Model):
             them; of several teachers a list.
         """
         student, *teachers = (
-            self._by_head(each(x).without_padding())
+            self._outputs.by_head(each(x).without_padding())
             for each in self._extractors
         )
         return student, _one_or_all(teachers)
@@ -708,7 +571,7 @@ class Distiller(keras.Model):
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
         with tf.GradientTape(persistent=persistent) as tape:
             student = self._student_features.read(x, training=True)
-            y = self._checked_labels(y, student.outputs, sample_weight)
+            y = self._outputs.checked_labels(y, student.outputs, sample_weight)
             peers = []
             if learns:
                 peers = [
@@ -722,9 +585,10 @@ class Distiller(keras.Model):
                 )
             terms = {}
             if self.method.terms:
-                ours, theirs, labels = self._as_read(
-                    student, _all(teacher), y, sample_weight
+                ours, theirs, labels = self._outputs.read(
+                    self.method, student, _all(teacher), y, sample_weight
                 )
+                theirs = _one_or_all(theirs)
                 terms = self.method.shares(ours, theirs, labels)
             task_loss = self._task_share(y, student, sample_weight)
             limited = self.method.limited_terms
@@ -811,31 +675,13 @@ class Distiller(keras.Model):
             del logs["skipped_steps"]
         return logs
 
-    def _checked_labels(self, y, outputs, sample_weight):
-        """Checks class numbers in the graph: on GPU they would become NaN."""
-        if y is None:
-            return None
-        labels, weights, predicted = map(
-            self._heads.split, (y, sample_weight, outputs)
-        )
-        checks = []
-        for head in self._heads.names:
-            found, labels[head] = tasks.require_class_numbers(
-                self._task_losses[head],
-                labels[head],
-                predicted[head],
-                weights[head],
-            )
-            checks += found
-        return _after(checks, self._heads.like(labels, y))
-
     def _require_finite(self, gradients, losses):
         """Checks both in the graph: gradients are given once they passed."""
-        gradients = _after(finiteness.checks(losses), gradients)
+        gradients = finiteness.after(finiteness.checks(losses), gradients)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That one is there to pass over gradients that overflow.
             return gradients, True
-        return _after(
+        return finiteness.after(
             finiteness.checks(self._named(gradients)), gradients
         ), True
 
@@ -953,79 +799,6 @@ class _EpochCounter(keras.callbacks.Callback):
         self._epoch.assign_add(1.0)
 
 
-def _tell_random_layers(student: keras.Model) -> None:
-    """Warns of augmentation that the teacher doesn't see."""
-    found = random_layers(student)
-    if found:
-        warnings.warn(
-            "Student and teacher should see the same view of a sample. "
-            f"Received: {student.name!r} with random layers inside, {found}, "
-            "which only the student trains with. Augment the data instead, as "
-            "in data.map(lambda x, y: (augment(x, training=True), y)).",
-            stacklevel=3,
-        )
-
-
-def _require_nothing_shared(student: keras.Model, teacher: keras.Model) -> None:
-    """Raises if training the student would change the teacher."""
-    theirs = {id(variable) for variable in teacher.variables}
-    moving = [
-        variable
-        for layer in student._flatten_layers()
-        if layer.trainable
-        for variable in layer.variables
-        # The state of a random layer's seed changes nothing in a teacher.
-        if tf.as_dtype(variable.dtype).is_floating
-    ]
-    shared = {each.path for each in moving if id(each) in theirs}
-    if shared:
-        raise ValueError(
-            "Student and teacher must not share weights that train: the "
-            f"teacher would change. Received: {sorted(shared)[:4]} in both "
-            f"{student.name!r} and {teacher.name!r}. Give the teacher layers "
-            "of its own with keras.models.clone_model and set_weights, or "
-            "freeze the shared layers."
-        )
-
-
-def _require_same_classes(
-    heads: Heads, student: Features, teacher: Features
-) -> None:
-    ours = heads.split(student.outputs)
-    try:
-        theirs = heads.split(teacher.outputs)
-    except ValueError as error:
-        raise ValueError(
-            "Student and teacher must have the same outputs. Received: "
-            f"{student.outputs} of the student, {teacher.outputs} of the "
-            "teacher. Name and order them alike."
-        ) from error
-    for head in heads.names:
-        if ours[head] is None or theirs[head] is None:
-            raise ValueError(
-                "Student and teacher must have the same outputs. Received: "
-                f"{student.outputs} of the student, {teacher.outputs} of the "
-                "teacher. Name and order them alike."
-            )
-        if ours[head][-1:] != theirs[head][-1:]:
-            raise ValueError(
-                "Student and teacher must have the same number of classes. "
-                f"Received: outputs {ours[head][1:]} of the student, "
-                f"{theirs[head][1:]} of the teacher."
-            )
-
-
-def _require_repeatable(x: Any) -> None:
-    if isinstance(x, collections.abc.Iterator):
-        raise ValueError(
-            "`x` must be data that can be gone through again, since the method "
-            "learns from it before the student does. Received: an iterator of "
-            f"type {type(x).__name__}, of which nothing has been taken. Pass "
-            "arrays, a tf.data.Dataset or a keras.utils.PyDataset, or call "
-            "`prepare` with such data first."
-        )
-
-
 def _shares(
     teachers: Sequence[keras.Model], weights: Sequence[float] | None
 ) -> tuple[float, ...]:
@@ -1039,24 +812,12 @@ def _shares(
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def _is_by_head(method: Any) -> bool:
-    """Whether it is a dict of methods, and no configuration of one."""
-    return isinstance(method, Mapping) and "class_name" not in method
-
-
 def _is_array(x: Any) -> bool:
     return all(hasattr(each, "shape") for each in keras.tree.flatten(x))
 
 
-def _copy(part: methods.Method) -> methods.Method:
-    """Another method with the same arguments, and the same gradient rule."""
-    copy = type(part).from_config(part.get_config())
-    copy.gradient_rule = part.gradient_rule
-    return copy
-
-
 def _serialized(given: Any) -> Any:
-    if _is_by_head(given):
+    if is_by_head(given):
         return {head: _serialized(given[head]) for head in given}
     if isinstance(given, (list, tuple)):
         return [_serialized(each) for each in given]
@@ -1064,7 +825,7 @@ def _serialized(given: Any) -> Any:
 
 
 def _deserialized(config: Any) -> Any:
-    if _is_by_head(config):
+    if is_by_head(config):
         return {head: _deserialized(config[head]) for head in config}
     if isinstance(config, list):
         return [_deserialized(each) for each in config]
@@ -1079,35 +840,8 @@ def _all(found: Features | list[Features]) -> list[Features]:
     return [found] if isinstance(found, Features) else list(found)
 
 
-def _output(found: Features, heads: Heads, head: str | None) -> tasks.Output:
-    def of(value):
-        return value if head is None or value is None else value[head]
-
-    mask = heads.split(found.output_masks)[head]
-    return tasks.Output(of(found.outputs), of(found.logits), mask)
-
-
-def _without_keras_masks(found: Features) -> Features:
-    """Gives outputs to layers that don't ask for masks: `Features` has them."""
-    if found.output_masks is None:
-        return found
-    return found._replace(
-        outputs=tf.nest.map_structure(tf.identity, found.outputs)
-    )
-
-
 def _attach_mask(tensor: tf.Tensor, mask: tf.Tensor | None) -> None:
     tensor._keras_mask = mask
-
-
-def _after(checks: list[tf.Operation | None], structure):
-    """Gives tensors once checks have passed."""
-    # Run eagerly, a check has raised already and gives no operation.
-    checks = [check for check in checks if check is not None]
-    with tf.control_dependencies(checks):
-        return tf.nest.map_structure(
-            lambda x: None if x is None else tf.identity(x), structure
-        )
 
 
 def _total(losses) -> tf.Tensor:

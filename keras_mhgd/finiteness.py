@@ -1,6 +1,7 @@
 """Whether losses and gradients are finite, and what follows."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,6 +26,21 @@ def checks(
         )
         for name, value in values.items()
     ]
+
+
+def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:
+    """Gives tensors once checks have passed.
+
+    Args:
+        checks: Operations that raise; run eagerly, they have raised already
+            and are `None`.
+        structure: Tensors in any nesting; `None` stays.
+    """
+    checks = [check for check in checks if check is not None]
+    with tf.control_dependencies(checks):
+        return tf.nest.map_structure(
+            lambda x: None if x is None else tf.identity(x), structure
+        )
 
 
 def is_finite(value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:

@@ -1,0 +1,281 @@
+"""The outputs of student and teachers: one, or several by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mhgd import finiteness, tasks
+from keras_mhgd.choices import require_known
+from keras_mhgd.features import End, Features
+from keras_mhgd.methods import Method
+from keras_mhgd.tasks import Task
+
+
+class Heads:
+    """Tells which of a structure belongs to which output.
+
+    Args:
+        outputs: The network's outputs or their shapes: one, or a list or dict.
+        names: Names of the outputs in a list; their numbers if there are none.
+
+    Raises:
+        ValueError: If a list or dict has others inside.
+    """
+
+    def __init__(self, outputs: Any, names: Sequence[str] | None = None):
+        self.names: tuple[str | None, ...] = (None,)
+        if isinstance(outputs, Mapping):
+            self.names = tuple(outputs)
+            inside = list(outputs.values())
+        elif _is_list(outputs):
+            numbers = [str(number) for number in range(len(outputs))]
+            known = names is not None and len(set(names)) == len(outputs)
+            self.names = tuple(names if known else numbers)
+            inside = list(outputs)
+        else:
+            return
+        if any(isinstance(each, Mapping) or _is_list(each) for each in inside):
+            raise ValueError(
+                "A network must have one output, or a list or dict of "
+                f"outputs. Received: {outputs}, which has others inside. "
+                "Flatten them."
+            )
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than the one output without a name."""
+        return self.names != (None,)
+
+    def split(self, value: Any) -> dict[str | None, Any]:
+        """Gives what belongs to each output, by its name.
+
+        Args:
+            value: For one output anything. For several a list or dict like
+                them, of which a dict may leave some out; or something that is
+                no list or dict and belongs to all of them, such as `None`.
+
+        Raises:
+            ValueError: If a list has another length, or a dict other names.
+        """
+        if not self.several:
+            return {None: value}
+        if isinstance(value, Mapping):
+            others = [name for name in value if name not in self.names]
+            if not others:
+                return {name: value.get(name) for name in self.names}
+        elif not isinstance(value, (list, tuple)):
+            return dict.fromkeys(self.names, value)
+        elif len(value) == len(self.names):
+            return dict(zip(self.names, value, strict=True))
+        received = list(value) if isinstance(value, Mapping) else len(value)
+        raise ValueError(
+            "What is given for several outputs must be a list or dict like "
+            f"them, {list(self.names)}. Received: {received}. Name the "
+            "outputs, or give one for each."
+        )
+
+    def like(self, parts: Mapping[str | None, Any], value: Any) -> Any:
+        """Puts parts together again, in the structure of `value`."""
+        if not self.several:
+            return parts[None]
+        if isinstance(value, Mapping):
+            return {name: parts[name] for name in value}
+        if isinstance(value, (list, tuple)):
+            return type(value)(parts[name] for name in self.names)
+        return value
+
+
+def _is_list(outputs: Any) -> bool:
+    if not isinstance(outputs, (list, tuple)):
+        return False
+    # A shape is a tuple as well.
+    return not all(size is None or isinstance(size, int) for size in outputs)
+
+
+class Outputs:
+    """Reads the outputs of all networks as methods compare them.
+
+    Args:
+        heads: Their names.
+        shapes: The student's outputs' shapes, in their structure.
+        ends: What the outputs of each network end in, in their structure: the
+            student's first.
+        shares: Weights of the teachers.
+    """
+
+    def __init__(
+        self,
+        heads: Heads,
+        shapes: Any,
+        ends: Sequence[Any],
+        shares: Sequence[float],
+    ):
+        self.heads = heads
+        self._shapes = heads.split(shapes)
+        self._ends: list[dict[str | None, End]] = [
+            heads.split(each) for each in ends
+        ]
+        self._shares = shares
+
+    def compile(self, loss: Any, task: Any) -> None:
+        """Takes what is compiled for each output.
+
+        Args:
+            loss: The losses, as Keras takes them.
+            task: Kinds of tasks, or one for all; `None` where they are not
+                given.
+
+        Raises:
+            ValueError: If they don't fit the outputs.
+        """
+        self.losses, self._kinds = map(self.heads.split, (loss, task))
+        for kind in self._kinds.values():
+            if kind is not None:
+                require_known("task", kind, tasks.KINDS)
+
+    def by_head(self, found: Features) -> Features:
+        """Puts the outputs and logits of several outputs by their names."""
+        if not self.heads.several:
+            return found
+        logits = found.logits
+        return found._replace(
+            outputs=self.heads.split(found.outputs),
+            logits=logits if logits is None else self.heads.split(logits),
+        )
+
+    def settle(self, method: Method, y: Any) -> dict[str | None, Task]:
+        """Finds out what the outputs mean, and tells the methods.
+
+        Args:
+            method: The method, whose parts get their tasks.
+            y: Labels, or their specification; `None` if there are none.
+
+        Returns:
+            The task of each output that a method reads, by its name.
+
+        Raises:
+            ValueError: If that can't be told, or if a method has no meaning
+                there.
+        """
+        labels = self.heads.split(y)
+        student, *teachers = self._ends
+        reading = [
+            (part, head)
+            for part, head in zip(method.parts(), method.heads(), strict=True)
+            # A method of embeddings has no output of several as its own.
+            if part.tasks is not None and head in self._shapes
+        ]
+        found = {
+            head: tasks.settle(
+                self.losses[head],
+                student[head],
+                [each[head] for each in teachers],
+                self._shapes[head],
+                labels[head],
+                kind=self._kinds[head],
+                name="the output" if head is None else f"output {head!r}",
+                shares=self._shares,
+                scores="logits" in method.needs,
+            )
+            for head in dict.fromkeys(head for _, head in reading)
+        }
+        for part, head in reading:
+            part.read_as(found[head])
+        return found
+
+    def read(
+        self,
+        method: Method,
+        student: Features,
+        teachers: Sequence[Features],
+        y: Any = None,
+        sample_weight: Any = None,
+    ) -> tuple[Features, list[Features], Any]:
+        """Gives features and labels as a method reads them.
+
+        Maps are zero where there is padding. Scores and labels are rows, see
+        `keras_mhgd.tasks.Task.rows`, by name where there are several outputs.
+
+        Args:
+            method: The method.
+            student: What the student gives.
+            teachers: What each teacher gives, or the method's `targets`.
+            y: As in `fit`.
+            sample_weight: As in `fit`.
+
+        Returns:
+            The student's features, each teacher's, and labels; `None` where no
+            method reads them.
+        """
+        settled = self.settle(method, y)
+        student, *teachers = (
+            self.by_head(_without_keras_masks(each))
+            for each in (student.without_padding(), *teachers)
+        )
+        if not settled:
+            return student, teachers, None
+        labels, weights = map(self.heads.split, (y, sample_weight))
+        rows = {
+            head: task.rows(
+                self._output(student, head),
+                [self._output(each, head) for each in teachers],
+                labels[head],
+                weights[head],
+            )
+            for head, task in settled.items()
+        }
+
+        def of(field):
+            parts = {head: getattr(each, field) for head, each in rows.items()}
+            if not self.heads.several:
+                return parts[None]
+            return {head: parts.get(head) for head in self.heads.names}
+
+        if "logits" in method.needs:
+            student = student._replace(
+                logits=of("student"), weights=of("weights")
+            )
+            scores = of("teacher")
+            teachers = [each._replace(logits=scores) for each in teachers]
+        return student, teachers, of("labels")
+
+    def checked_labels(self, y: Any, outputs: Any, sample_weight: Any) -> Any:
+        """Checks class numbers in the graph: on GPU they would become NaN.
+
+        Args:
+            y: The batch's labels.
+            outputs: The student's predictions.
+            sample_weight: The batch's weights.
+
+        Returns:
+            The labels, once they are known to be what the losses can read.
+        """
+        if y is None:
+            return None
+        labels, weights, predicted = map(
+            self.heads.split, (y, sample_weight, outputs)
+        )
+        checks = []
+        for head in self.heads.names:
+            found, labels[head] = tasks.require_class_numbers(
+                self.losses[head], labels[head], predicted[head], weights[head]
+            )
+            checks += found
+        return finiteness.after(checks, self.heads.like(labels, y))
+
+    def _output(self, found: Features, head: str | None) -> tasks.Output:
+        def of(value):
+            return value if head is None or value is None else value[head]
+
+        mask = self.heads.split(found.output_masks)[head]
+        return tasks.Output(of(found.outputs), of(found.logits), mask)
+
+
+def _without_keras_masks(found: Features) -> Features:
+    """Gives outputs to layers that don't ask for masks: `Features` has them."""
+    if found.output_masks is None:
+        return found
+    return found._replace(
+        outputs=tf.nest.map_structure(tf.identity, found.outputs)
+    )

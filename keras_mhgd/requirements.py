@@ -1,0 +1,104 @@
+"""What student, teacher and data must be for each other."""
+
+import collections.abc
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.features import Features, random_layers
+from keras_mhgd.outputs import Heads
+
+
+def warn_of_random_layers(student: keras.Model) -> None:
+    """Warns of augmentation that the teacher doesn't see."""
+    found = random_layers(student)
+    if found:
+        warnings.warn(
+            "Student and teacher should see the same view of a sample. "
+            f"Received: {student.name!r} with random layers inside, {found}, "
+            "which only the student trains with. Augment the data instead, as "
+            "in data.map(lambda x, y: (augment(x, training=True), y)).",
+            stacklevel=4,
+        )
+
+
+def require_nothing_shared(student: keras.Model, teacher: keras.Model) -> None:
+    """Raises if training the student would change the teacher."""
+    theirs = {id(variable) for variable in teacher.variables}
+    moving = [
+        variable
+        for layer in student._flatten_layers()
+        if layer.trainable
+        for variable in layer.variables
+        # The state of a random layer's seed changes nothing in a teacher.
+        if tf.as_dtype(variable.dtype).is_floating
+    ]
+    shared = {each.path for each in moving if id(each) in theirs}
+    if shared:
+        raise ValueError(
+            "Student and teacher must not share weights that train: the "
+            f"teacher would change. Received: {sorted(shared)[:4]} in both "
+            f"{student.name!r} and {teacher.name!r}. Give the teacher layers "
+            "of its own with keras.models.clone_model and set_weights, or "
+            "freeze the shared layers."
+        )
+
+
+def require_same_classes(
+    heads: Heads, student: Features, teacher: Features
+) -> None:
+    """Raises unless two networks have the same outputs and classes."""
+    ours = heads.split(student.outputs)
+    try:
+        theirs = heads.split(teacher.outputs)
+    except ValueError as error:
+        raise ValueError(
+            "Student and teacher must have the same outputs. Received: "
+            f"{student.outputs} of the student, {teacher.outputs} of the "
+            "teacher. Name and order them alike."
+        ) from error
+    for head in heads.names:
+        if ours[head] is None or theirs[head] is None:
+            raise ValueError(
+                "Student and teacher must have the same outputs. Received: "
+                f"{student.outputs} of the student, {teacher.outputs} of the "
+                "teacher. Name and order them alike."
+            )
+        if ours[head][-1:] != theirs[head][-1:]:
+            raise ValueError(
+                "Student and teacher must have the same number of classes. "
+                f"Received: outputs {ours[head][1:]} of the student, "
+                f"{theirs[head][1:]} of the teacher."
+            )
+
+
+def require_repeatable(x: Any) -> None:
+    """Raises if data can be gone through only once."""
+    if isinstance(x, collections.abc.Iterator):
+        raise ValueError(
+            "`x` must be data that can be gone through again, since the method "
+            "learns from it before the student does. Received: an iterator of "
+            f"type {type(x).__name__}, of which nothing has been taken. Pass "
+            "arrays, a tf.data.Dataset or a keras.utils.PyDataset, or call "
+            "`prepare` with such data first."
+        )
+
+
+def require_learning_teacher(
+    method: str, teachers: Sequence[keras.Model]
+) -> None:
+    """Raises unless there is one teacher, and it can be trained along."""
+    if len(teachers) > 1:
+        raise ValueError(
+            f"`teacher` must be one network, since {method} trains it along. "
+            f"Received: {len(teachers)} teachers."
+        )
+    if not teachers[0].trainable_variables:
+        raise ValueError(
+            f"`teacher` must be trainable, since {method} "
+            f"trains it along. Received: {teachers[0].name!r}, which is "
+            "frozen. Set teacher.trainable = True."
+        )
