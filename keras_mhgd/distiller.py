@@ -150,7 +150,9 @@ class Distiller(keras.Model):
         parts = [part for part, _ in asked]
         learns = [part for part in parts if part.teacher_learns]
         if learns:
-            require_learning_teacher(type(learns[0]).__name__, self.teachers)
+            require_learning_teacher(
+                type(learns[0]).__name__, self.teachers, heads
+            )
         reads_points = any(part.reads_points for part in parts)
         senses_logits = (
             any(part.senses_logits for part in parts) and not heads.several
@@ -348,6 +350,15 @@ class Distiller(keras.Model):
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True),"
                 " if the method has none. Received: loss=None."
             )
+        if not all(each.supports_jit for each in self._views):
+            if kwargs.get("jit_compile", "auto") is True:
+                raise ValueError(
+                    "`jit_compile` must be False, since XLA does not compile "
+                    "the preprocessing of text. Received: jit_compile=True. "
+                    "Leave it out, or preprocess the data with "
+                    "tf.data.Dataset.map."
+                )
+            kwargs["jit_compile"] = False
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.nonfinite = nonfinite
         self.task = task

@@ -88,13 +88,15 @@ def require_repeatable(x: Any) -> None:
 
 
 def require_learning_teacher(
-    method: str, teachers: Sequence[keras.Model]
+    method: str, teachers: Sequence[keras.Model], heads: Heads
 ) -> None:
     """Raises unless there is one teacher, and it can be trained along."""
-    if len(teachers) > 1:
+    if len(teachers) > 1 or heads.several:
         raise ValueError(
-            f"`teacher` must be one network, since {method} trains it along. "
-            f"Received: {len(teachers)} teachers."
+            f"`teacher` must be one network with one output, since {method} "
+            f"trains it along. Received: {len(teachers)} teacher(s) with "
+            f"{len(heads.names)} output(s). Choose another method, such as "
+            "'soft_logits'."
         )
     if not teachers[0].trainable_variables:
         raise ValueError(
