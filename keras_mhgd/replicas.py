@@ -14,6 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# Others, such as masks, are cast for the way.
+_GATHERED = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64)
+
 
 def number() -> int:
     """The number of replicas that train in step."""
@@ -37,8 +40,14 @@ def joined(structure: Any) -> Any:
     context = tf.distribute.get_replica_context()
 
     def join(x):
+        if x is None:
+            return None
+        x = tf.convert_to_tensor(x)
+        dtype = x.dtype
+        if dtype not in _GATHERED:
+            x = tf.cast(x, tf.float32 if dtype.is_floating else tf.int64)
         # What comes from the data set is on no device, as gathering needs it.
-        return None if x is None else context.all_gather(tf.identity(x), axis=0)
+        return tf.cast(context.all_gather(tf.identity(x), axis=0), dtype)
 
     return tf.nest.map_structure(join, structure)
 
