@@ -242,6 +242,9 @@ class Method(keras.Layer):
         must come to the same state: see `joined`.
         """
 
+    def compute_mask(self, inputs, previous_mask):
+        """Nothing: terms have no positions, whatever masks come in."""
+
     def get_config(self):
         weight = self.weight
         if self.built:
