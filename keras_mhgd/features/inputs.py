@@ -99,8 +99,8 @@ class Inputs:
         keys = x if isinstance(x, dict) else {}
         found = {}
         for index, each in enumerate(self._teacher.inputs):
-            if each.key(keys):
-                found[index] = keys[each.key(keys)]
+            if each.name in keys:
+                found[index] = keys[each.name]
             elif self._sources.get(index, len(own)) < len(own):
                 found[index] = own[self._sources[index]]
         return self._teacher.packed(found, x)
@@ -108,25 +108,23 @@ class Inputs:
     def _matched(self) -> dict[int, int]:
         """For inputs of the teacher, by index, the index of the student's."""
         ours, theirs = self._student, self._teacher
-        found: dict[int, int] = {}
-        # The key in a dict says more than the name of the tensor behind it.
-        for count in (1, 2):
-            for its, other in enumerate(theirs.inputs):
-                same = [
-                    mine
-                    for mine, each in enumerate(ours.inputs)
-                    if set(each.names[:count]) & set(other.names[:count])
-                    and mine not in found.values()
-                ]
-                if its not in found and same:
-                    found[its] = same[0]
+        by_name = {
+            each.name: mine
+            for mine, each in enumerate(ours.inputs)
+            if each.name
+        }
+        found = {
+            its: by_name[each.name]
+            for its, each in enumerate(theirs.inputs)
+            if each.name in by_name
+        }
         mine_left = [each for each in ours.order if each not in found.values()]
         its_left = [each for each in theirs.order if each not in found]
         if len(mine_left) == len(its_left):
             for mine, its in zip(mine_left, its_left, strict=True):
                 found[its] = mine
                 pair = ours.inputs[mine], theirs.inputs[its]
-                if len(ours.inputs) > 1 and any(each.names for each in pair):
+                if len(ours.inputs) > 1 and any(each.name for each in pair):
                     self.pairs.append(tuple(each.label for each in pair))
         elif its_left and (mine_left or not isinstance(ours.structure, dict)):
             raise ValueError(
@@ -415,17 +413,14 @@ def _require_apart(preprocessors: Sequence[Any]) -> None:
 
 
 def _serialized(name: str, preprocessor: Preprocessor) -> Any:
-    config = keras.saving.serialize_keras_object(preprocessor)
-    if isinstance(preprocessor, keras.Layer | str | None):
-        return config
-    try:
-        loaded = keras.saving.deserialize_keras_object(config)
-    except (TypeError, ValueError):
-        loaded = None
-    if type(loaded) is type(preprocessor) and (
-        loaded is preprocessor or hasattr(preprocessor, "get_config")
+    is_code = inspect.isroutine(preprocessor)
+    known = preprocessor if is_code else type(preprocessor)
+    registered = keras.saving.get_registered_name(known)
+    if (
+        isinstance(preprocessor, keras.Layer | str | None)
+        or keras.saving.get_registered_object(registered) is known
     ):
-        return config
+        return keras.saving.serialize_keras_object(preprocessor)
     raise ValueError(
         f"`{name}` must be a Keras layer or a registered function to be saved. "
         f"Received: {preprocessor!r}. Decorate it with "
@@ -462,19 +457,15 @@ class _Input(NamedTuple):
 
     Attributes:
         label: What it is called in messages.
-        names: Its key in a dict and the name that it was given, if any.
+        name: Its key in a dict, or the name that it was given, if any.
         shape: `(None, ...)`.
         dtype: Its dtype's name; `None` if not known.
     """
 
     label: str
-    names: tuple[str, ...]
+    name: str | None
     shape: Shape
     dtype: str | None
-
-    def key(self, batch: dict[str, Any]) -> str | None:
-        """Its key in a batch."""
-        return next((name for name in self.names if name in batch), None)
 
 
 class _Form:
@@ -505,8 +496,11 @@ class _Form:
         if not (self._is_flat and self.inputs and isinstance(x, dict)):
             self._require_kind(keras.tree.flatten(x))
             return x
-        keys = {index: each.key(x) for index, each in enumerate(self.inputs)}
-        found = {index: x[key] for index, key in keys.items() if key}
+        found = {
+            index: x[each.name]
+            for index, each in enumerate(self.inputs)
+            if each.name in x
+        }
         return self.packed(found, x)
 
     def packed(self, found: dict[int, Any], x: Any) -> Any:
@@ -542,13 +536,14 @@ class _Form:
 
 
 def _input(path: tuple[Any, ...], tensor: Any, known: bool) -> _Input:
-    keys = [key for key in path[-1:] if isinstance(key, str)]
     name = tensor.name
-    if name and not _AUTOMATIC.fullmatch(name) and name not in keys:
-        keys.append(name)
-    label = keys[0] if keys else "input" + "".join(f"[{i}]" for i in path)
+    if path and isinstance(path[-1], str):
+        name = path[-1]
+    elif name and _AUTOMATIC.fullmatch(name):
+        name = None
+    label = name or "input" + "".join(f"[{each}]" for each in path)
     dtype = tf.as_dtype(tensor.dtype).name if known else None
-    return _Input(label, tuple(keys), (None, *tensor.shape[1:]), dtype)
+    return _Input(label, name, (None, *tensor.shape[1:]), dtype)
 
 
 def _merged(mine: _Input, its: _Input) -> Shape | None:
