@@ -44,10 +44,11 @@ def right_singular_vectors(
             eigendecomposition. `"subspace"`: by subspace iteration, as
             precise as float32 whatever the dtype; `D` must be static. `None`:
             the faster of the two on a CPU, by the shape; in float64,
-            `"eigh"`. On the maps of networks the two agree. Where singular
-            values hardly decay, as those of noise, vectors of the iteration
-            may be off by an angle of 0.05, at 197 x 192 of 0.3; `|X v|` is
-            then still within 0.3 % of the singular value.
+            `"eigh"`. On maps whose singular values decay the two agree.
+            Where they hardly decay, as those of noise, many directions are
+            nearly as good as the best. There the vectors of the iteration
+            are orthonormal and `|X v|` is within 1 % of the singular value,
+            but their angle to the exact vectors may be anything.
         gradient: `"exact"`, or `"published"`, that of the code of MHGD's
             authors, to train as it does: none where `2/3 < HW / D < 3/2`,
             else twice the exact one, for `HW < D` less

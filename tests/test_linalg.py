@@ -202,6 +202,32 @@ def test_iteration_is_exact_on_maps(shape):
     assert np.linalg.norm(residual, axis=1).max() < 1e-4
 
 
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize(
+    "shape",
+    [(49, 2048), (196, 1024), (784, 256), (197, 192), (3136, 64), (64, 128)],
+)
+def test_iteration_finds_nearly_the_singular_values_of_noise(
+    shape, k, positive
+):
+    """Where directions are nearly equal, each that is found is worth as much.
+
+    Against float64 eigenvalues of the smaller Gram matrix.
+    """
+    x = np.random.default_rng(3).normal(size=(4, *shape))
+    x = (np.maximum(x, 0) if positive else x).astype("float32")
+    vectors = linalg.right_singular_vectors(x, k, "subspace").numpy()
+    vectors, x = vectors.astype("float64"), x.astype("float64")
+    products = vectors.swapaxes(1, 2) @ vectors
+    np.testing.assert_allclose(products - np.eye(k), 0, atol=1e-5)
+    small = x if shape[0] < shape[1] else x.swapaxes(1, 2)
+    exact = np.linalg.eigvalsh(small @ small.swapaxes(1, 2))[:, ::-1][:, :k]
+    ratios = np.linalg.norm(x @ vectors, axis=1) / np.sqrt(exact)
+    assert ratios.min() > 0.99
+    assert ratios.max() < 1 + 1e-6
+
+
 @pytest.mark.parametrize("rank", range(9))
 @pytest.mark.parametrize("positive", [False, True])
 def test_iteration_gives_as_many_vectors_as_the_rank(rank, positive):

@@ -133,7 +133,10 @@ def _write_tflite_int8(content: Content, path: Path) -> None:
         inference_input_type=tf.uint8 if content.uint8_input else tf.int8,
         inference_output_type=tf.int8,
     )
-    write(content, path)
+    with warnings.catch_warnings():
+        # Inputs by name make TensorFlow open its own, deprecated interpreter.
+        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter")
+        write(content, path)
 
 
 FORMATS = {

@@ -62,20 +62,18 @@ def _as_graph(model: keras.Model) -> keras.Model | None:
 
 
 def _require_fixed(model: keras.Model) -> None:
-    """Raises a ValueError if inference changes a variable of a layer.
+    """Raises a ValueError if inference is random or changes a variable.
 
-    Random layers do, since the seed moves with each draw.
+    Keras's random numbers change one: the seed moves with each draw.
     """
     specs = keras.tree.map_structure(
         lambda source: tf.TensorSpec(source.shape, source.dtype),
         symbolic_inputs(model),
     )
     with keras.StatelessScope() as scope:  # collects what would be assigned
-        tf.function(
+        traced = tf.function(
             lambda inputs: model(inputs), autograph=False
         ).get_concrete_function(specs)
-    if not scope.state_mapping:
-        return
     changed = [
         layer
         for layer in model._flatten_layers()
@@ -86,13 +84,27 @@ def _require_fixed(model: keras.Model) -> None:
         for layer in changed
         if not any(each in changed for each in _inside(layer))
     ]
-    raise ValueError(
-        "A network must give the same answers at every call to be exported. "
-        "Received: layers that draw random numbers or change their variables "
-        f"at inference too, {names or [model.name]} of {model.name!r}. Let "
-        "their `call` take `training` and do so where it is true alone, don't "
-        "call them with `training=True`, or leave them out."
-    )
+    names += _random_operations(traced.graph.as_graph_def())
+    if names or scope.state_mapping:
+        raise ValueError(
+            "A network must give the same answers at every call to be "
+            "exported. Received: layers that draw random numbers or change "
+            f"their variables at inference too, {names or [model.name]} of "
+            f"{model.name!r}. Let their `call` take `training` and do so "
+            "where it is true alone, don't call them with `training=True`, or "
+            "leave them out."
+        )
+
+
+def _random_operations(graph: tf.compat.v1.GraphDef) -> list[str]:
+    """Names what draws numbers by TensorFlow's own generators."""
+    functions = [each.node_def for each in graph.library.function]
+    return [
+        node.name
+        for nodes in (graph.node, *functions)
+        for node in nodes
+        if "seed2" in node.attr or node.op == "RngReadAndSkip"
+    ]
 
 
 def _inside(layer: keras.Layer) -> Iterator[keras.Layer]:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.data.images import resize
-from keras_mhgd.export.runtimes import Arrays
+from keras_mhgd.export.network import in_structure, named_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,14 @@ class Serving:
     std: Sequence[float]
     classes: Sequence[str]
 
-    def check(self, model: keras.Model, inputs: Arrays) -> None:
+    def check(self, model: keras.Model, images: np.ndarray) -> None:
         """Raises a ValueError unless network and normalised images fit."""
-        shape, outputs = model.inputs[0].shape[1:], model.outputs[0].shape[1:]
+        takes = [source.shape[1:] for source in model.inputs]
+        gives = [output.shape[1:] for output in model.outputs]
+        shape, outputs = takes[0], gives[0]
         channels = len(self.mean)
         fits = (
-            len(model.inputs) == len(model.outputs) == 1
+            len(takes) == len(gives) == 1
             and len(shape) == 3
             and None not in shape
             and shape[2] == channels == len(self.std)
@@ -59,11 +61,10 @@ class Serving:
                 "many channels as it has means and deviations (> 0), with an "
                 f"output for each class. Received: {channels} means, "
                 f"{len(self.std)} deviations, {len(self.classes)} classes, a "
-                f"network of {len(model.inputs)} inputs and "
-                f"{len(model.outputs)} outputs, from {shape} to {outputs}. "
+                f"network from {', '.join(map(str, takes))} to "
+                f"{', '.join(map(str, gives))}. "
                 "Take them from the data that it was trained on."
             )
-        (images,) = inputs.values()
         mean, factor = self._mean_and_factor()
         again = (self.pixels(images) - mean) * factor
         if np.abs(again - images).max() > 1e-3:
@@ -93,11 +94,14 @@ class Serving:
             A function from images to a dict of three tensors.
         """
         size = model.inputs[0].shape[1:3]
+        (source,) = named_inputs(model)
         mean, factor = self._mean_and_factor()
 
         def serve_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
             images = tf.cast(resize(images, size), "float32")
-            outputs = model((images - mean) * factor, training=False)
+            images = (images - mean) * factor
+            outputs = model(in_structure(model, {source: images}))
+            (outputs,) = keras.tree.flatten(outputs)
             probabilities = as_probabilities(outputs, probable)
             names = tf.constant(list(self.classes))
             return {

@@ -137,14 +137,15 @@ def export_student(
     model = checked_model(model)
     expects = sources(model)
     inputs = checked_inputs("images", images, expects)
-    count = len(next(iter(inputs.values())))
+    first, *_ = inputs.values()
+    count = len(first)
     tasks = _checked_tasks(task, model)
     if "tflite_int8" in formats:
         calibration = _checked_calibration(calibration, expects)
     if labels is not None:
         labels = _checked_labels(labels, model, tasks, count)
     if serving is not None:
-        serving.check(model, inputs)
+        serving.check(model, first)
     directory = require_writable(directory)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=directory) as folder:
         workspace = Path(folder).resolve()

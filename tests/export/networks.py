@@ -78,9 +78,9 @@ def composite_net():
     return randomise(keras.Model(inputs, Block(5)(x)))
 
 
-def distiller(student):
+def distiller(student, **arguments):
     teacher = keras.models.clone_model(student)
-    return keras_mhgd.Distiller(student, teacher, method=NoMethod())
+    return keras_mhgd.Distiller(student, teacher, NoMethod(), **arguments)
 
 
 def images(n=7, shape=SHAPE):

@@ -63,8 +63,10 @@ def truncated_tflite(path):
     path.write_bytes(path.read_bytes()[:200])
 
 
-def two_input_keras(path):
-    two_inputs().save(path)
+def fixed_batch_keras(path):
+    keras.Sequential([keras.Input((2,), batch_size=4), layers.Dense(2)]).save(
+        path
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,8 @@ def two_input_keras(path):
         ("a.keras", lambda_keras, "can't be read.* Cause: .*[Ll]ambda"),
         (
             "a.keras",
-            two_input_keras,
-            "can't be read.* Cause: .*one input of floats or integers",
+            fixed_batch_keras,
+            "can't be read.* Cause: .*floats or integers of any batch size",
         ),
         ("a.tflite", lambda path: path.write_text("text"), "can't be read"),
         ("a.tflite", lambda path: path.write_bytes(b""), "can't be read"),
@@ -96,11 +98,37 @@ def test_unreadable_files(tmp_path, name, write, message):
     with pytest.raises(
         ValueError,
         match="(?s)`path` must be a .keras file, a SavedModel folder, a "
-        ".tflite or an .onnx file with one input of floats or integers and "
-        "one output. Received: "
+        ".tflite or an .onnx file of a network that takes floats or "
+        "integers. Received: "
         f"path='{path}'.*{message}",
     ):
         export.load(path)
+
+
+def test_several_inputs_are_given_by_name_or_in_order(tmp_path):
+    two_inputs().save(tmp_path / "a.keras")
+    predict = export.load(tmp_path / "a.keras")
+    first, second = images(3, (2,)), images(4, (2,))[1:]
+    for given in ([first, second], {"input_1": second, "input_0": first}):
+        np.testing.assert_allclose(predict(given), first + second)
+    for given, message in (
+        (
+            first,
+            r"`images` must hold an array for each input of the network, "
+            r"\['input_0', 'input_1'\]. Received: \['images'\]. Pass a dict",
+        ),
+        (
+            [first, second[:, :1]],
+            r"`images\['input_1'\]` must have the shape \(N, 2\) with N >= 1",
+        ),
+        (
+            [first, second[1:]],
+            "must hold as many samples for one input as for the others. "
+            r"Received: {'input_0': 3, 'input_1': 2}. Pass arrays of one leng",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict(given)
 
 
 def test_corrupt_saved_model(tmp_path):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 
 import keras
 import numpy as np
@@ -20,7 +21,7 @@ from tests.export.networks import (
     layers,
     normalised,
     pixels,
-    two_inputs,
+    randomise,
 )
 
 # Saving in Keras 3.15 with NumPy 2: its own array protocol, not ours.
@@ -203,11 +204,11 @@ def test_full_int8_has_integers_at_its_ends(exported, tmp_path, uint8_input):
 
     model = exported[0]
     x = normalised(pixels(50))
-    (file,) = export.export_student(
+    file, onnx = export.export_student(
         model,
         tmp_path,
         x,
-        ["tflite_int8"],
+        ["tflite_int8", "onnx"],
         calibration=x,
         uint8_input=uint8_input,
         least_agreement={"tflite_int8": 0.9},
@@ -439,11 +440,250 @@ class Noise(layers.Layer):
         return inputs + keras.random.normal(shape, seed=self.seed_generator)
 
 
-def test_random_network_is_refused(tmp_path):
-    model = keras.Sequential([keras.Input((8,)), Noise(), layers.Dense(3)])
-    with pytest.raises(RuntimeError, match="\nFAILED saved_model: "):
-        export.export_student(model, tmp_path, images(4, (8,)), ["saved_model"])
+class OwnNoise(layers.Layer):
+    """Draws numbers that Keras knows nothing of."""
+
+    def call(self, inputs):
+        return inputs + tf.random.normal(tf.shape(inputs))
+
+
+@keras.saving.register_keras_serializable("test_export")
+class Augmenting(keras.Model):
+    """Subclassed; `forced` hard-wires the training of its dropout."""
+
+    def __init__(self, forced=False, **kwargs):
+        super().__init__(**kwargs)
+        self.forced = forced
+        self.flip = layers.RandomFlip()
+        self.drop = layers.Dropout(0.5, name="drop")
+        self.dense = layers.Dense(3)
+
+    def call(self, inputs):
+        x = layers.Flatten()(self.flip(inputs))
+        x = self.drop(x, training=True) if self.forced else self.drop(x)
+        return self.dense(x)
+
+
+def augmenting(kind):
+    """A network that is random in training and, called by itself, too."""
+    flips = [layers.RandomFlip(), layers.RandomTranslation(0.4, 0.4)]
+    head = [layers.Flatten(), layers.Dense(3)]
+    inputs = keras.Input((4, 4, 3))
+    if kind == "sequential":
+        return keras.Sequential([inputs, *flips, *head])
+    if kind == "nested":
+        inner = keras.Sequential([inputs, *flips])
+        return keras.Sequential([keras.Input((4, 4, 3)), inner, *head])
+    if kind == "subclassed":
+        model = Augmenting()
+        model(np.zeros((1, 4, 4, 3), "float32"))
+        return model
+    # Keras 3.15 lets a call of inference overrule what a graph holds.
+    forced = {"training": True} if kind == "forced" else {}
+    x = layers.Rescaling(2.0, name="scaled")(flips[0](inputs, **forced))
+    x = layers.GaussianNoise(1.0)(flips[1](x, **forced), **forced)
+    return keras.Model(inputs, head[1](head[0](x)))
+
+
+@pytest.mark.parametrize(
+    "kind", ["functional", "sequential", "nested", "subclassed", "forced"]
+)
+def test_exports_do_not_augment(tmp_path, kind):
+    model, x = augmenting(kind), images(9, (4, 4, 3))
+    expected = model(x, training=False).numpy()
+    if kind != "subclassed":  # Keras's `predict` augments without `training`
+        predicted = model.predict(x, verbose=0)
+        np.testing.assert_allclose(predicted, expected, atol=1e-6)
+    assert np.abs(model(x) - expected).max() > 0.1
+    if kind == "functional":
+        trained = distiller(model, sensing_points=["scaled"])
+        trained.export(tmp_path / "keras", verbose=False)
+    wrapped = network.in_inference_mode(model)
+    assert wrapped.weights == model.weights
+    np.testing.assert_allclose(wrapped(x), expected, atol=1e-6)
+    content = formats.Content(wrapped, False, None, None, False)
+    for name in ("saved_model", "tflite", "onnx"):
+        if name == "saved_model" or kind == "functional":
+            path = tmp_path / FILES[name]
+            formats.FORMATS[name].write(content, path)
+    for path in tmp_path.iterdir():
+        found = export.load(path)(x)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def moving_statistics():
+    class Moving(layers.Layer):
+        def __init__(self):
+            super().__init__(name="moving")
+            self.norm = layers.BatchNormalization(name="norm")
+
+        def call(self, inputs):
+            return self.norm(inputs, training=True)
+
+    return keras.Sequential([keras.Input((8,)), Moving()])
+
+
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (
+            lambda: keras.Sequential([keras.Input((8,)), Noise(name="noise")]),
+            "noise",
+        ),
+        (moving_statistics, "norm"),
+        (
+            lambda: keras.Sequential([keras.Input((8,)), OwnNoise(name="own")]),
+            ".*own.*",
+        ),
+    ],
+)
+def test_layers_that_can_not_be_switched_off_are_refused(tmp_path, make, name):
+    model = make()
+    weights = model.get_weights()
+    message = (
+        "A network must give the same answers at every call to be exported. "
+        "Received: layers that draw random numbers or change their variables "
+        rf"at inference too, \['{name}'\] of '{model.name}'. Let their `call`"
+    )
+    with pytest.raises(ValueError, match=message):
+        export.export_student(model, tmp_path, images(4, (8,)))
     assert os.listdir(tmp_path) == []
+    for now, before in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+def test_training_forced_inside_of_a_subclassed_network_is_refused():
+    model = Augmenting(forced=True)
+    model(np.zeros((1, 4, 4, 3), "float32"))
+    with pytest.raises(ValueError, match=r"at inference too, \['drop'\] of"):
+        network.in_inference_mode(model)
+
+
+def test_a_network_that_was_never_built_is_not_exported():
+    with pytest.raises(
+        ValueError,
+        match="A network must be built to be exported, .* Received: 'unbuilt'",
+    ):
+        network.in_inference_mode(Augmenting(name="unbuilt"))
+
+
+def tagger():
+    """Takes tokens and their mask, tells tags and a value of each text."""
+    inputs = {
+        name: keras.Input((None,), dtype="int32", name=name)
+        for name in ("token_ids", "padding_mask")
+    }
+    x = layers.Embedding(20, 4)(inputs["token_ids"])
+    mask = layers.Reshape((-1, 1))(
+        layers.Rescaling(1.0)(inputs["padding_mask"])
+    )
+    x = x * mask
+    tags = layers.Dense(3, name="of_tags")(x)
+    value = layers.Dense(1)(layers.GlobalAveragePooling1D()(x))
+    return randomise(keras.Model(inputs, {"tags": tags, "value": value}))
+
+
+def test_several_inputs_and_outputs_by_name(tmp_path):
+    model = tagger()
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 20, (9, 6), "int32")
+    mask = (np.arange(6) < rng.integers(1, 7, (9, 1))).astype("int32")
+    x = {"token_ids": tokens, "padding_mask": mask}
+    expected = model.predict(x, verbose=0)
+    names = ["saved_model", "tflite"]
+    task = {"tags": "single_label", "value": "regression"}
+    files = export.export_student(model, tmp_path, x, names, task=task)
+    for file in files:
+        predict = export.load(file.path)
+        # One batch and another length.
+        for count, length in ((9, 6), (2, 3)):
+            given = {key: each[:count, :length] for key, each in x.items()}
+            found = predict(given)
+            known = model.predict(given, verbose=0)
+            assert set(found) == {"tags", "value"}
+            for name, values in found.items():
+                np.testing.assert_allclose(values, known[name], atol=1e-5)
+        assert list(file.outputs) == ["tags", "value"]
+        assert file.agreement == 1.0
+        for name, output in file.outputs.items():
+            assert output.task == task[name]
+            assert output.scale == pytest.approx(np.abs(expected[name]).max())
+        assert re.search(
+            r"'tags': the Keras model's class for 100.00% of .*, 'value': the "
+            "Keras model's values for 100.00% of the images",
+            str(file),
+        )
+    runner = tf.saved_model.load(str(files[0].path)).signatures["serve"]
+    assert set(runner.structured_outputs) == {"tags", "value"}
+
+
+def test_lists_of_ends_are_numbered(tmp_path):
+    """Two images in, two heads out, one of them worse in full int8."""
+    inputs = [keras.Input((2,)), keras.Input((2,))]
+    x = layers.Dense(4, "relu")(inputs[0] + 2.0 * inputs[1])
+    model = keras.Model(inputs, [layers.Dense(3)(x), layers.Dense(2)(x)])
+    x = [images(20, (2,)), images(21, (2,))[1:]]
+    expected = model.predict(x, verbose=0)
+    file, onnx = export.export_student(
+        model,
+        tmp_path,
+        x,
+        ["tflite_int8", "onnx"],
+        calibration=x,
+        least_agreement={"tflite_int8": 0.5},
+    )
+    found, exact = export.load(file.path)(x), export.load(onnx.path)(x)
+    for i, values in enumerate(expected):
+        atol = 0.05 * np.abs(values).max()
+        np.testing.assert_allclose(found[f"output_{i}"], values, atol=atol)
+        np.testing.assert_allclose(exact[f"output_{i}"], values, atol=1e-5)
+        difference = np.abs(found[f"output_{i}"] - values).max()
+        compared = file.outputs[f"output_{i}"]
+        assert compared.max_difference == pytest.approx(difference, abs=1e-6)
+    differences = [each.max_difference for each in file.outputs.values()]
+    assert file.max_difference == max(differences)
+
+
+def test_a_wrong_head_fails_though_the_other_is_larger():
+    small = np.array([[1.0, 2.0], [2.0, 1.0]], "float32")
+    agreements = {
+        "large": proof.compare(1e4 * small, 1e4 * small, "single_label"),
+        "small": proof.compare(small + 0.1, small, "single_label"),
+    }
+    file = export.ExportedModel(
+        "tflite", "a", 1, 1, agreements, 0.1, 1.0, None, 0.1, 0.1
+    )
+    with pytest.raises(
+        RuntimeError,
+        match=r"(?s)outputs up to 2e\+04, 2:\nFAILED tflite: .*difference at "
+        r"most 2.0e\+01, 2.0e-03\n.* Name the `task` of outputs",
+    ):
+        student._require_agreement([file], 2, 1e-3, {"tflite": 0.9})
+
+
+@pytest.mark.parametrize(
+    "task, found, expected, agreement",
+    [
+        # Best class at each position.
+        ("single_label", [[[1, 2], [2, 1]]], [[[0, 1], [0, 1]]], 0.5),
+        ("single_label", [-1.0, 2.0, 3.0, -1.0], [-2.0, 1.0, -1.0, -1.0], 0.75),
+        # Each label by its own sign, or by half if all are probabilities.
+        ("multi_label", [[3, -1, 2], [1, 1, 1]], [[1, -2, 3], [1, 1, -1]], 0.5),
+        ("multi_label", [[0.4, 0.9]], [[0.3, 0.8]], 1.0),
+        ("multi_label", [[0.6, 0.9]], [[0.3, 0.8]], 0.0),
+        # All values within 5 % of the largest, whatever their signs.
+        ("regression", [0.4, -0.4, 10.0], [-0.05, 0.05, 10.0], 1.0),
+        ("regression", [[1.0, 10.0], [2.0, 3.0]], [[1, 10], [1, 3]], 0.5),
+        ("embedding", [[1.0, 1.1]], [[1.1, 1.0]], 0.0),
+        ("embedding", [[1.0, 1.02]], [[1.02, 1.0]], 1.0),
+    ],
+)
+def test_what_agrees(task, found, expected, agreement):
+    found, expected = np.float32(found), np.float32(expected)
+    compared = proof.compare(found, expected, task)
+    assert compared.agreement == agreement
+    assert compared.scale == np.abs(expected).max()
+    assert compared.max_difference == np.abs(found - expected).max()
 
 
 def test_refuses_outputs_that_are_not_finite(tmp_path):
@@ -516,6 +756,19 @@ GRAY = np.zeros((2, 12, 12, 3), "float32")  # pixels of the means
         ),
         ({"labels": [0.0, 1.0]}, "Received: float64 of shape"),
         (
+            {"labels": [0, 1], "task": "regression"},
+            r"outputs of shape \(None, 5\) and the task regression. Leave",
+        ),
+        (
+            {"task": "clasification"},
+            "`task` must be one of single_label, multi_label, regression",
+        ),
+        (
+            {"task": {"head": "regression"}},
+            r"`task` must be a name, or a dict with one for each output of the "
+            r"network, \['output_0'\]. Received: task={'head'",
+        ),
+        (
             {"serving": dataclasses.replace(SERVING, classes=["a", "b"])},
             "`serving` must fit a network .* Received: 3 means, 3 deviations, "
             r"2 classes, a network from \(12, 12, 3\) to \(5,\). Take them",
@@ -578,9 +831,9 @@ class Subclassed(keras.Model):
         return inputs
 
 
-def two_outputs():
+def nested_outputs():
     inputs = keras.Input((2,))
-    return keras.Model(inputs, [inputs + 1, inputs + 2])
+    return keras.Model(inputs, {"heads": [inputs + 1, inputs + 2]})
 
 
 def one_of(**kwargs):
@@ -590,8 +843,7 @@ def one_of(**kwargs):
 @pytest.mark.parametrize(
     "make",
     [
-        two_inputs,
-        two_outputs,
+        nested_outputs,
         lambda: one_of(shape=(2,), dtype="uint8"),
         lambda: one_of(shape=(2,), batch_size=4),
         lambda: keras.Sequential([layers.Dense(2)]),
@@ -601,8 +853,9 @@ def one_of(**kwargs):
 def test_other_models_are_refused(tmp_path, no_conversion, make):
     with pytest.raises(
         ValueError,
-        match="(?s)`model` must be a built model with one input of floats or "
-        "integers, of any batch size, and one output. Received: "
+        match="(?s)`model` must be a built model, its inputs floats or "
+        "integers of any batch size, its inputs and its outputs each a tensor, "
+        "a list or a dict of tensors. Received: "
         r"model=<.*> with inputs=\[.*\] and outputs=\[.*\]. Build it around",
     ):
         export.export_student(make(), tmp_path, images(2, (2,)))
