@@ -28,15 +28,19 @@ def warn_of_random_layers(student: keras.Model) -> None:
 def require_nothing_shared(student: keras.Model, teacher: keras.Model) -> None:
     """Raises if training the student would change the teacher."""
     theirs = {id(variable) for variable in teacher.variables}
-    moving = [
-        variable
+    frozen = {
+        id(variable)
         for layer in student._flatten_layers()
-        if layer.trainable
+        if not layer.trainable
         for variable in layer.variables
+    }
+    shared = {
+        variable.path
+        for variable in student.variables
+        if id(variable) in theirs - frozen
         # The state of a random layer's seed changes nothing in a teacher.
-        if tf.as_dtype(variable.dtype).is_floating
-    ]
-    shared = {each.path for each in moving if id(each) in theirs}
+        and tf.as_dtype(variable.dtype).is_floating
+    }
     if shared:
         raise ValueError(
             "Student and teacher must not share weights that train: the "

@@ -98,6 +98,14 @@ def test_independent_labels_that_are_all_wrong_have_the_greatest_loss():
         head.set_weights([np.zeros((4, 5)), np.full(5, -5.0)])
 
 
+def distance(a, b, axis):
+    """1 less the mean of Pearson's correlation, which is 0 of constants."""
+    a, b = (z - z.mean(axis, keepdims=True) for z in (a, b))
+    scale = np.sqrt((a * a).sum(axis) * (b * b).sum(axis))
+    varies = scale > 1e-12
+    return 1 - ((a * b).sum(axis) * varies / np.where(varies, scale, 1)).mean()
+
+
 def test_dist_correlates_over_classes_and_over_positions():
     """Predictions of all positions are its rows."""
     situation = SITUATIONS["segmentation"]
@@ -106,15 +114,10 @@ def test_dist_correlates_over_classes_and_over_positions():
     there = situation.y != 255
     s, t = s[there], t[there]
 
-    def distance(axis):
-        a, b = (z - z.mean(axis, keepdims=True) for z in (s, t))
-        scale = np.sqrt((a * a).sum(axis) * (b * b).sum(axis))
-        return 1 - ((a * b).sum(axis) / scale).mean()
-
     model = distiller(student, teacher, "dist", **situation.task)
     found = step(model, situation.x, situation.y)
-    assert found["dist_inter"] == pytest.approx(distance(1), rel=1e-4)
-    assert found["dist_intra"] == pytest.approx(distance(0), rel=1e-4)
+    assert found["dist_inter"] == pytest.approx(distance(s, t, 1), rel=1e-4)
+    assert found["dist_intra"] == pytest.approx(distance(s, t, 0), rel=1e-4)
 
 
 def test_dist_of_independent_labels_correlates_their_probabilities():
@@ -124,10 +127,8 @@ def test_dist_of_independent_labels_correlates_their_probabilities():
     model = distiller(student, teacher, "dist", **situation.task)
     found = step(model, X, situation.y)
     for term, axis in (("dist_inter", 1), ("dist_intra", 0)):
-        a, b = (z - z.mean(axis, keepdims=True) for z in (s, t))
-        scale = np.sqrt((a * a).sum(axis) * (b * b).sum(axis))
-        expected = 1 - ((a * b).sum(axis) / scale).mean()
-        assert found[term] == pytest.approx(expected, rel=1e-4)
+        expected = distance(s, t, axis)
+        assert found[term] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_dkd_takes_the_label_of_each_position():
@@ -160,7 +161,9 @@ def test_dkd_takes_the_label_of_each_position():
 def test_values_are_compared_as_values():
     student, teacher = vectors("student", 4, 1), vectors("teacher", 4, 1)
     for network, bias in ((student, 300.0), (teacher, 200.0)):
-        network.get_layer("head").set_weights([np.zeros((4, 1)), [bias]])
+        network.get_layer("head").set_weights(
+            [np.zeros((4, 1)), np.full(1, bias)]
+        )
     model = distiller(student, teacher, loss="mse")
     found = step(model, X, np.full((8, 1), 200))  # whole numbers, no classes
     assert found["soft_logits"] == pytest.approx(9000.0)
@@ -210,7 +213,7 @@ def test_the_teacher_teaches_samples_with_the_ignored_class(ignored, dtype):
     of_known = -np.log(softmax(np.float64(s)))[np.arange(8), CLASSES][1::2]
     assert found["task_loss"] == pytest.approx(of_known.mean(), rel=1e-5)
     expected = 0.9 * of_classes(s, t).mean()
-    assert found["soft_logits"] == pytest.approx(expected, rel=1e-4)
+    assert found["soft_logits"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_samples_of_no_weight_need_no_label():
@@ -221,7 +224,7 @@ def test_samples_of_no_weight_need_no_label():
     s, t = both(X, student, teacher)
     found = step(distiller(student, teacher), X, labels, weight)
     assert found["soft_logits"] == pytest.approx(
-        0.9 * of_classes(s, t).mean(), rel=1e-4
+        0.9 * of_classes(s, t).mean(), abs=1e-5
     )
     mine, other = vectors("student", 4, 4), vectors("teacher", 5, 4)
     all_of_them = step(distiller(mine, other, "dkd"), X, labels, weight)
@@ -270,7 +273,6 @@ def test_shared_layers_are_refused():
 
 def test_a_student_without_weights_to_train_is_refused():
     student = vectors("student", 4, 4)
-    student.quantize("int8")
     student.trainable = False
     with pytest.raises(ValueError, match="`student` must have weights that tr"):
         keras_mhgd.Distiller(student, vectors("teacher", 5, 4))
@@ -299,10 +301,10 @@ def test_data_that_is_gone_through_once():
         methods.MHGD(preparation_epochs=1),
     )
     with pytest.raises(ValueError, match="gone through again.*type generator"):
-        model.fit(batches(), steps_per_epoch=2, verbose=0)
+        model.fit(batches(), steps_per_epoch=2, shuffle=False, verbose=0)
     assert not taken
     model.prepare(X, CLASSES, verbose=0)
-    model.fit(batches(), steps_per_epoch=2, verbose=0)
+    model.fit(batches(), steps_per_epoch=2, shuffle=False, verbose=0)
     assert taken
 
 
@@ -401,7 +403,7 @@ def test_several_teachers_are_weighted():
     found = step(model, X, np.ones((8, 5), "float32"))
     average = 0.75 * a + 0.25 * b
     expected = 0.9 * of_labels(logit(s), logit(average)).mean()
-    assert found["soft_logits"] == pytest.approx(expected, rel=1e-4)
+    assert found["soft_logits"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert {"fitnet_0", "fitnet_1"} <= set(found)
     with pytest.raises(ValueError, match="positive number for each teacher. R"):
         distiller(student, teachers, teacher_weights=[1.0])
@@ -493,7 +495,7 @@ def test_the_teacher_sees_its_own_inputs():
         student_copy.set_weights(student.get_weights())
         found = step(distiller(student_copy, teacher), x, CLASSES)
         expected = 0.9 * of_classes(s, t).mean()
-        assert found["soft_logits"] == pytest.approx(expected, rel=1e-4)
+        assert found["soft_logits"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_preprocessor_makes_the_view_of_a_network(tmp_path):
@@ -504,7 +506,7 @@ def test_a_preprocessor_makes_the_view_of_a_network(tmp_path):
     model.save(tmp_path / "run.keras")
     found = step(model, X, CLASSES)
     expected = 0.9 * of_classes(s, t).mean()
-    assert found["soft_logits"] == pytest.approx(expected, rel=1e-4)
+    assert found["soft_logits"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
     loaded = keras.saving.load_model(tmp_path / "run.keras")
     assert step(loaded, X, CLASSES) == pytest.approx(found)
     model = distiller(student, teacher, student_preprocessor=rescaling)
@@ -533,4 +535,6 @@ def test_a_network_of_any_size_beside_one_of_a_fixed_size():
         assert len(model.sensing_points) == 2
         found = step(model, images, CLASSES)
         expected = 0.9 * of_classes(s, t).mean()
-        assert found["soft_logits"] == pytest.approx(expected, rel=1e-4)
+        assert found["soft_logits"] == pytest.approx(
+            expected, rel=1e-4, abs=1e-5
+        )
