@@ -1,6 +1,6 @@
 """Sensing points: from layer names to features in one forward pass."""
 
-from keras_mhgd.features.batch import Features, Taught
+from keras_mhgd.features.batch import Features, Taught, without_padding
 from keras_mhgd.features.extractor import FeatureExtractor
 from keras_mhgd.features.head import End
 from keras_mhgd.features.inputs import (
@@ -47,4 +47,5 @@ __all__ = [
     "stage_ends",
     "text_as_tensors",
     "with_input_shapes",
+    "without_padding",
 ]

@@ -91,7 +91,7 @@ class Features(NamedTuple):
             if maps is None:
                 return None
             return [
-                each if mask is None else _zeroed(each, mask)
+                without_padding(each, mask)
                 for each, mask in zip(maps, self.masks, strict=True)
             ]
 
@@ -131,6 +131,19 @@ def _features(kept: dict[str, Any]) -> Features:
     return Features(**lists)
 
 
-def _zeroed(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+def without_padding(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Sets a map to zero at padded positions.
+
+    Args:
+        x: `(batch, length, ...)`.
+        mask: `(batch, length)`, or `None` where nothing is padded.
+
+    Returns:
+        The same shape.
+    """
+    if mask is None:
+        return x
+    for _ in range(x.shape.rank - mask.shape.rank):
+        mask = mask[..., tf.newaxis]
     # Not a product: what is padded may be infinite or NaN.
-    return tf.where(mask[..., tf.newaxis], x, tf.zeros((), x.dtype))
+    return tf.where(mask, x, tf.zeros((), x.dtype))

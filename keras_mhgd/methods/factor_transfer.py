@@ -11,8 +11,12 @@ from keras_mhgd.directions import unit
 from keras_mhgd.methods.maps import (
     common_size,
     flatten_positions,
+    joint_masks,
+    masked_maps,
+    mean_of_positions,
     require_positions,
     to_one_size,
+    without_padding,
 )
 from keras_mhgd.methods.paraphraser import (
     Paraphraser,
@@ -31,6 +35,7 @@ def factor_transfer_loss(
     teacher: tf.Tensor,
     distance: str = "absolute",
     per_position: bool = False,
+    mask: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Computes how far the directions of factors differ.
 
@@ -44,6 +49,8 @@ def factor_transfer_loss(
         distance: `"absolute"` (p = 1) or `"squared"` (p = 2).
         per_position: Whether the length is that of the channels at one
             position, instead of the whole factor of a sample.
+        mask: `(batch, length)` for factors of sequences that are padded, false
+            there: these positions don't count. `None` without padding.
 
     Returns:
         Scalar >= 0, float32 or float64.
@@ -54,10 +61,11 @@ def factor_transfer_loss(
     require_known("distance", distance, DISTANCES)
     student, teacher = to_one_size(*student_and_target(student, teacher))
     axis = -1 if per_position else (1, 2)
-    difference = unit(flatten_positions(student), axis) - unit(
-        flatten_positions(teacher), axis
+    student, teacher = (
+        unit(flatten_positions(without_padding(each, mask)), axis)
+        for each in (student, teacher)
     )
-    return tf.reduce_mean(DISTANCES[distance](difference))
+    return mean_of_positions(DISTANCES[distance](student - teacher), mask)
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -215,11 +223,21 @@ class FactorTransfer(PreparedMethod):
 
     def targets(self, teacher):
         # Not the factor: a cache is filled before the paraphraser trains.
-        return teacher._replace(maps=teacher.maps[-1:])
+        masks = teacher.masks
+        return teacher._replace(
+            maps=teacher.maps[-1:], masks=masks and masks[-1:]
+        )
 
     def call(self, student, teacher, labels):
         source, target = student.maps[-1], teacher.maps[-1]
+        mask = None
         if self.factor == "attention":
+            masks = joint_masks(
+                masked_maps(student)[-1:],
+                masked_maps(teacher)[-1:],
+                type(self).__name__,
+            )
+            mask = masks and masks[0]
             source, target = (
                 tf.reduce_mean(tf.square(each), axis=-1, keepdims=True)
                 for each in to_one_size(source, target)
@@ -231,6 +249,7 @@ class FactorTransfer(PreparedMethod):
             target,
             self.distance,
             per_position=self.factor == "pyramid",
+            mask=mask,
         )
         return {"factor_transfer": self.weight * loss}
 

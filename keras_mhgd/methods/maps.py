@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.features import Features
+from keras_mhgd.features import Features, without_padding
 from keras_mhgd.precision import as_float
 
 _AXES = "xyz"
@@ -175,24 +175,6 @@ def joint_masks(
             )
         joint.append(functools.reduce(tf.logical_and, masks) if masks else None)
     return joint if any(mask is not None for mask in joint) else None
-
-
-def without_padding(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Sets a map to zero at padded positions.
-
-    Args:
-        x: `(batch, length, ...)`.
-        mask: `(batch, length)`, or `None` where nothing is padded.
-
-    Returns:
-        The same shape.
-    """
-    if mask is None:
-        return x
-    for _ in range(x.shape.rank - mask.shape.rank):
-        mask = mask[..., tf.newaxis]
-    # Not a product: what is padded may be infinite or NaN.
-    return tf.where(mask, x, tf.zeros((), x.dtype))
 
 
 def mean_of_positions(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
