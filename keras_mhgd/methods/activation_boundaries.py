@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.choices import require_known
+from keras_mhgd.features import without_padding
 from keras_mhgd.methods.connector import connected, connectors
 from keras_mhgd.methods.maps import (
     common_size,
@@ -16,7 +17,6 @@ from keras_mhgd.methods.maps import (
     masked_maps,
     to_one_size,
     with_masks,
-    without_padding,
 )
 from keras_mhgd.methods.preparation import InitializingMethod
 from keras_mhgd.methods.ranges import require_positive

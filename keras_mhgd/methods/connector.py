@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.maps import with_masks, without_padding
+from keras_mhgd.features import without_padding
+from keras_mhgd.methods.maps import with_masks
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")

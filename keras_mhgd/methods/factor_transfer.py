@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_mhgd.choices import require_known
 from keras_mhgd.directions import unit
+from keras_mhgd.features import without_padding
 from keras_mhgd.methods.maps import (
     common_size,
     flatten_positions,
@@ -16,7 +17,6 @@ from keras_mhgd.methods.maps import (
     mean_of_positions,
     require_positions,
     to_one_size,
-    without_padding,
 )
 from keras_mhgd.methods.paraphraser import (
     Paraphraser,

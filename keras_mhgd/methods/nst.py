@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.directions import unit
+from keras_mhgd.features import without_padding
 from keras_mhgd.methods.maps import (
     flatten_positions,
     joint_masks,
@@ -17,7 +18,6 @@ from keras_mhgd.methods.maps import (
     require_positions,
     to_one_size,
     with_masks,
-    without_padding,
 )
 from keras_mhgd.methods.method import Method
 

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import replicas
-from keras_mhgd.features import FeatureExtractor, Taught
+from keras_mhgd.features import FeatureExtractor, Taught, without_padding
 from keras_mhgd.methods.connector import connected, connectors
 from keras_mhgd.methods.maps import (
     common_size,
@@ -19,7 +19,6 @@ from keras_mhgd.methods.maps import (
     masked_maps,
     to_one_size,
     with_masks,
-    without_padding,
 )
 from keras_mhgd.methods.preparation import PreparedMethod
 from keras_mhgd.precision import as_float
