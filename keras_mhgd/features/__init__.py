@@ -1,5 +1,9 @@
 """Sensing points: from layer names to features in one forward pass."""
 
+from keras_mhgd.features.augmentation import (
+    augmentations,
+    split_augmentation,
+)
 from keras_mhgd.features.batch import Features, Taught
 from keras_mhgd.features.extractor import FeatureExtractor
 from keras_mhgd.features.inputs import Inputs, View, Views, text_as_tensors
@@ -25,6 +29,7 @@ __all__ = [
     "Taught",
     "View",
     "Views",
+    "augmentations",
     "block_ends",
     "find_layer",
     "input_shapes",
@@ -32,6 +37,7 @@ __all__ = [
     "logits_end",
     "pair",
     "require_network",
+    "split_augmentation",
     "stage_ends",
     "text_as_tensors",
 ]
