@@ -98,6 +98,13 @@ class TeacherCache:
                 "that learns change with every step. Received: the method "
                 f"{distiller.method.name!r}. Train without a cache."
             )
+        if distiller.augments:
+            raise ValueError(
+                "`distiller` must have a student that does not augment: each "
+                "step it would show the teacher another view. Received: "
+                f"{distiller.student.name!r}, which starts with random layers. "
+                "Leave them out of the student, and augment the data."
+            )
         self._dataset = dataset
         self._stream = {"batch_size": batch_size, "seed": seed, "views": views}
         self._targets = tf.function(

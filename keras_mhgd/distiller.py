@@ -19,6 +19,7 @@ from keras_mhgd.features import (
     Views,
     logits_end,
     pair,
+    random_layers,
     require_network,
     text_as_tensors,
     with_input_shapes,
@@ -129,14 +130,18 @@ class Distiller(keras.Model):
         self.teacher_preprocessor = _one_or_all(
             [each["teacher_preprocessor"] for each in given]
         )
-        warn_of_random_layers(student)
+        first = self._views[0]
+        # Augmentation that the student starts with goes before both networks.
+        self.augments = len(self._views) == 1 and first.network is not student
+        trained = first.network if self.augments else student
+        warn_of_random_layers(student, random_layers(trained))
         if not student.trainable_variables:
             raise ValueError(
                 "`student` must have weights that train. Received: "
                 f"{student.name!r}, which has none. Set student.trainable = "
                 "True; quantize it after the training."
             )
-        shapes = FeatureExtractor(student, []).shapes
+        shapes = FeatureExtractor(trained, []).shapes
         heads = Heads(shapes.outputs, getattr(student, "output_names", None))
         if not is_by_head(method):
             method = methods.get(method)
@@ -159,7 +164,7 @@ class Distiller(keras.Model):
         )
         pairs = [
             pair(
-                with_input_shapes(student, view.student_shapes or ()),
+                with_input_shapes(trained, view.student_shapes or ()),
                 with_input_shapes(each, view.teacher_shapes or ()),
                 points,
                 max(part.min_points for part in parts),
@@ -198,14 +203,14 @@ class Distiller(keras.Model):
         others = [need for need in needs if isinstance(need, tuple)]
         split = self.method.gradient_rule.split
         self._student_features = FeatureExtractor(
-            student,
+            trained,
             points,
             needs,
             [layer for layer, _ in others if layer],
             split=split and functools.partial(split, epoch=self._epoch),
             logits=[logits_end(student)] if points and senses_logits else [],
             input_shapes=self._views[0].student_shapes,
-            view=lambda x: self._views[0].student(x)[0],
+            view=lambda x: first.student(x)[0],
         )
         self._teacher_features = [
             FeatureExtractor(
@@ -572,11 +577,13 @@ class Distiller(keras.Model):
             x, teacher = x.images, x.features
         first, *others = self._views
         if runs:
-            view = first(x, y, sample_weight)
+            view = first(x, y, sample_weight, training=self.augments)
             theirs = [view.teacher, *(each.teacher(x) for each in others)]
             x, y, sample_weight = view.student, view.y, view.sample_weight
         else:
-            x, y, sample_weight = first.student(x, y, sample_weight)
+            x, y, sample_weight = first.student(
+                x, y, sample_weight, training=self.augments
+            )
         if runs and not learns:
             teacher = self._targets(theirs, teacher_features)
         persistent = rule.num_backward_passes > 1 or self.gradient_norms

@@ -8,13 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mhgd.features import Features, random_layers
+from keras_mhgd.features import Features
 from keras_mhgd.outputs import Heads
 
 
-def warn_of_random_layers(student: keras.Model) -> None:
-    """Warns of augmentation that the teacher doesn't see."""
-    found = random_layers(student)
+def warn_of_random_layers(student: keras.Model, found: Sequence[str]) -> None:
+    """Warns of layers of the student that augment where no teacher sees it."""
     if found:
         warnings.warn(
             "Student and teacher should see the same view of a sample. "

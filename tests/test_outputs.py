@@ -278,13 +278,34 @@ def test_a_student_without_weights_to_train_is_refused():
         keras_mhgd.Distiller(student, vectors("teacher", 5, 4))
 
 
-def test_random_layers_of_a_student_are_told():
-    inputs = keras.Input((8, 8, 1))
-    x = layers.RandomFlip(name="flip")(inputs)
-    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))
-    student = keras.Model(inputs, layers.Dense(3)(x), name="student")
-    teacher = keras.models.clone_model(student)
-    with pytest.warns(UserWarning, match=r"same view.*\['flip'\], which only"):
+def flipping(name, late):
+    """A network that starts with a random layer, or has one further on."""
+    x = inputs = keras.Input((8, 8, 1))
+    if late:
+        x = layers.Rescaling(2.0)(x)
+    x = layers.RandomTranslation(0.5, 0.5, name="shift")(x)
+    x = layers.Conv2D(4, 3, name="stage1")(x)
+    outputs = layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, outputs, name=name)
+
+
+def test_augmentation_of_the_student_goes_before_both_networks(bars):
+    """Equal networks that see one view give the same: no loss."""
+    student, teacher = flipping("student", False), flipping("teacher", False)
+    teacher.set_weights(student.get_weights())
+    model = distiller(student, teacher, "fitnet", sensing_points=["stage1"])
+    images = SITUATIONS["segmentation"].x
+    before = predictions(student, images)
+    found = step(model, images, CLASSES % 3)
+    assert found["fitnet"] == pytest.approx(0.0, abs=1e-9)
+    assert (predictions(student, images) != before).any()
+    with pytest.raises(ValueError, match="student that does not augment: eac"):
+        keras_mhgd.TeacherCache(model, bars, batch_size=8, views=1)
+
+
+def test_random_layers_that_the_teacher_does_not_see_are_told():
+    student, teacher = flipping("student", True), flipping("teacher", True)
+    with pytest.warns(UserWarning, match=r"same view.*\['shift'\], which only"):
         keras_mhgd.Distiller(student, teacher, "soft_logits")
 
 

@@ -1,5 +1,6 @@
 """Sensing points: from layer names to features in one forward pass."""
 
+from keras_mhgd.features.augmentation import split_augmentation
 from keras_mhgd.features.batch import Features, Taught, without_padding
 from keras_mhgd.features.extractor import FeatureExtractor
 from keras_mhgd.features.head import End
@@ -44,6 +45,7 @@ __all__ = [
     "pair",
     "random_layers",
     "require_network",
+    "split_augmentation",
     "stage_ends",
     "text_as_tensors",
     "with_input_shapes",

@@ -9,13 +9,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.features.layers import input_specs, is_graph, symbolic_inputs
+from keras_mhgd.features.augmentation import split_augmentation
+from keras_mhgd.features.layers import (
+    augments,
+    input_specs,
+    is_graph,
+    random_layers,
+    symbolic_inputs,
+)
 
 Shape = tuple[int | None, ...]
 Preprocessor = Callable[..., Any] | str | None
 
 # What Keras calls an input that nobody named; the last is of Keras 2.
-_AUTOMATIC = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
+_AUTOMATIC = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?(CLONE)*")
 
 
 class Inputs:
@@ -177,6 +184,9 @@ class Views:
     Preprocessors run in inference mode, so that a random one can't show the
     networks different things. They are a part of the step's graph.
 
+    Random augmentation that the student starts with goes before both networks
+    if they have one view: they see the same in training too.
+
     Args:
         student: A built network.
         teacher: Another.
@@ -195,6 +205,10 @@ class Views:
         pairs: See `Inputs`.
         student_shapes: See `Inputs`.
         teacher_shapes: See `Inputs`.
+        network: What takes `View.student` in training: the student without
+            the augmentation that goes before both. It shares all layers.
+        unshared: Paths of layers in it that augment still, of which the
+            teacher doesn't see the result.
 
     Raises:
         TypeError: If a preprocessor can't be called.
@@ -242,9 +256,17 @@ class Views:
         self.pairs = self._inputs.pairs
         self.student_shapes = self._inputs.student_shapes
         self.teacher_shapes = self._inputs.teacher_shapes
+        parts = split_augmentation(student)
+        self._augment = parts.augment if self.is_one else None
+        self.network = parts.network if self.is_one else student
+        self.unshared = random_layers(self.network)
 
     def __call__(
-        self, x: Any, y: Any = None, sample_weight: Any = None
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        training: bool = False,
     ) -> View:
         """Makes both views of a batch, each once.
 
@@ -252,11 +274,12 @@ class Views:
             x: The batch.
             y: Its labels, or `None`.
             sample_weight: Its weights, or `None`.
+            training: Whether the student's augmentation is applied.
 
         Returns:
             Both views, with the labels and weights for the student.
         """
-        seen, y, sample_weight = _applied(self._student, x, y, sample_weight)
+        seen, y, sample_weight = self._seen(x, y, sample_weight, training)
         other = seen if self.is_one else _applied(self._teacher, x)[0]
         return View(
             self._inputs.student(seen),
@@ -266,11 +289,21 @@ class Views:
         )
 
     def student(
-        self, x: Any, y: Any = None, sample_weight: Any = None
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        training: bool = False,
     ) -> tuple[Any, Any, Any]:
         """Makes the student's view alone: `x`, `y` and `sample_weight`."""
-        x, y, sample_weight = _applied(self._student, x, y, sample_weight)
+        x, y, sample_weight = self._seen(x, y, sample_weight, training)
         return self._inputs.student(x), y, sample_weight
+
+    def _seen(self, x, y, sample_weight, training) -> tuple[Any, Any, Any]:
+        x, y, sample_weight = _applied(self._student, x, y, sample_weight)
+        if training and self._augment is not None:
+            x = self._augment(x, training=True)
+        return x, y, sample_weight
 
     def teacher(self, x: Any) -> Any:
         """Makes the teacher's view alone, of the raw batch."""
@@ -345,15 +378,6 @@ def _preprocessor(
 
 
 _OTHER = {"student": "teacher", "teacher": "student"}
-
-
-def augments(layer: keras.Layer) -> bool:
-    """Whether a layer is one of Keras's that change images at random."""
-    return isinstance(layer, _IMAGE_LAYER) and bool(layer.variables)
-
-
-# Its random ones have the state of a seed, and no other variables.
-_IMAGE_LAYER = keras.layers.RandomFlip.__base__
 
 
 def _layers(preprocessor: Any) -> list[keras.Layer]:

@@ -304,13 +304,14 @@ def random_layers(network: keras.Model) -> list[str]:
 
 def _random_layers(parent: keras.Layer, prefix: str) -> Iterator[str]:
     for layer in children(parent):
-        if _augments(layer):
+        if augments(layer):
             yield prefix + layer.name
         else:
             yield from _random_layers(layer, f"{prefix}{layer.name}/")
 
 
-def _augments(layer: keras.Layer) -> bool:
+def augments(layer: keras.Layer) -> bool:
+    """Whether a layer is one of Keras's that change images at random."""
     kinds = type(layer).__mro__
     named = any("ImageAugmentationLayer" in kind.__name__ for kind in kinds)
     draws = any(
