@@ -16,19 +16,14 @@ from keras_mhgd.export import runtimes
 from keras_mhgd.export.contents import contents, require_alone
 from keras_mhgd.export.runtimes import Arrays, renamed
 from keras_mhgd.export.serving import Serving, as_probabilities
+from keras_mhgd.tasks import EMBEDDING, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
-SINGLE_LABEL = "single_label"
-MULTI_LABEL = "multi_label"
-REGRESSION = "regression"
-EMBEDDING = "embedding"
 _AGREES = {  # what a row of an output keeps
     SINGLE_LABEL: "class",
     MULTI_LABEL: "labels",
     REGRESSION: "values",
     EMBEDDING: "values",
 }
-TASKS = tuple(_AGREES)
-
 # Of the largest absolute value: by how much values may be off that agree.
 _CLOSE = 0.05
 
@@ -38,7 +33,7 @@ class Agreement:
     """How one output of a file compares with the Keras model's.
 
     Attributes:
-        task: What the output means, one of `TASKS`.
+        task: What the output means, one of `keras_mhgd.tasks.KINDS`.
         max_difference: Largest absolute difference, in its units.
         scale: Largest absolute value that the Keras model gives.
         agreement: Fraction, 0 to 1, of the images, or of the positions in
@@ -239,7 +234,7 @@ def compare(found: np.ndarray, expected: np.ndarray, task: str) -> Agreement:
     Args:
         found: `(N, ..., C)`, or `(N,)`.
         expected: The same.
-        task: What it means, one of `TASKS`.
+        task: What it means, one of `keras_mhgd.tasks.KINDS`.
 
     Returns:
         The comparison, over all N and all positions between.

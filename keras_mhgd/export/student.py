@@ -29,8 +29,6 @@ from keras_mhgd.export.network import (
     with_named_outputs,
 )
 from keras_mhgd.export.proof import (
-    SINGLE_LABEL,
-    TASKS,
     Agreement,
     ExportedModel,
     Proof,
@@ -39,6 +37,7 @@ from keras_mhgd.export.proof import (
 from keras_mhgd.export.runtimes import Arrays
 from keras_mhgd.export.serving import Serving
 from keras_mhgd.files import require_writable
+from keras_mhgd.tasks import KINDS, SINGLE_LABEL
 
 
 def export_student(
@@ -204,7 +203,7 @@ def _checked_tasks(
             f"network, {names}. Received: task={task}. Name all outputs."
         )
     for each in tasks.values():
-        require_known("task", each, TASKS)
+        require_known("task", each, KINDS)
     return tasks
 
 
