@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
+from benchmarks import pairs
 from keras_mhgd import export, methods
 
 # Data stays in graphs, which is all right.
@@ -507,10 +508,9 @@ def test_networks_of_keras_applications(eagerly, tmp_path):
         ],
     )
     assert distiller.sensing_points == (
-        ("block_1_expand_relu", "conv1_conv"),
-        ("block_3_expand_relu", "conv2_block3_1_relu"),
-        ("block_6_expand_relu", "conv3_block4_1_relu"),
-        ("block_13_expand_relu", "conv4_block6_1_relu"),
+        ("block_2_add", "conv2_block2_out"),
+        ("block_5_add", "conv3_block3_out"),
+        ("block_12_add", "conv4_block5_out"),
         ("out_relu", "post_relu"),
     )
     distiller.compile("sgd", scores(from_logits=False), jit_compile=False)
@@ -520,6 +520,49 @@ def test_networks_of_keras_applications(eagerly, tmp_path):
     distiller.save(tmp_path / "x.keras")
     loaded = keras.saving.load_model(tmp_path / "x.keras")
     np.testing.assert_allclose(loaded(x), student(x), atol=1e-5)
+
+
+def in_one_test(names):
+    """Those of large networks take seconds to build and train."""
+    few = ("MobileNetV3Small", "ResNet50V2"), ("MobileNetV2", "DenseNet121")
+    marks = [] if names in few else [pytest.mark.slow]
+    return pytest.param(names, marks=marks, id=" of ".join(names))
+
+
+@pytest.mark.parametrize("names", map(in_one_test, pairs.APPLICATIONS))
+def test_pairs_of_the_page_train(names, eagerly):
+    """One step, by the points that docs/pairs.md tells."""
+    student, teacher = map(pairs.build, names)
+    distiller = keras_mhgd.Distiller(
+        student, teacher, ["similarity_preserving", "review_kd"]
+    )
+    line = pairs.row(names, distiller.sensing_points)
+    assert line in pairs.PAGE.read_text()
+    sizes = [
+        keras_mhgd.features.find_layer(student, point).output.shape[1]
+        for point, _ in distiller.sensing_points
+    ]
+    assert 3 <= len(sizes) <= 4
+    assert max(sizes) <= pairs.IMAGE[0] // 4
+    distiller.compile("sgd", scores(from_logits=False), jit_compile=False)
+    x = np.random.default_rng(0).uniform(size=(2, *pairs.IMAGE))
+    before = student.trainable_variables[0].numpy()
+    history = distiller.fit(x, LABELS[:2], verbose=0).history
+    assert np.isfinite(list(history.values())).all()
+    assert not np.array_equal(student.trainable_variables[0], before)
+
+
+def test_the_page_has_those_pairs():
+    lines = pairs.PAGE.read_text().splitlines()
+    found = [
+        tuple(line.split(" | ")[:2])
+        for line in lines
+        if line.startswith("| ") and "<-" in line
+    ]
+    assert found == [
+        (f"| {student}", teacher)
+        for student, teacher in (*pairs.APPLICATIONS, *pairs.HUB_PAIRS)
+    ]
 
 
 def without_embedding(widths):

@@ -1,8 +1,9 @@
 """What a network computes, step by step: layers and how they are joined."""
 
 import collections
+import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,7 +12,8 @@ from keras_mhgd.features import tap
 from keras_mhgd.features.layers import children, graph_of, is_graph, walk
 
 
-class Step(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
     """A call of a layer or operation; tensors are compared by identity."""
 
     path: str | None  # None of an operation, and of what is called again

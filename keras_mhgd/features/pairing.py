@@ -188,7 +188,7 @@ def _stages(model: keras.Model) -> list[_Stage]:
     readers = _readers(steps)
     ends, weighted = {}, set()  # by height, back end first
     blocks = collections.defaultdict(list)
-    for index, step in reversed(list(enumerate(steps))):
+    for step in reversed(steps):
         layer, shape = step.layer, step.shape
         if len(shape) == 3 and _has_weights(layer) and not ends:
             return []
@@ -201,27 +201,30 @@ def _stages(model: keras.Model) -> list[_Stage]:
             continue
         if step.is_point and not isinstance(layer, _NO_ENDS):
             if all(height > smaller for smaller in ends):
-                ends[height] = step.path
+                ends[height] = step
         if _transforms(layer):
             weighted.add(height)
         if _ends_block(step, readers):
-            blocks[height].append(index)
-    passages = _passages(steps)
-    stages = {}
-    last = min(ends, default=None)
+            blocks[height].append(step)
+    bottlenecks = _bottlenecks(steps)
+    last, stages = min(ends, default=None), {}
     for height in sorted(ends.keys() & weighted, reverse=True):
         end = ends[height]
         if blocks[height] and height != last:
-            alone = [index for index in blocks[height] if index in passages]
-            last_block = (
-                alone[0]
-                if alone
-                else max(blocks[height], key=lambda each: steps[each].shape[-1])
+            # A merge that other maps bypass may be inside of a block. Where
+            # all are bypassed, a block gives the widest maps.
+            block = next(
+                (each for each in blocks[height] if each in bottlenecks),
+                max(blocks[height], key=lambda each: each.shape[-1]),
             )
-            end = _block_end(steps, last_block, readers) or end
+            end = (
+                _point_after(block, readers)
+                or _point_before(block, steps)
+                or end
+            )
         # The nearest power of two: odd heights are rounded on the way down.
         factor = 2 ** round(math.log2(heights[0] / height))
-        stages[factor] = _Stage(factor, end, bool(blocks[height]))
+        stages[factor] = _Stage(factor, end.path, bool(blocks[height]))
     return list(stages.values())
 
 
@@ -234,23 +237,29 @@ def _readers(steps: Sequence[Step]) -> dict[int, list[Step]]:
     return readers
 
 
-def _passages(steps: Sequence[Step]) -> set[int]:
-    """The steps that all maps go through: none is kept for later beside."""
-    last_read = {}
+def _bottlenecks(steps: Sequence[Step]) -> set[Step]:
+    """The steps that all maps go through: none that is read later goes by."""
+    read_until = {
+        id(tensor): index
+        for index, step in enumerate(steps)
+        for tensor in step.inputs
+        if len(tensor.shape) == 4
+    }
+    found, until = set(), 0
     for index, step in enumerate(steps):
-        for tensor in step.inputs:
-            if len(tensor.shape) == 4:
-                last_read[id(tensor)] = index
-    passages, until = set(), 0
-    for index, step in enumerate(steps):
-        until = max([until, *(last_read.get(id(t), 0) for t in step.inputs)])
+        until = max([until, *(read_until.get(id(x), 0) for x in step.inputs)])
         if until <= index:
-            passages.add(index)
-        until = max([until, *(last_read.get(id(t), 0) for t in step.outputs)])
-    return passages
+            found.add(step)
+        until = max([until, *(read_until.get(id(x), 0) for x in step.outputs)])
+    return found
 
 
 def _ends_block(step: Step, readers: dict[int, list[Step]]) -> bool:
+    """Whether it is made of layers, merges maps, or projects them.
+
+    What projects is a convolution that another one reads, with nothing but
+    normalisation between.
+    """
     if _made_of_layers(step.layer):
         return True
     merged = {
@@ -258,17 +267,36 @@ def _ends_block(step: Step, readers: dict[int, list[Step]]) -> bool:
     }
     if len(merged) > 1:
         return True
-    # Of depthwise convolutions a pointwise one is a part.
-    linear = (
-        isinstance(step.layer, keras.layers.Conv2D)
-        and step.layer.groups == 1
-        and inner_activation(step.layer) is None
-    )
+    # A depthwise convolution's other half is the pointwise one behind it.
+    if (
+        not isinstance(step.layer, keras.layers.Conv2D)
+        or step.layer.groups > 1
+        or inner_activation(step.layer) is not None
+    ):
+        return False
     *_, end = _run(step, readers, _normalizes)
     after = readers[id(end.outputs[0])]
-    return linear and [type(each.layer) for each in after] == [
-        keras.layers.Conv2D
+    return [type(each.layer) for each in after] == [keras.layers.Conv2D]
+
+
+def _point_after(block: Step, readers: dict[int, list[Step]]) -> Step | None:
+    """The last point that ends a block: it, its normalisation or activation."""
+
+    def belongs(layer):
+        return _normalizes(layer) or is_activation(layer)
+
+    points = [step for step in _run(block, readers, belongs) if step.is_point]
+    return points[-1] if points else None
+
+
+def _point_before(block: Step, steps: Sequence[Step]) -> Step | None:
+    """The last point of a block that ends in an operation, which is none."""
+    points = [
+        step
+        for step in steps[: steps.index(block)]
+        if step.is_point and step.shape[1] == block.shape[1]
     ]
+    return points[-1] if points else None
 
 
 def _run(
@@ -287,32 +315,6 @@ def _run(
 
 def _normalizes(layer: keras.Operation) -> bool:
     return isinstance(layer, _NORMALIZATIONS)
-
-
-def _block_end(
-    steps: Sequence[Step], index: int, readers: dict[int, list[Step]]
-) -> str | None:
-    """The path of the last layer of the block that ends in a step.
-
-    A sum that is no layer has no path: if nothing normalises or activates it,
-    the layer before it stands for it.
-    """
-    block = steps[index]
-    end = [
-        step.path
-        for step in _run(
-            block,
-            readers,
-            lambda layer: _normalizes(layer) or is_activation(layer),
-        )
-        if step.is_point
-    ]
-    before = [
-        step.path
-        for step in steps[:index]
-        if step.is_point and step.shape[1] == block.shape[1]
-    ]
-    return (end or before or [None])[-1]
 
 
 def logits_end(model: keras.Model) -> str:
@@ -368,7 +370,7 @@ def block_ends(model: keras.Model) -> list[str]:
     }
     points = [step for step in steps if step.is_point]
     for ends in (
-        _ends_of_blocks(model, _blocks_among(composite)),
+        _ends_of_blocks(model, _blocks_among(composite), points),
         [step.path for step in points if step.path in composite],
         [
             step.path
@@ -411,29 +413,32 @@ def _blocks_among(composite: Mapping[str, keras.Layer]) -> dict:
 
 
 def _ends_of_blocks(
-    model: keras.Model, blocks: Mapping[str, keras.Layer]
+    model: keras.Model, blocks: Mapping[str, keras.Layer], points: list[Step]
 ) -> list[str]:
-    """The paths of blocks; of one that gives more than a map, of what ends it.
+    """The paths of blocks, in the order of their calls.
 
-    Such as attention scores, or `None` in their place.
+    Of a block that gives more than one tensor, such as attention scores, or
+    `None` in their place: of the layer inside that gives the first.
     """
-    if not blocks:
-        return []
+    direct = [step.path for step in points if step.path in blocks]
+    if len(direct) == len(blocks):
+        return direct
     layers = dict(blocks)
     for path, layer in blocks.items():
         layers |= inside(layer, path)
     steps = of_code(model, layers)
-    ends = []
-    for step in steps:
-        if step.path in blocks:
-            ends += [
-                each.path
-                for each in steps
-                if each.is_point
-                and f"{each.path}/".startswith(f"{step.path}/")
-                and each.outputs[0] is step.outputs[0]
-            ][-1:]
-    return ends
+    last_inside = [
+        [
+            each.path
+            for each in steps
+            if each.is_point
+            and each.outputs[0] is step.outputs[0]
+            and f"{each.path}/".startswith(f"{step.path}/")
+        ][-1:]
+        for step in steps
+        if step.path in blocks
+    ]
+    return sum(last_inside, [])
 
 
 def _made_of_layers(layer: keras.Operation) -> bool:

@@ -4,7 +4,13 @@ import keras
 import pytest
 
 from keras_mhgd import models
-from keras_mhgd.features import block_ends, logits_end, pair, stage_ends
+from keras_mhgd.features import (
+    FeatureExtractor,
+    block_ends,
+    logits_end,
+    pair,
+    stage_ends,
+)
 
 
 def convolutions(*strides, size=32):
@@ -71,7 +77,7 @@ def test_stages_of_images(ours, theirs, expected):
 
 
 def test_networks_of_the_library_with_more_stages():
-    """224 x 224 to 7 x 7 against three stages from full resolution."""
+    """Three stages from full resolution learn from the last three of four."""
     teacher = keras.applications.ResNet50V2(
         weights=None, input_shape=(64, 64, 3), classes=5
     )
@@ -79,7 +85,7 @@ def test_networks_of_the_library_with_more_stages():
     pairs = pair(student, teacher)
     assert [ours for ours, _ in pairs] == ["stage1", "stage2", "stage3"]
     factors = {path: factor for factor, path in stage_ends(teacher).items()}
-    assert [factors[path] for _, path in pairs] == [4, 16, 32]
+    assert [factors[path] for _, path in pairs] == [8, 16, 32]
 
 
 def test_vectors():
@@ -99,6 +105,177 @@ def test_sequences():
         ("block0", "sum1"),
         ("block1", "sum3"),
     ]
+
+
+conv, norm, relu = (
+    keras.layers.Conv2D,
+    keras.layers.BatchNormalization,
+    keras.layers.ReLU,
+)
+
+
+def ending(inputs, x):
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def after_activation(size=64, stages=3, stem_stride=2, add=None):
+    """Residual blocks, `out<i>` after the sum; all but the first stride."""
+    add = add or (lambda name: keras.layers.Add(name=name))
+    inputs = keras.Input((size, size, 3))
+    x = relu(name="stem")(conv(4, 3, stem_stride, padding="same")(inputs))
+    for stage in range(stages):
+        stride = 2 if stage else 1
+        y = conv(2, 1, name=f"reduce{stage}", activation="relu")(x)
+        y = conv(8, 3, stride, padding="same")(y)
+        x = conv(8, 1, stride)(x)
+        x = relu(name=f"out{stage}")(add(f"sum{stage}")([x, y]))
+    return ending(inputs, x)
+
+
+def before_activation():
+    """As in ResNetV2 of Keras: the last block of a stage strides."""
+    inputs = keras.Input((32, 32, 3))
+    x = conv(8, 3, padding="same", name="stem")(inputs)
+    for stage in range(2):
+        for block in range(2):
+            name, stride = f"{stage}{block}", 1 + block
+            y = relu(name=f"before{name}")(norm()(x))
+            y = relu(name=f"inside{name}")(conv(2, 1)(y))
+            y = conv(8, 3, stride, padding="same")(y)
+            x = keras.layers.MaxPooling2D(1, stride)(x) if block else x
+            x = keras.layers.Add(name=f"sum{name}")([x, y])
+    return ending(inputs, relu(name="last")(norm()(x)))
+
+
+def dense_blocks():
+    """Concatenations; a transition normalises, activates, narrows, pools."""
+    inputs = keras.Input((32, 32, 3))
+    x = conv(4, 3, padding="same")(inputs)
+    for stage in range(2):
+        for _ in range(2):
+            x = keras.layers.Concatenate()([x, conv(4, 3, padding="same")(x)])
+        x = relu(name=f"all{stage}")(norm()(x))
+        x = conv(4, 1, name=f"narrow{stage}")(x)
+        x = keras.layers.AveragePooling2D(2)(x)
+    return ending(inputs, conv(4, 3, padding="same", name="last")(x))
+
+
+def inverted_residuals(ghosts=False):
+    """Wide inside, narrow between; the last block of a stage has no sum."""
+
+    def expand(x, name):
+        x = conv(12, 1, use_bias=False)(x)
+        x = relu(name=f"wide{name}")(norm()(x))
+        if ghosts:  # half of it is made from the other half
+            y = keras.layers.DepthwiseConv2D(3, padding="same")(x)
+            x = keras.layers.Concatenate(name=f"ghosts{name}")([x, y])
+        return x
+
+    inputs = x = keras.Input((32, 32, 3))
+    for stage in range(2):
+        for block in range(3):
+            stride = 2 if block == 0 and stage else 1
+            name = f"{stage}{block}"
+            y = expand(x, name)
+            y = keras.layers.DepthwiseConv2D(3, stride, padding="same")(y)
+            y = relu()(norm()(y))
+            y = norm(name=f"narrow{name}")(conv(4, 1)(y))
+            if block == 1:
+                y = keras.layers.Add(name=f"sum{name}")([x, y])
+            elif ghosts:
+                x = conv(4, 1, stride)(x)
+                y = keras.layers.Add(name=f"sum{name}")([x, y])
+            x = y
+    return ending(inputs, relu(name="last")(conv(16, 1)(x)))
+
+
+def cells(count=3):
+    """As in NASNet: each reads the two before it, narrowed inside."""
+    inputs = keras.Input((32, 32, 3))
+    before = x = conv(6, 3, padding="same")(inputs)
+    for cell in range(count):
+        stride = 2 if cell == count - 1 else 1
+        y, z = (
+            conv(3, 3, stride, padding="same", activation="relu")(each)
+            for each in (before, x)
+        )
+        both = keras.layers.Add()([y, z])
+        halves = [both, y]
+        narrow = keras.layers.Concatenate(name=f"narrow{cell}")(
+            [conv(1, 1, activation="relu")(before) for _ in range(2)]
+        )
+        if stride == 1:
+            halves.append(narrow)
+        before = x
+        x = keras.layers.Concatenate(name=f"cell{cell}")(halves)
+        if stride > 1:
+            x = keras.layers.Concatenate(name="with_skip")(
+                [x, keras.layers.AveragePooling2D(2)(narrow)]
+            )
+    return ending(inputs, x)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (after_activation, ["out0", "out1", "out2"]),
+        # Sums that are no layers: what activates them.
+        (
+            lambda: after_activation(add=lambda _: lambda x: x[0] + x[1]),
+            ["out0", "out1", "out2"],
+        ),
+        # Not `inside01`, which the first block that strides is narrow at.
+        (before_activation, ["sum00", "sum10", "last"]),
+        (dense_blocks, ["all0", "all1", "last"]),
+        (inverted_residuals, ["narrow02", "last"]),
+        (lambda: inverted_residuals(ghosts=True), ["sum02", "last"]),
+        (cells, ["cell1", "with_skip"]),
+    ],
+)
+def test_stages_end_where_their_last_block_does(network, expected):
+    assert list(stage_ends(network()).values()) == expected
+
+
+def test_sums_that_nothing_follows():
+    """They have no name: the last layer inside of the block stands for it."""
+    inputs = x = keras.Input((32, 32, 3))
+    for stage in range(2):
+        x = conv(4, 3, 1 + stage, padding="same")(x)
+        y = conv(4, 3, padding="same", activation="relu")(x)
+        x = x + conv(4, 1, name=f"branch{stage}")(y)
+    assert list(stage_ends(ending(inputs, x)).values()) == [
+        "branch0",
+        "branch1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stages", "stem_stride", "expected"),
+    [
+        (3, 4, ["out0", "out1", "out2"]),
+        (5, 1, ["out1", "out2", "out3", "out4"]),
+    ],
+)
+def test_at_most_four_stages_are_chosen(stages, stem_stride, expected):
+    pairs = pair(*[after_activation(64, stages, stem_stride)] * 2)
+    assert pairs == [(each, each) for each in expected]
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_a_stem_is_a_point_if_there_is_little_else(stages):
+    """It has a resolution, of convolutions alone."""
+    inputs = keras.Input((32, 32, 3))
+    x = relu(name="stem")(conv(4, 3, padding="same")(inputs))
+    for stage in range(stages):
+        x = keras.layers.MaxPooling2D()(x)
+        y = conv(4, 3, padding="same", activation="relu")(x)
+        x = relu(name=f"out{stage}")(keras.layers.Add()([x, y]))
+    network = ending(inputs, x)
+    blocks = [f"out{stage}" for stage in range(stages)]
+    assert list(stage_ends(network).values()) == ["stem", *blocks]
+    expected = blocks if stages == 3 else ["stem", *blocks]
+    assert pair(network, network) == [(each, each) for each in expected]
 
 
 def test_stage_ends_without_images():
@@ -132,6 +309,67 @@ def test_what_scales_channels_or_comes_after_the_pooling_is_no_stage():
     x = keras.layers.Conv2D(3, 1, name="scores")(x)
     model = keras.Model(image, keras.layers.Flatten()(x))
     assert stage_ends(model) == {2: "scaled1", 4: "c3"}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Attending(Block):
+    """Gives its scores, or `None`, beside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.sum = keras.layers.Add(name="sum")
+
+    def build(self, shape):
+        super().build(shape)
+        self.sum.build([shape, shape])
+
+    def call(self, inputs):
+        return self.sum([inputs, self.dense(inputs)]), None
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Embedding(Block):
+    """Made of layers, and no block."""
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Encoder(keras.layers.Layer):
+    def __init__(self, blocks, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = blocks
+
+    def build(self, shape):
+        for block in self.blocks:
+            block.build(shape)
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+            x = x[0] if isinstance(x, tuple) else x
+        return x
+
+
+@pytest.mark.parametrize(("kind", "end"), [(Block, ""), (Attending, "/sum")])
+def test_blocks_inside_of_an_encoder(kind, end):
+    inputs = keras.Input((5, 6))
+    blocks = [kind(name=f"block{index}") for index in range(3)]
+    x = Encoder(blocks, name="encoder")(Embedding(name="embedding")(inputs))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    ends = [f"encoder/block{index}{end}" for index in range(3)]
+    assert block_ends(model) == ends
+    maps = FeatureExtractor(model, ends).shapes.maps
+    assert maps == [(None, 5, 6)] * 3
+
+
+def test_an_embedding_made_of_layers_is_no_block():
+    inputs = keras.Input((5, 6))
+    x = Embedding(name="embedding")(inputs)
+    for index in range(2):
+        x = Block(name=f"block{index}")(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    assert block_ends(model) == ["block0", "block1"]
 
 
 def test_patches_of_an_image_become_a_sequence():
