@@ -215,6 +215,15 @@ class _Evenly:
         with self._strategy.scope():
             return _distributed(batches)
 
+    def reduce(self, reduce_op, value, axis=None):
+        if reduce_op != "MEAN" or axis is not None:
+            return self._strategy.reduce(reduce_op, value, axis)
+        # Keras asks for a batch to see its shapes. Of uneven parts there is
+        # no mean.
+        return tf.nest.map_structure(
+            lambda part: self.experimental_local_results(part)[0], value
+        )
+
     def __getattr__(self, name):
         return getattr(self._strategy, name)
 
@@ -332,7 +341,7 @@ def _distributed(
         parts = batches.flat_map(
             lambda *batch: _rows(batch, number, first, local, least)
         )
-        return parts.prefetch(tf.data.AUTOTUNE)
+        return parts.prefetch(local)  # one batch
 
     strategy = tf.distribute.get_strategy()
     return strategy.distribute_datasets_from_function(rows)

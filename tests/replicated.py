@@ -55,6 +55,9 @@ METHODS = {
         num_heads=2, preparation_epochs=1, clipping="per_feature"
     ),
     "fitnet as published": lambda: methods.FitNet(preparation_epochs=1),
+    "activation_boundaries as published": lambda: methods.ActivationBoundaries(
+        preparation_epochs=1
+    ),
     "keras": lambda: keras.distillation.LogitsDistillation(
         loss=keras.losses.KLDivergence()
     ),

@@ -89,6 +89,9 @@ class FactorTransfer(PreparedMethod):
         reconstruction: `"absolute"` (the published code) or `"squared"`
             (paper) differences, in the paraphraser's training. With squares
             the rate of 0.1 is too high where maps have entries well above 1.
+            The gradient of absolute ones jumps where a difference changes its
+            sign: over many epochs round-off, as of another number of devices,
+            grows to differences that can be seen. That of squares doesn't.
         preparation_epochs: Epochs of that training; 0 leaves the paraphraser
             as it is.
         preparation_learning_rate: Rate of its SGD (Nesterov momentum 0.9),
