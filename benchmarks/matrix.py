@@ -5,7 +5,7 @@ python -m benchmarks.matrix [column ...]
 Runs the columns named, all by default, and writes `docs/matrix.json`, which
 keeps those of other runs, and `docs/matrix.md`. A cell is the largest
 difference from the same training without the condition, relative to the largest
-entry of an array or to 1; or why there is none.
+entry of an array or to 1; `yes` where a task trains; or why there is none.
 
 A column more is an entry of `COLUMNS`.
 """
@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
+from benchmarks import conditions
 from keras_mhgd import methods
 from tests.cluster import tf_configs
 
@@ -58,6 +59,7 @@ COLUMNS: dict[str, Callable[[Sequence[str], str | os.PathLike], Column]] = {
     "2 replicas": lambda *where: on_devices(2, *where),
     "4 replicas": lambda *where: on_devices(4, *where),
     "2 workers": lambda *where: on_workers(2, *where),
+    **conditions.COLUMNS,
 }
 
 
@@ -70,16 +72,22 @@ def table(columns: Mapping[str, Column]) -> str:
     found = {name: None for column in columns.values() for name in column}
     names = [*rows(), *(name for name in found if name not in rows())]
     lines = [["", *columns], ["---"] * (1 + len(columns))]
+    notes: dict[str, int] = {}
     for name in names:
-        cells = [_text(column.get(name, "")) for column in columns.values()]
+        cells = [
+            _text(column.get(name, ""), notes) for column in columns.values()
+        ]
         lines.append([name, *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rows_of_it = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    refusals = "".join(f"{number}. {why}\n" for why, number in notes.items())
+    return f"{rows_of_it}\n{refusals}"
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: Cell, notes: dict[str, int]) -> str:
+    """A number, or the number of a refusal, which is noted."""
     if isinstance(cell, str):
-        return cell.split("\n")[0].replace("|", "\\|")
-    return f"{cell:.1e}" if cell else "0"
+        return f"[{notes.setdefault(cell, len(notes) + 1)}]" if cell else ""
+    return f"{cell:.1e}" if cell else "yes"
 
 
 def _cells(count, of_rows, folder, variables) -> Column:
@@ -116,7 +124,9 @@ def main(*names: str) -> None:
         for name in names or COLUMNS:
             columns[name] = COLUMNS[name](rows(), folder)
             path.write_text(json.dumps(columns, indent=1) + "\n")
-    (RESULTS / "matrix.md").write_text(table(columns))
+    page = RESULTS / "matrix.md"
+    head = page.read_text().partition("| ")[0]
+    page.write_text(head + table(columns))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,21 @@
-"""Every method under every condition: a number, or why there is none.
+"""Every method in other precisions, ways to run, and tasks, by single steps.
 
-python -m tests.matrix [<file>]
-
-Prints the table of docs/matrix.md, or writes the file. A cell is how far the
-losses of a step, or the weights after it, are from those in float32 on one
-device; of a task that they are finite; or the refusal.
+A column of `benchmarks.matrix` each. Networks are as small as can be, and most
+steps run without tracing: a column takes seconds a method.
 """
 
-import pathlib
-import sys
+import functools
+import os
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import keras_mhgd
-from keras_mhgd import methods
+from benchmarks.devices import small
 from tests.situations import SITUATIONS
 
-ROWS = [
-    *methods.names(),
-    "recommended",
-    "mhgd+soft_logits",
-    "fitnet+dkd",
-]
 # The largest difference that is allowed, relative to the largest entry or 1.
 TOLERANCES = {
     "run_eagerly": 1e-5,
@@ -31,22 +23,7 @@ TOLERANCES = {
     "mixed_bfloat16": 0.1,
     "mixed_float16": 0.02,
 }
-TASKS = list(SITUATIONS)
 COUNT = 8
-
-
-def small(row):
-    """The method of a row, with little to learn before the student."""
-    method = methods.get(row)
-    for part in method.parts():
-        for name, value in (
-            ("preparation_epochs", 1),
-            ("num_heads", 2),
-            ("bank_size", 32),
-        ):
-            if getattr(part, name, 0):
-                setattr(part, name, value)
-    return method
 
 
 def network(width, seed):
@@ -132,19 +109,20 @@ def difference(a, b):
     )
 
 
-def cells(row):
-    """All cells of a method, by column."""
-    expected = losses(row, "fit")
-    found = {}
-    for condition in TOLERANCES:
-        found[condition] = difference(losses(row, condition), expected)
-    for task in TASKS:
-        found[task] = of_task(row, SITUATIONS[task])
-    return found
+@functools.lru_cache(maxsize=1)
+def expected(row):
+    """What a step by `fit` gives in float32."""
+    return losses(row, "fit")
 
 
-def of_task(row, situation):
-    """Whether the losses of a step are finite, or the refusal."""
+def of_condition(row, condition):
+    """The largest difference from `fit` in float32."""
+    return difference(losses(row, condition), expected(row))
+
+
+def of_task(row, task):
+    """0.0 if the losses of a step are finite; or the refusal."""
+    situation = SITUATIONS[task]
     try:
         distiller = keras_mhgd.Distiller(
             situation.student(), situation.teacher(), small(row)
@@ -152,29 +130,11 @@ def of_task(row, situation):
         distiller.compile(keras.optimizers.SGD(0.001), **situation.task)
         found = step(distiller, situation.x, situation.y, situation.weight)
     except ValueError as error:
-        return str(error)
+        return reason(str(error))
     terms = [found[term] for term in distiller.method.terms]
-    return bool(terms) and bool(np.isfinite(terms).all())
-
-
-def table(found):
-    """The matrix as Markdown, with each refusal once below it."""
-    columns = [*TOLERANCES, *TASKS]
-    numbers, lines = {}, []
-    for row, of_row in found.items():
-        entries = []
-        for column in columns:
-            cell = of_row[column]
-            if isinstance(cell, str):
-                number = numbers.setdefault(reason(cell), len(numbers) + 1)
-                entries.append(f"[{number}]")
-            else:
-                entries.append("yes")
-        lines.append([f"`{row}`", *entries])
-    rows = [["method", *columns], ["---"] * (1 + len(columns)), *lines]
-    text = "\n".join(f"| {' | '.join(each)} |" for each in rows)
-    notes = "\n".join(f"{n}. {why}" for why, n in numbers.items())
-    return f"{text}\n\n{notes}\n"
+    if not terms or not np.isfinite(terms).all():
+        raise FloatingPointError(f"{row} for {task}: {found}")
+    return 0.0
 
 
 def reason(message):
@@ -182,19 +142,13 @@ def reason(message):
     return message.split(" Received:")[0]
 
 
-def main(path=None):
-    found = {}
-    for number, row in enumerate(ROWS):
-        found[row] = cells(row)
-        print(f"{number + 1} of {len(ROWS)}: {row}", file=sys.stderr)
-    text = table(found)
-    if path is None:
-        print(text)
-        return
-    page = pathlib.Path(path)
-    head, _, _ = page.read_text().partition("| method |")
-    page.write_text(head + text)
+def _column(
+    cell, argument
+) -> Callable[[Sequence[str], str | os.PathLike], dict]:
+    return lambda rows, folder: {row: cell(row, argument) for row in rows}
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+COLUMNS = {
+    **{name: _column(of_condition, name) for name in TOLERANCES},
+    **{name: _column(of_task, name) for name in SITUATIONS},
+}
