@@ -6,7 +6,7 @@ from keras_mhgd.features.augmentation import (
 )
 from keras_mhgd.features.batch import Features, Taught
 from keras_mhgd.features.extractor import FeatureExtractor
-from keras_mhgd.features.inputs import Inputs, View, Views, text_as_tensors
+from keras_mhgd.features.inputs import Inputs
 from keras_mhgd.features.layers import (
     find_layer,
     input_shapes,
@@ -20,6 +20,7 @@ from keras_mhgd.features.pairing import (
     pair,
     stage_ends,
 )
+from keras_mhgd.features.views import View, Views, text_as_tensors
 
 __all__ = [
     "FeatureExtractor",
