@@ -27,6 +27,7 @@ COUNT = 8
 
 
 def network(width, seed):
+    """Two convolutions for images 8 x 8 x 1, of three classes."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
     for stage in (1, 2):
@@ -43,12 +44,14 @@ def network(width, seed):
 
 
 def data():
+    """A batch of images and class numbers."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(COUNT, 8, 8, 1)).astype("float32")
     return x, np.arange(COUNT) % 3
 
 
 def image_distiller(row, policy="float32", **options):
+    """A compiled distiller of such networks, of a dtype policy."""
     keras.config.set_dtype_policy(policy)
     try:
         teacher, student = network(6, 1), network(4, 2)

@@ -34,6 +34,7 @@ from keras_mhgd.requirements import (
     require_nothing_shared,
     require_repeatable,
     require_same_classes,
+    require_trainable,
     warn_of_random_layers,
 )
 
@@ -135,12 +136,7 @@ class Distiller(keras.Model):
         self.augments = len(self._views) == 1 and first.network is not student
         trained = first.network if self.augments else student
         warn_of_random_layers(student, random_layers(trained))
-        if not student.trainable_variables:
-            raise ValueError(
-                "`student` must have weights that train. Received: "
-                f"{student.name!r}, which has none. Set student.trainable = "
-                "True; quantize it after the training."
-            )
+        require_trainable(student)
         shapes = FeatureExtractor(trained, []).shapes
         heads = Heads(shapes.outputs, getattr(student, "output_names", None))
         if not is_by_head(method):
@@ -462,6 +458,11 @@ class Distiller(keras.Model):
                 batch_size=batch_size,
                 shuffle=shuffle,
                 steps_per_epoch=steps_per_epoch,
+            )
+        if isinstance(validation_data, tuple):
+            validation_data = (
+                text_as_tensors(validation_data[0]),
+                *validation_data[1:],
             )
         with self.distribute_strategy.scope():
             self._build_training(x, y)

@@ -24,6 +24,28 @@ def warn_of_random_layers(student: keras.Model, found: Sequence[str]) -> None:
         )
 
 
+def require_trainable(student: keras.Model) -> None:
+    """Raises unless the student's weights can train."""
+    if not student.trainable_variables:
+        raise ValueError(
+            "`student` must have weights that train. Received: "
+            f"{student.name!r}, which has none. Set student.trainable = True."
+        )
+    fixed = [
+        layer.name
+        for layer in student._flatten_layers()
+        if getattr(layer, "quantization_mode", None)
+        and not getattr(layer, "lora_enabled", False)
+        and layer.trainable
+    ]
+    if fixed:
+        raise ValueError(
+            "`student` must have weights that train. Received: "
+            f"{fixed}, which are quantized: only their biases would. Quantize "
+            "the student after the training, or call `enable_lora` on them."
+        )
+
+
 def require_nothing_shared(student: keras.Model, teacher: keras.Model) -> None:
     """Raises if training the student would change the teacher."""
     theirs = {id(variable) for variable in teacher.variables}

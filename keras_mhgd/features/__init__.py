@@ -4,13 +4,7 @@ from keras_mhgd.features.augmentation import split_augmentation
 from keras_mhgd.features.batch import Features, Taught, without_padding
 from keras_mhgd.features.extractor import FeatureExtractor
 from keras_mhgd.features.head import End
-from keras_mhgd.features.inputs import (
-    Inputs,
-    Preprocessor,
-    View,
-    Views,
-    text_as_tensors,
-)
+from keras_mhgd.features.inputs import Inputs
 from keras_mhgd.features.layers import (
     find_layer,
     input_shapes,
@@ -25,6 +19,12 @@ from keras_mhgd.features.pairing import (
     logits_end,
     pair,
     stage_ends,
+)
+from keras_mhgd.features.views import (
+    Preprocessor,
+    View,
+    Views,
+    text_as_tensors,
 )
 
 __all__ = [

@@ -1,0 +1,334 @@
+"""What a student and its teacher see of one batch: preprocessors."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mhgd.features.augmentation import split_augmentation
+from keras_mhgd.features.inputs import Inputs
+from keras_mhgd.features.layers import augments, random_layers
+
+Preprocessor = Callable[..., Any] | str | None
+
+
+class View(NamedTuple):
+    """A batch as both networks take it.
+
+    Attributes:
+        student: What the student takes.
+        teacher: What the teacher takes.
+        y: Labels.
+        sample_weight: Weights.
+    """
+
+    student: Any
+    teacher: Any
+    y: Any
+    sample_weight: Any
+
+
+class Views:
+    """Makes what a student and its teacher take of one batch.
+
+    A network with a preprocessor takes what that makes of the batch. If none
+    has one, or both the same, they have one view of it, and the inputs are
+    matched: see `Inputs`. Else each has its own view, and their inputs may
+    differ in shape and kind.
+
+    Preprocessors run in inference mode, so that a random one can't show the
+    networks different things. They are a part of the step's graph.
+
+    Random augmentation that the student starts with goes before both networks
+    if they have one view: they see the same in training too.
+
+    Args:
+        student: A built network.
+        teacher: Another.
+        student_preprocessor: A function or Keras layer that is applied to a
+            batch `x`. One with arguments `y` and `sample_weight` gets these
+            as well, and may give `x`, `(x, y)` or `(x, y, sample_weight)`.
+            `None` is the network's own, which KerasHub's tasks have as
+            `preprocessor`. `keras.layers.Identity()` switches that off.
+            `"teacher"` is the teacher's.
+        teacher_preprocessor: The same; `"student"` is the student's. Labels
+            that it makes are left out.
+
+    Attributes:
+        given: The two arguments by name, to be saved and tracked. One that is
+            the other network's is its name, so that it stays the same object.
+        pairs: See `Inputs`.
+        student_shapes: See `Inputs`.
+        teacher_shapes: See `Inputs`.
+        network: What takes `View.student` in training: the student without
+            the augmentation that goes before both. It shares all layers.
+        unshared: Paths of layers in it that augment still, of which the
+            teacher doesn't see the result.
+
+    Raises:
+        TypeError: If a preprocessor can't be called.
+        ValueError: If one augments at random, or if one view doesn't fit both
+            networks.
+
+    Example:
+        >>> views = keras_mhgd.features.Views(
+        ...     student,
+        ...     teacher,
+        ...     teacher_preprocessor=keras.layers.Rescaling(2.0, -1.0),
+        ... )
+        >>> view = views(images, labels)
+        >>> logits, targets = student(view.student), teacher(view.teacher)
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model,
+        student_preprocessor: Preprocessor = None,
+        teacher_preprocessor: Preprocessor = None,
+    ):
+        mine = _preprocessor("student", student_preprocessor, student)
+        its = _preprocessor("teacher", teacher_preprocessor, teacher)
+        if mine == "teacher" and its == "student":
+            raise ValueError(
+                "Only one of the preprocessors may be the other's. Received: "
+                f"student_preprocessor={mine!r}, teacher_preprocessor={its!r}. "
+                "Give one of them a function or layer."
+            )
+        if mine == "teacher":
+            mine = its
+        if its == "student":
+            its = mine
+        self.is_one = mine is its
+        self.given = _references(
+            _unless_own(student_preprocessor, student),
+            _unless_own(teacher_preprocessor, teacher),
+            shared=self.is_one and mine is not None,
+        )
+        self._student, self._teacher = mine, its
+        self._saved = _own(student), _own(teacher), *self.given.values()
+        self._inputs = Inputs(student, teacher, matched=self.is_one)
+        self.pairs = self._inputs.pairs
+        self.student_shapes = self._inputs.student_shapes
+        self.teacher_shapes = self._inputs.teacher_shapes
+        parts = split_augmentation(student)
+        self._augment = parts.augment if self.is_one else None
+        self.network = parts.network if self.is_one else student
+        self.unshared = random_layers(self.network)
+
+    def __call__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        training: bool = False,
+    ) -> View:
+        """Makes both views of a batch, each once.
+
+        Args:
+            x: The batch.
+            y: Its labels, or `None`.
+            sample_weight: Its weights, or `None`.
+            training: Whether the student's augmentation is applied.
+
+        Returns:
+            Both views, with the labels and weights for the student.
+        """
+        seen, y, sample_weight = self._seen(x, y, sample_weight, training)
+        other = seen if self.is_one else _applied(self._teacher, x)[0]
+        return View(
+            self._inputs.student(seen),
+            self._inputs.teacher(other),
+            y,
+            sample_weight,
+        )
+
+    def student(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        training: bool = False,
+    ) -> tuple[Any, Any, Any]:
+        """Makes the student's view alone: `x`, `y` and `sample_weight`."""
+        x, y, sample_weight = self._seen(x, y, sample_weight, training)
+        return self._inputs.student(x), y, sample_weight
+
+    def _seen(self, x, y, sample_weight, training) -> tuple[Any, Any, Any]:
+        x, y, sample_weight = _applied(self._student, x, y, sample_weight)
+        if training and self._augment is not None:
+            x = self._augment(x, training=True)
+        return x, y, sample_weight
+
+    def teacher(self, x: Any) -> Any:
+        """Makes the teacher's view alone, of the raw batch."""
+        return self._inputs.teacher(_applied(self._teacher, x)[0])
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether XLA compiles the preprocessors: it does not handle text."""
+        return not any(
+            not layer.supports_jit or hasattr(layer, "tokenize")
+            for each in (self._student, self._teacher)
+            for layer in _layers(each)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Serializes the two arguments.
+
+        Raises:
+            ValueError: If one is a function that can't be loaded again, or if
+                two share a layer with a file of its own, such as a vocabulary.
+        """
+        _require_apart(self._saved)
+        return {
+            name: _serialized(name, each) for name, each in self.given.items()
+        }
+
+
+def _own(network: keras.Model) -> Any:
+    """What a KerasHub task runs before it, but not in its `call`."""
+    if not hasattr(network, "preprocess_samples"):
+        return None
+    return getattr(network, "preprocessor", None)
+
+
+def _unless_own(preprocessor: Preprocessor, network: keras.Model) -> Any:
+    return None if preprocessor is _own(network) else preprocessor
+
+
+def _references(mine: Any, its: Any, shared: bool) -> dict[str, Any]:
+    """Arguments that give the same when their objects are loaded apart."""
+    if shared and its is None and mine is not None:
+        mine = "teacher"
+    elif shared and its is not None and mine != "teacher":
+        its = "student"
+    return {"student_preprocessor": mine, "teacher_preprocessor": its}
+
+
+def _preprocessor(
+    part: str, preprocessor: Preprocessor, network: keras.Model
+) -> Preprocessor:
+    """What runs before a network, or whose; `None` if nothing does."""
+    name, other = f"{part}_preprocessor", _OTHER[part]
+    if preprocessor is None:
+        preprocessor = _own(network)
+    if preprocessor == other or preprocessor is None:
+        return preprocessor
+    if not callable(preprocessor):
+        raise TypeError(
+            f"`{name}` must be a function, a Keras layer, {other!r} or None. "
+            f"Received: {preprocessor!r}."
+        )
+    random = [each.name for each in _layers(preprocessor) if augments(each)]
+    if random:
+        raise ValueError(
+            f"`{name}` must not augment at random: teacher and student would "
+            f"see different views, so it runs in inference mode, where {random}"
+            " do nothing. Received: these layers. Augment the data set, as in "
+            "data.map(lambda x, y: (augment(x, training=True), y))."
+        )
+    # It switches off what a network has, and then there is nothing to run.
+    return None if type(preprocessor) is keras.layers.Identity else preprocessor
+
+
+_OTHER = {"student": "teacher", "teacher": "student"}
+
+
+def _layers(preprocessor: Any) -> list[keras.Layer]:
+    if not isinstance(preprocessor, keras.Layer):
+        return []
+    return list(preprocessor._flatten_layers())
+
+
+def _applied(
+    preprocessor: Any, x: Any, y: Any = None, sample_weight: Any = None
+) -> tuple[Any, Any, Any]:
+    """What a preprocessor makes of a batch."""
+    if preprocessor is None:
+        return x, y, sample_weight
+    arguments = _arguments(preprocessor)
+    options = {}
+    if isinstance(preprocessor, keras.Layer) and "training" in arguments:
+        options["training"] = False
+    if not {"y", "sample_weight"} <= arguments:
+        return preprocessor(x, **options), y, sample_weight
+    made = preprocessor(x, y=y, sample_weight=sample_weight, **options)
+    x, new_y, new_weight = keras.utils.unpack_x_y_sample_weight(made)
+    return (
+        x,
+        y if new_y is None else new_y,
+        sample_weight if new_weight is None else new_weight,
+    )
+
+
+def _arguments(preprocessor: Any) -> set[str]:
+    is_layer = isinstance(preprocessor, keras.Layer)
+    called = preprocessor.call if is_layer else preprocessor
+    try:
+        return set(inspect.signature(called).parameters)
+    except ValueError:  # one that is not written in Python
+        return set()
+
+
+def _require_apart(preprocessors: Sequence[Any]) -> None:
+    """Raises if a layer of two, that is saved once, can't be loaded twice."""
+    seen: dict[int, keras.Layer] = {}
+    for preprocessor in preprocessors:
+        own = {
+            id(layer): layer
+            for layer in _layers(preprocessor)
+            if layer.variables or hasattr(layer, "save_assets")
+        }
+        shared = [layer.name for key, layer in own.items() if key in seen]
+        if shared:
+            raise ValueError(
+                "Preprocessors must not share layers to be saved: Keras saves "
+                f"one and loads two. Received: {shared} in two of them. Make "
+                "each its own, or pass teacher_preprocessor='student' and set "
+                "teacher.preprocessor = None."
+            )
+        seen |= own
+
+
+def _serialized(name: str, preprocessor: Preprocessor) -> Any:
+    is_code = inspect.isroutine(preprocessor)
+    known = preprocessor if is_code else type(preprocessor)
+    registered = keras.saving.get_registered_name(known)
+    if (
+        isinstance(preprocessor, keras.Layer | str | None)
+        or keras.saving.get_registered_object(registered) is known
+    ):
+        return keras.saving.serialize_keras_object(preprocessor)
+    raise ValueError(
+        f"`{name}` must be a Keras layer or a registered function to be saved. "
+        f"Received: {preprocessor!r}. Decorate it with "
+        "@keras.saving.register_keras_serializable(), or save "
+        "`distiller.student`."
+    )
+
+
+def text_as_tensors(x: Any) -> Any:
+    """Makes tensors of the text in `x`, which Keras takes as nothing else.
+
+    Args:
+        x: Arrays or lists of strings, in a dict or tuple or alone; all else is
+            left as it is.
+
+    Returns:
+        The same structure.
+    """
+    if isinstance(x, dict):
+        return {key: text_as_tensors(each) for key, each in x.items()}
+    if isinstance(x, tuple) and not hasattr(x, "_fields"):
+        return tuple(text_as_tensors(each) for each in x)
+    is_list = isinstance(x, list) and all(isinstance(each, str) for each in x)
+    is_array = isinstance(x, np.ndarray) and (
+        x.dtype.kind in "US"
+        or x.dtype.kind == "O"
+        and all(isinstance(each, str | bytes) for each in x.flat)
+    )
+    return tf.constant(x) if is_list or is_array else x
