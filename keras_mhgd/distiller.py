@@ -52,23 +52,37 @@ class Distiller(keras.Model):
     `predict` are the student's: the teacher doesn't run and no weight moves.
 
     Args:
-        student: Network to train, input to class scores: functional,
-            sequential, or subclassed and built.
-        teacher: Trained network with the same input and classes. It runs in
-            inference mode; its `trainable` flag is left as it is. Only a
-            method of mutual learning trains it.
+        student: Network to train, input to class scores or other outputs:
+            functional, sequential, or subclassed and built.
+        teacher: Trained network with the same outputs, or a list of several.
+            It runs in inference mode; its `trainable` flag is left as it is.
+            Only a method of mutual learning trains it.
         method: A name of `keras_mhgd.methods.names()`, a `Method`, a loss of
             `keras.distillation`, or several: a list, or names joined by `+`.
+            For networks with several outputs also a dict of these, by the
+            outputs' names; else each method that reads outputs is there for
+            each.
         sensing_points: Where features are read: `None` finds and pairs the
             ends of stages or blocks; or layer names, or (student layer,
             teacher layer) pairs, front end first. See
-            `keras_mhgd.features.pair`. A method that reads no maps leaves
+            `keras_mhgd.features.pair`. For several teachers, a list of such
+            lists of pairs, or one for all. A method that reads no maps leaves
             them unused.
         name: Name of the model.
         gradient_norms: Whether training measures, beside the losses, the
             norms `task_gradient` and `transfer_gradient`, and the share that
             is `clipped`: see `keras_mhgd.gradients.Norms`. It takes backward
             passes of its own; the weights stay the same.
+        teacher_weights: Of several teachers, each > 0; equal by default.
+            Methods on logits learn from the teachers' weighted average,
+            others have a term for each teacher, times its weight.
+        student_preprocessor: What is applied to a batch in front of the
+            student, in training, `evaluate` and `predict`: a function or a
+            Keras layer. `None` is the network's own, as tasks of KerasHub
+            have one; `keras.layers.Identity()` is none. See
+            `keras_mhgd.features.Views`.
+        teacher_preprocessor: The same for the teacher; for several teachers
+            one for all, or a list.
 
     Raises:
         TypeError: If a network is no built Keras model.

@@ -26,6 +26,11 @@ def asked_for(
     Returns:
         Methods, with `None` where none is named.
     """
+    if is_by_head(method) and not heads.several:
+        raise ValueError(
+            "`method` must be one for all, or a list, for networks with one "
+            f"output. Received: methods for outputs {list(method)}."
+        )
     if not is_by_head(method):
         return [(part, None) for part in method.parts()]
     return [

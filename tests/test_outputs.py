@@ -412,6 +412,14 @@ def test_a_method_for_each_output():
         )
 
 
+def test_methods_by_output_need_several_outputs():
+    message = r"for networks with one output. .* outputs \['kind'\]"
+    with pytest.raises(ValueError, match=message):
+        keras_mhgd.Distiller(
+            vectors("s", 4, 3), vectors("t", 4, 3), {"kind": "dkd"}
+        )
+
+
 def test_networks_of_other_outputs_are_refused():
     one, two = (
         vectors("s", 4, {"a": 3, "b": 2}),

@@ -102,6 +102,12 @@ class AttentionGraphs(keras.callbacks.Callback):
                 f"has among several, MHGD. Received: {self.model.name!r} with "
                 f"methods {names}. Leave the callback out."
             )
+        if len(self.model.teachers) > 1:
+            raise ValueError(
+                "AttentionGraphs must watch a Distiller with one teacher. "
+                f"Received: {len(self.model.teachers)} teachers. Leave the "
+                "callback out."
+            )
         self._method = found[0]
         self._writer = tf.summary.create_file_writer(str(self.log_dir))
         steps = keras.ops.convert_to_numpy(self.model.optimizer.iterations)
