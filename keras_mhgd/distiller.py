@@ -523,6 +523,13 @@ class Distiller(keras.Model):
     def predict(self, x, **kwargs):
         return super().predict(text_as_tensors(x), **kwargs)
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Under a strategy Keras 3.15 takes a mean of the replicas' batches for
+        # this, which fails for text. Once metrics are built nothing is left.
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built:
+            super()._maybe_symbolic_build(iterator, data_batch)
+
     def _build_training(self, x, y):
         fitting.build(self, self._student_features.shapes.outputs, x, y)
 
