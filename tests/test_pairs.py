@@ -529,7 +529,9 @@ def in_one_test(names):
     return pytest.param(names, marks=marks, id=" of ".join(names))
 
 
-@pytest.mark.parametrize("names", map(in_one_test, pairs.APPLICATIONS))
+@pytest.mark.parametrize(
+    "names", [in_one_test(names) for names in pairs.APPLICATIONS]
+)
 def test_pairs_of_the_page_train(names, eagerly):
     """One step, by the points that docs/pairs.md tells."""
     student, teacher = map(pairs.build, names)
