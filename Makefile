@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-browser lint format table clean
+.PHONY: demo test test-browser test-hub lint format table clean
 
 demo: $(READY)  ## train alone, distill, compare, export
 	$(VENV)/bin/python -m training.demo
@@ -14,6 +14,10 @@ test: lint  ## lint and all tests
 
 test-browser: $(READY)  ## the pages in Debian's package chromium
 	$(VENV)/bin/python -m pytest tests/training/browser
+
+test-hub: $(READY)  ## networks of KerasHub, which this installs
+	$(VENV)/bin/pip install --quiet --requirement requirements-hub.lock
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/hub
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
