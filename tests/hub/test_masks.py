@@ -1,12 +1,11 @@
 """Masks of KerasHub's networks of text."""
 
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_mhgd.features import FeatureExtractor
-
-keras_hub = pytest.importorskip("keras_hub")
 
 TOKENS = np.array([[3, 1, 2, 0, 0], [1, 0, 0, 0, 0], [4, 2, 1, 3, 5]])
 MASK = (TOKENS > 0).astype("int32")

@@ -8,8 +8,6 @@ import tensorflow as tf
 import keras_mhgd
 from benchmarks import pairs
 
-pytest.importorskip("keras_hub")
-
 # Data stays in graphs, which is all right.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Even though the `tf.config.experimental_run_functions_eagerly"

@@ -1,14 +1,13 @@
 """Tasks of KerasHub bring preprocessors, with text and vocabularies."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_mhgd.features import Views, text_as_tensors
 
-keras_hub = pytest.importorskip("keras_hub")
-pytest.importorskip("tensorflow_text")
 models = keras_hub.models
 
 # The tasks are compiled when they are made, and load without.
