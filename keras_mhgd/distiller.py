@@ -377,7 +377,7 @@ class Distiller(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.nonfinite = nonfinite
         self.task = task
-        self._outputs.compile(loss, task)
+        self._outputs.compile(self.method, loss, task)
         shares = {
             replicas.keras_shares(each)
             for each in self._outputs.losses.values()

@@ -118,21 +118,28 @@ class Outputs:
         ]
         self._shares = shares
 
-    def compile(self, loss: Any, task: Any) -> None:
+    def compile(self, method: Method, loss: Any, task: Any) -> None:
         """Takes what is compiled for each output.
 
         Args:
+            method: The method, which is told at once where that can be.
             loss: The losses, as Keras takes them.
             task: Kinds of tasks, or one for all; `None` where they are not
                 given.
 
         Raises:
-            ValueError: If they don't fit the outputs.
+            ValueError: If they don't fit the outputs, or the method has no
+                meaning there.
         """
         self.losses, self._kinds = map(self.heads.split, (loss, task))
         for kind in self._kinds.values():
             if kind is not None:
                 require_known("task", kind, tasks.KINDS)
+        if all(
+            tasks.tells(self.losses[head], end, self._kinds[head])
+            for head, end in self._ends[0].items()
+        ):
+            self.settle(method, None)
 
     def by_head(self, found: Features) -> Features:
         """Puts the outputs and logits of several outputs by their names."""

@@ -303,6 +303,22 @@ class Task:
         return found
 
 
+def tells(loss: Any, end: End, kind: str | None) -> bool:
+    """Whether the meaning of an output is known before its labels are.
+
+    Args:
+        loss: As in `settle`.
+        end: How the student's output ends.
+        kind: As in `settle`.
+    """
+    function, _ = _function_of(loss)
+    return (
+        kind is not None
+        or function in _LOSSES
+        or end.form in ("softmax", "sigmoid")
+    )
+
+
 def settle(
     loss: Any,
     student: End,

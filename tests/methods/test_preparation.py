@@ -54,10 +54,7 @@ def test_initialisation_lowers_the_terms(name, distiller, images):
         keras.utils.set_random_seed(3)
         model = keras_mhgd.Distiller(copy, distiller(name).teacher, method)
         model.prepare(*images, verbose=0, shuffle=False)
-        features = (
-            extract(images[0])
-            for extract in (model._student_features, model._teacher_features)
-        )
+        features = model.features(images[0])
         found.append(sum(method.call(*features, None).values()))
     assert found[1] < 0.9 * found[0]
 
