@@ -124,6 +124,7 @@ class Distiller(keras.Model):
         self.teacher = teacher
         self.teacher_weights = _shares(self.teachers, teacher_weights)
         self._given_method = None
+        self.nonfinite = "raise"  # until it is compiled
         for each in (student, *self.teachers):
             require_network(each)
         for each in self.teachers:

@@ -55,9 +55,16 @@ def _as_graph(model: keras.Model) -> keras.Model | None:
     specs = input_specs(model) if model.built else None
     if specs is None:
         return None
-    inputs = keras.tree.map_structure(
-        lambda spec: keras.Input(spec.shape[1:], dtype=spec.dtype.name), specs
-    )
+    found = [
+        keras.Input(
+            spec.shape[1:],
+            dtype=spec.dtype.name,
+            # Keras wants the inputs of a dict to be named by its keys.
+            name=path[-1] if path and isinstance(path[-1], str) else None,
+        )
+        for path, spec in keras.tree.flatten_with_path(specs)
+    ]
+    inputs = keras.tree.pack_sequence_as(specs, found)
     return keras.Model(inputs, model(inputs), name=model.name)
 
 

@@ -127,6 +127,7 @@ class DKD(LogitMethod):
                 "others apart. Received: data without labels of classes. Pass "
                 "labels, or choose another method, such as 'soft_logits'."
             )
+        labels = tf.convert_to_tensor(labels)
         student = student._replace(weights=self._weights(student, labels))
         rows = self.rows(student, teacher, labels)
         target, non_target = decoupled_losses(

@@ -1,11 +1,9 @@
-from types import SimpleNamespace
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.features import FeatureExtractor, Taught
+from keras_mhgd.features import FeatureExtractor, Features, Taught
 from keras_mhgd.methods.factor_transfer import (
     FactorTransfer,
     factor_transfer_loss,
@@ -16,13 +14,13 @@ FORMS = ("paraphraser", "pyramid")
 
 
 def features(*maps):
-    return SimpleNamespace(maps=[tf.convert_to_tensor(each) for each in maps])
+    return Features(None, [tf.convert_to_tensor(each) for each in maps])
 
 
 def built(method, student, teacher):
     method.build(
         *(
-            SimpleNamespace(maps=[(None, *each.shape[1:]) for each in of.maps])
+            Features(None, [(None, *each.shape[1:]) for each in of.maps])
             for of in (student, teacher)
         )
     )

@@ -1,12 +1,11 @@
 """What the methods on logits and on embeddings have in common."""
 
-import types
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mhgd.features import Features
 from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
 from keras_mhgd.methods.dist import DIST
 from keras_mhgd.methods.dkd import DKD
@@ -58,7 +57,7 @@ def labels(batch=BATCH):
 def features(method, *tensors):
     """Stands in for `Features` that have what the method needs alone."""
     field = method.needs[0]
-    return [types.SimpleNamespace(**{field: each}) for each in tensors]
+    return [Features(None, [], **{field: each}) for each in tensors]
 
 
 def terms(method, student, teacher):
@@ -204,7 +203,7 @@ def test_config_round_trip(method):
 @pytest.mark.parametrize("kind", [SoftLogits, DKD, DIST])
 @pytest.mark.parametrize("counts", [(3, 4), (1, 2)])
 def test_classes_must_agree(kind, counts):
-    shapes = [types.SimpleNamespace(logits=(None, count)) for count in counts]
+    shapes = [Features(None, [], logits=(None, count)) for count in counts]
     message = "`logits` must be of the same classes .*Received: %d and %d outp"
     with pytest.raises(ValueError, match=message % counts):
         kind().build(*shapes)
@@ -218,7 +217,7 @@ def test_one_output_is_the_logit_of_the_second_of_two_classes(kind):
     found, expected = (
         kind().call(
             *(
-                types.SimpleNamespace(logits=tf.constant(logits))
+                Features(None, [], logits=tf.constant(logits))
                 for logits in pair
             ),
             labels,
