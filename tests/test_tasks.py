@@ -86,7 +86,8 @@ def test_trains_evaluates_resumes_and_exports(situation, method, tmp_path):
         assert not set(distiller.method.terms) & set(found)
     if method == "recommended":
         distiller.export(tmp_path / "student", verbose=False)
-        served = tf.saved_model.load(tmp_path / "student").serve(situation.x)
+        exported = tf.saved_model.load(tmp_path / "student")
+        served = exported.serve(situation.x)
         expected = predictions(distiller.student, situation.x)
         for a, b in zip(
             keras.tree.flatten(served),
