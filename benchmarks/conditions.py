@@ -142,6 +142,8 @@ def of_task(row, task):
 
 def reason(message):
     """What a refusal says, without what was received."""
+    # Keras puts the message of an error in a layer's call in bold.
+    message = message.split("\x1b[1m")[-1].split("\x1b[0m")[0]
     return message.split(" Received:")[0]
 
 
