@@ -6,6 +6,7 @@ steps run without tracing: a column takes seconds a method.
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 
 import keras
@@ -124,19 +125,23 @@ def of_condition(row, condition):
 
 
 def of_task(row, task):
-    """0.0 if the losses of a step are finite; or the refusal."""
+    """0.0 if the losses of a step are finite; or a warning, or the refusal."""
     situation = SITUATIONS[task]
     try:
         distiller = keras_mhgd.Distiller(
             situation.student(), situation.teacher(), small(row)
         )
         distiller.compile(keras.optimizers.SGD(0.001), **situation.task)
-        found = step(distiller, situation.x, situation.y, situation.weight)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = step(distiller, situation.x, situation.y, situation.weight)
     except ValueError as error:
         return reason(str(error))
     terms = [found[term] for term in distiller.method.terms]
     if not terms or not np.isfinite(terms).all():
         raise FloatingPointError(f"{row} for {task}: {found}")
+    for each in told:
+        return f"Trains, and warns: {reason(str(each.message))}"
     return 0.0
 
 

@@ -1,6 +1,7 @@
 """The model that trains a student from a frozen teacher."""
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,7 +125,7 @@ class Distiller(keras.Model):
         self.teacher = teacher
         self.teacher_weights = _shares(self.teachers, teacher_weights)
         self._given_method = None
-        self.nonfinite = "raise"  # until it is compiled
+        self.nonfinite, self.task = "raise", None  # until it is compiled
         for each in (student, *self.teachers):
             require_network(each)
         for each in self.teachers:
@@ -660,7 +661,7 @@ class Distiller(keras.Model):
             else self._tell_finite
         )
         gradients, finite = check(gradients, {"task_loss": task_loss, **terms})
-        self.optimizer.apply(gradients, self.trainable_variables)
+        self._apply(gradients)
         if terms:
             self.method.update(ours, theirs, labels)
 
@@ -685,6 +686,29 @@ class Distiller(keras.Model):
         if y is not None:
             self.compute_metrics(x, y, student.outputs, sample_weight)
         return self._logs(y), finite
+
+    def _apply(self, gradients) -> None:
+        """Updates what a loss reaches; Keras's own warning blames `loss`."""
+        variables = self.trainable_variables
+        if not self.optimizer.built:
+            self.optimizer.build(variables)
+        pairs = list(zip(gradients, variables, strict=True))
+        missed = [each.path for gradient, each in pairs if gradient is None]
+        if len(missed) == len(pairs):
+            raise ValueError(
+                "The loss must depend on a variable that trains. Received: "
+                f"none of {missed}."
+            )
+        if missed:
+            warnings.warn(
+                "Labels, or a method on outputs such as 'soft_logits', must "
+                "reach all variables that are to learn. Received: no loss for "
+                f"{missed}, which keep their values.",
+                stacklevel=2,
+            )
+        self.optimizer.apply(
+            *zip(*(pair for pair in pairs if pair[0] is not None), strict=True)
+        )
 
     def _logs(self, y) -> dict[str, tf.Tensor]:
         """What a step of training gives: metrics only if there are labels."""

@@ -1,5 +1,7 @@
 """Every kind of task: the right loss, and a whole life of a distiller."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -59,13 +61,18 @@ def test_soft_logits_agree_with_numpy(situation):
 @pytest.mark.parametrize("method", ["soft_logits", "mhgd", "recommended"])
 def test_trains_evaluates_resumes_and_exports(situation, method, tmp_path):
     distiller = made(situation, quick(method))
-    history = fit(distiller, situation, epochs=2)
+    # What remains untaught is told: graphs end before the head.
+    untaught = situation is SITUATIONS["label_free"] and method == "mhgd"
+    told = pytest.warns(UserWarning, match="no loss for .*head/kernel")
+    with told if untaught else contextlib.nullcontext():
+        history = fit(distiller, situation, epochs=2)
     assert all(np.isfinite(each).all() for each in history.values())
     trained = distiller.student.get_weights()
     distiller.save(tmp_path / "run.keras")
     resumed = keras.saving.load_model(tmp_path / "run.keras")
-    for each in (distiller, resumed):
-        fit(each, situation)
+    fit(distiller, situation)
+    with told if untaught else contextlib.nullcontext():
+        fit(resumed, situation)
     for a, b in zip(
         distiller.get_weights(), resumed.get_weights(), strict=True
     ):
