@@ -22,7 +22,9 @@ def right_singular_vectors(
 
     With `X = U S V^T`, gives the first `k` columns of `V`, unit length, in
     descending order of their singular values. They come from the smaller of
-    the Gram matrices `X^T X` and `X X^T`. Signs are arbitrary.
+    the Gram matrices `X^T X` and `X X^T`. Signs are arbitrary. Where that
+    matrix is decomposed, it is made and decomposed in float64: squaring in
+    float32 would lose the vectors of small singular values.
 
     A singular value of zero has no direction that the data determines: its
     column is zero. So are the columns beyond `min(HW, D)`.
@@ -127,7 +129,8 @@ def _leading_vectors(
         finite = size < x.dtype.max
         scale = tf.where(finite & (size > 1e-30), 1 / size, 0)
         x = tf.math.multiply_no_nan(x, scale)
-        gram = tf.matmul(x, x, transpose_a=tall, transpose_b=not tall)
+        exact = x if iterates else tf.cast(x, tf.float64)
+        gram = tf.matmul(exact, exact, transpose_a=tall, transpose_b=not tall)
         trace = tf.linalg.trace(gram)[:, tf.newaxis, tf.newaxis]
         trace = tf.where(trace > 0, trace, 1)
         gram /= trace
@@ -140,7 +143,7 @@ def _leading_vectors(
         nonzero = top > tolerance
         vectors = leading
         if not tall:
-            vectors = tf.math.l2_normalize(tf.matmul(leading, x), axis=2)
+            vectors = tf.math.l2_normalize(tf.matmul(leading, exact), axis=2)
         vectors = tf.where(nonzero, vectors, 0)
 
         def solve(right):
@@ -154,6 +157,7 @@ def _leading_vectors(
 
         def gradient(upstream):
             upstream = tf.linalg.matrix_transpose(upstream)
+            upstream = tf.cast(upstream, exact.dtype)
             upstream = tf.where(nonzero, upstream, 0)
             across = 0.0
             if tall:
@@ -162,8 +166,8 @@ def _leading_vectors(
                 # The directions outside the row space of x have l_i = 0.
                 # Taking 1 / l_j out of the sum needs the small side's basis
                 # alone: 1 / (l_j - l_i) = 1 / l_j + l_i / (l_j (l_j - l_i)).
-                z = solve(tf.matmul(upstream, x, transpose_b=True) / trace)
-                z = tf.matmul(z, x)
+                z = tf.matmul(upstream, exact, transpose_b=True)
+                z = tf.matmul(solve(z / trace), exact)
                 along = tf.reduce_sum(vectors * upstream, 2, keepdims=True)
                 across = upstream - vectors * along
                 z += across
@@ -173,10 +177,11 @@ def _leading_vectors(
             if as_published:
                 across /= tf.where(nonzero, top, 1)
                 right = tf.concat([2 * vectors, 2 * z - across], axis=1)
-            right *= scale / trace
+            right *= tf.cast(scale, right.dtype) / trace
+            left, right = (tf.cast(rows, x.dtype) for rows in (left, right))
             return tf.matmul(tf.matmul(x, left, transpose_b=True), right)
 
-        columns = tf.linalg.matrix_transpose(vectors)
+        columns = tf.cast(tf.linalg.matrix_transpose(vectors), x.dtype)
         return tf.where(finite, columns, float("nan")), gradient
 
     return decompose(x)
