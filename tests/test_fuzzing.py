@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import pathlib
 import resource
@@ -29,7 +30,6 @@ from keras_mhgd import cache
 from keras_mhgd.callbacks import Checkpoint
 from keras_mhgd.data import folders, idx, images, npz
 from tests import damage
-from tests.training.launcher import CONTEXT
 from training.comparison import Comparison, Way
 from training.networks import load_network
 from training.results import read_metrics, read_result
@@ -309,7 +309,9 @@ LOADERS = (
 def test_damaged_files(tmp_path, loader):
     for name in ("place", "elsewhere", "temporary"):
         (tmp_path / name).mkdir()
-    process = CONTEXT.Process(target=endure, args=(loader, tmp_path))
+    process = multiprocessing.get_context("forkserver").Process(
+        target=endure, args=(loader, tmp_path)
+    )
     process.start()
     process.join()
     report = (tmp_path / "report").read_text()

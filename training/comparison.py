@@ -3,12 +3,14 @@
 import concurrent.futures
 import dataclasses
 import json
+import multiprocessing
+import os
 import pathlib
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 import keras_mhgd
 from keras_mhgd.files import (
@@ -17,6 +19,7 @@ from keras_mhgd.files import (
     require_writable,
     write_atomically,
 )
+from training import processes
 from training.interruption import EXIT_CODE, Interruption
 
 
@@ -201,9 +204,8 @@ class Comparison:
         if self._teacher and way.program == "distill":
             # Before the way's own flags, which may name another.
             teacher = [f"--teacher={self.folder(self._teacher, 0)}"]
-        command = [
-            "-m",
-            f"training.{way.program}",
+        program = f"training.{way.program}"
+        flags = [
             *self._shared,
             *teacher,
             *way.arguments,
@@ -211,15 +213,19 @@ class Comparison:
             f"--run={folder}",
         ]
         if way.program == "distill":
-            command += [
+            flags += [
                 f"--preparation_dir={self.directory / 'preparations'}",
                 f"--cache_dir={self.directory / f'teacher_{trial}'}",
             ]
-        with self._processes.start(command) as process:
-            _print(f"$ python {' '.join(command)}\n")
-            for line in process.stdout:
+        output, end = multiprocessing.Pipe(duplex=False)
+        process = self._processes.start(program, flags, end)
+        end.close()
+        _print(f"$ python -m {program} {' '.join(flags)}\n")
+        with os.fdopen(os.dup(output.fileno())) as lines, output:
+            for line in lines:
                 _print(f"{folder.name} | {line}")
-        return process.returncode
+        process.join()
+        return process.exitcode
 
 
 class _Processes:
@@ -230,18 +236,14 @@ class _Processes:
         self._all = []
         self._ended = False
 
-    def start(self, command: Sequence[str]) -> subprocess.Popen:
+    def start(
+        self, program: str, flags: Sequence[str], output: Connection
+    ) -> BaseProcess:
         with self._lock:
             # Not after the others were told to end.
             if self._ended:
                 raise SystemExit(EXIT_CODE)
-            process = subprocess.Popen(
-                [sys.executable, "-u", *command],
-                stdout=subprocess.PIPE,
-                text=True,
-                # A terminal's SIGINT would reach it beside ours.
-                start_new_session=True,
-            )
+            process = processes.start(program, flags, output)
             self._all.append(process)
         return process
 

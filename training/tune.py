@@ -17,7 +17,6 @@ import json
 import os
 import pathlib
 import shlex
-import subprocess
 import sys
 
 import keras
@@ -26,7 +25,7 @@ from absl import app, flags
 
 import keras_mhgd
 from keras_mhgd.files import locked, require_writable, write_atomically
-from training import options, tables, trials
+from training import options, processes, tables, trials
 from training.interruption import Interruption
 from training.networks import load_network
 from training.results import read_result
@@ -266,11 +265,15 @@ def _train(directory: pathlib.Path, arguments: list[str]) -> None:
     # A training that a killed search left ends first.
     with locked(require_writable(directory), wait=True):
         pass
-    command = ["-m", "training.distill", *arguments, f"--run={directory}"]
-    print(f"$ python {shlex.join(command)}", flush=True)
-    process = subprocess.run([sys.executable, "-u", *command], check=False)
-    if process.returncode:
-        raise SystemExit(process.returncode)
+    arguments = [*arguments, f"--run={directory}"]
+    print(f"$ python -m training.distill {shlex.join(arguments)}", flush=True)
+    process = processes.start("training.distill", arguments)
+    try:
+        process.join()
+    finally:
+        process.terminate()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
 
 
 def _title() -> str:

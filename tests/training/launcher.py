@@ -1,19 +1,14 @@
-"""Programs in processes of their own that need not import TensorFlow anew.
-
-A server process has imported it, and each program is a fork of that server.
-"""
+"""Runs programs as `training.processes` starts them, and keeps their output."""
 
 import contextlib
-import multiprocessing
+import functools
 import os
 import pathlib
-import runpy
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["keras_mhgd"])
+from training import processes
 
 
 @contextlib.contextmanager
@@ -31,12 +26,13 @@ def started(
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder, "output")
         output.touch()
-        environment = environment or {}
-        process = CONTEXT.Process(
-            target=_main,
-            args=(module, arguments, str(output), environment, limit),
+        process = processes.start(
+            module,
+            arguments,
+            before=functools.partial(
+                _begin, str(output), dict(environment or {}), limit
+            ),
         )
-        process.start()
         try:
             yield process, output
         finally:
@@ -51,13 +47,10 @@ def launch(module: str, *arguments: str, **options) -> tuple[int, str]:
         return process.exitcode, output.read_text()
 
 
-def _main(module, arguments, output, environment, limit):
+def _begin(output, environment, limit):
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, sys.stdout.fileno())
     os.dup2(file, sys.stderr.fileno())
-    sys.stdout.reconfigure(line_buffering=True)  # readable after a kill
     if limit:
         limit()
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -111,16 +111,13 @@ def test_a_way_may_have_a_teacher_of_its_own(tmp_path):
     started = []
 
     class Process:
-        stdout, returncode = (), 0
+        exitcode = 0
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
+        def join(self):
             pass
 
-    def start(command):
-        started.append([each for each in command if "--teacher" in each])
+    def start(program, flags, output):
+        started.append([each for each in flags if "--teacher" in each])
         return Process()
 
     ways = [
