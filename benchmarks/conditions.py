@@ -21,6 +21,7 @@ from tests.situations import SITUATIONS
 TOLERANCES = {
     "run_eagerly": 1e-4,
     "steps_per_execution": 1e-5,
+    "jit_compile": 1e-4,
     "mixed_bfloat16": 0.02,
     "mixed_float16": 0.01,
 }
@@ -92,6 +93,8 @@ def losses(row, condition):
         options = {}
         if condition == "steps_per_execution":
             options = {"steps_per_execution": 2}
+        elif condition == "jit_compile":
+            options = {"jit_compile": True}
         distiller = image_distiller(row, **options)
         for part in distiller.method.parts():  # as it begins
             if not part.prepared:
