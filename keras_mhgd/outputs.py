@@ -135,6 +135,9 @@ class Outputs:
         for kind in self._kinds.values():
             if kind is not None:
                 require_known("task", kind, tasks.KINDS)
+        for head, end in self._ends[0].items():
+            name = "the output" if head is None else f"output {head!r}"
+            tasks.require_loss_fits(self.losses[head], end, name)
         if all(
             tasks.tells(self.losses[head], end, self._kinds[head])
             for head, end in self._ends[0].items()

@@ -54,6 +54,7 @@ _LOSSES = {
     "cosine_similarity": EMBEDDING,
     "circle": EMBEDDING,
 }
+_LABELS = {None: "either", True: "class numbers", False: "one-hot labels"}
 _OF_PROBABILITIES = {"kl_divergence"}  # and those with from_logits=False
 
 
@@ -242,6 +243,7 @@ class Task:
         """Gives `(batch, ...)` class numbers or `(batch, ..., outputs)`."""
         labels = tf.convert_to_tensor(labels)
         if self.kind == MULTI_LABEL:
+            _require_labels(labels.shape, scores.shape)
             yes = tf.cast(as_float(labels) > 0.5, tf.int64)
             return tf.reshape(yes, tf.shape(scores))
         if self.kind != SINGLE_LABEL:
@@ -271,19 +273,25 @@ class Task:
         return numbers
 
     def _is_sparse(self, labels: tf.TensorShape, scores: tf.TensorShape):
-        if self.sparse is not None:
+        if labels.rank is None and self.sparse is not None:
             return self.sparse
         one_hot = labels.rank == scores.rank and labels[-1] == scores[-1]
         numbers = labels.rank == scores.rank - 1 or (
             labels.rank == scores.rank and labels[-1] == 1
         )
+        if self.sparse is not None:  # the loss takes no others
+            one_hot, numbers = (
+                one_hot and not self.sparse,
+                numbers and self.sparse,
+            )
         if not one_hot and not numbers:
             raise ValueError(
                 "`labels` must be class numbers (batch,) or (batch, 1), or "
                 f"one-hot (batch, {scores[-1]}); of dense outputs the same at "
                 f"each position. Received: labels of shape {labels} for "
-                f"outputs of shape {scores}. Change what the data gives, or "
-                "the networks' number of classes."
+                f"outputs of shape {scores}, and a loss of "
+                f"{_LABELS[self.sparse]}. Change what the data gives, the "
+                "loss, or the networks' number of classes."
             )
         return not one_hot
 
@@ -408,6 +416,7 @@ def require_class_numbers(
         return [], labels
     classes = max(2, outputs.shape[-1])
     if function == "binary_crossentropy":
+        _require_labels(labels.shape, outputs.shape)
         if not labels.dtype.is_integer:
             return [], labels
         classes = 2
@@ -496,6 +505,39 @@ def _function_of(loss: Any) -> tuple[str | None, dict[str, Any]]:
     if name in _LOSSES and name.endswith("entropy"):
         options.setdefault("from_logits", False)
     return name, options
+
+
+def require_loss_fits(loss: Any, end: End, name: str) -> None:
+    """Raises if a loss takes logits for probabilities.
+
+    Args:
+        loss: Of the output, as in `settle`.
+        end: How the student's output ends.
+        name: Of the output, for messages.
+    """
+    function, options = _function_of(loss)
+    if end.form == "linear" and options.get("from_logits") is False:
+        raise ValueError(
+            f"`loss` must have from_logits=True: {name} of the student ends in "
+            "a layer without a softmax or sigmoid. Received: "
+            f"{function} of probabilities. Pass "
+            "keras.losses.SparseCategoricalCrossentropy(from_logits=True) or "
+            "the like, or end the network in a softmax or sigmoid."
+        )
+
+
+def _require_labels(labels: tf.TensorShape, scores: tf.TensorShape) -> None:
+    """Raises unless there is a label for each independent output."""
+    if labels.rank == scores.rank - 1 and scores[-1] == 1:
+        return
+    if labels.rank is not None and not labels.is_compatible_with(scores):
+        raise ValueError(
+            "`labels` must be 0 or 1 for each independent output, "
+            f"(batch, {scores[-1]}); of dense outputs the same at each "
+            f"position. Received: labels of shape {labels} for outputs of "
+            f"shape {scores}. Change what the data gives, or end the networks "
+            "in a softmax if only one of the outputs is right."
+        )
 
 
 def _require_same_positions(student, teacher) -> None:

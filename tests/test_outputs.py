@@ -247,6 +247,36 @@ def test_labels_out_of_range_are_told():
         step(model, X, CLASSES + 7)
 
 
+def test_labels_of_another_kind_are_refused():
+    """Before the first step, by the shapes that the outputs want."""
+    model = distiller(vectors("student", 4, 4), vectors("teacher", 5, 4))
+    message = "must be class numbers .* a loss of class numbers"
+    with pytest.raises(ValueError, match=message):
+        step(model, X, np.eye(4, dtype="float32")[CLASSES])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model = distiller(
+        vectors("student", 4, 4), vectors("teacher", 5, 4), loss=loss
+    )
+    with pytest.raises(ValueError, match="a loss of one-hot labels"):
+        step(model, X, CLASSES)
+    model = distiller(
+        vectors("student", 4, 5, "sigmoid"),
+        vectors("teacher", 5, 5, "sigmoid"),
+        loss="binary_crossentropy",
+    )
+    with pytest.raises(ValueError, match="0 or 1 for each independent output"):
+        step(model, X, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "loss", ["sparse_categorical_crossentropy", "binary_crossentropy"]
+)
+def test_a_loss_that_takes_logits_for_probabilities_is_refused(loss):
+    student, teacher = vectors("student", 4, 4), vectors("teacher", 5, 4)
+    with pytest.raises(ValueError, match="`loss` must have from_logits=True"):
+        distiller(student, teacher, "fitnet", loss)
+
+
 def test_dkd_needs_labels():
     model = distiller(
         vectors("student", 4, 4), vectors("teacher", 5, 4), "dkd", None

@@ -15,10 +15,9 @@ PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
     ("devices", "cases"),
     [
         # 64 images are four batches of 16; of 59 the last is 11.
-        ("2", ["per_variable,64", "per_feature,59", "rkd,64"]),
-        ("2", ["fitnet as published,59", "keras,59", "crd,59"]),
-        ("2", ["activation_boundaries as published,59"]),
-        ("4", ["per_variable,59", "rkd,59", "soft_logits,59"]),
+        ("2", ["outputs and graphs,64", "per_feature,59", "embeddings,59"]),
+        ("2", ["as published,59"]),
+        ("4", ["outputs and graphs,59", "embeddings,59"]),
         # Losses that Keras divides by the number of replicas, and not.
         (
             "2",
@@ -31,7 +30,7 @@ PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
         # Each half of a batch with graphs of its own.
         ("2", ["replica sum,64", "replica mean,64"]),
         # A step that is skipped on all because of one.
-        ("2", ["soft_logits,59,a bad batch", "rkd,59,a bad batch"]),
+        ("2", ["embeddings,59,a bad batch", "soft_logits,59,a bad batch"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
