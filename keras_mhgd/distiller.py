@@ -420,9 +420,10 @@ class Distiller(keras.Model):
                 that is trained and all arguments.
         """
         if verbose:
-            name = type(self.method).__name__
+            parts = self.method.parts()
+            names = [type(part).__name__ for part in parts if not part.prepared]
             of = ", ".join(repr(each.name) for each in self.teachers)
-            print(f"Preparing {name} on {of}.")
+            print(f"Preparing {', '.join(names)} on {of}.")
         require_repeatable(x)
         with self.distribute_strategy.scope():
             self.method.prepare(
