@@ -585,7 +585,9 @@ def test_logits_that_cannot_be_told_are_refused_when_compiled():
         functional([4, 6]), ending_in_operations([6, 8]), "soft_logits"
     )
     with pytest.raises(ValueError, match=message):
-        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.compile(
+            "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        )
 
 
 @pytest.mark.parametrize(

@@ -351,7 +351,8 @@ def block_ends(model: keras.Model) -> list[str]:
 
     Of the layers made of layers the blocks are those of a kind that comes
     twice or more, here or inside of one that is no block: an embedding is
-    none, and an encoder is a number of them.
+    none, and an encoder is a number of them. To a sum belongs the activation
+    that alone reads it.
 
     Args:
         model: A built network of vectors or sequences.
@@ -361,6 +362,7 @@ def block_ends(model: keras.Model) -> list[str]:
     """
     require_network(model)
     steps = [each for each in outline(model) if len(each.shape) > 1]
+    readers = _readers(steps)
     while steps and not _has_weights(steps.pop().layer):
         pass  # down to the classifier, which goes too
     composite = {
@@ -373,7 +375,11 @@ def block_ends(model: keras.Model) -> list[str]:
         _ends_of_blocks(model, _blocks_among(composite), points),
         [step.path for step in points if step.path in composite],
         [
-            step.path
+            [
+                each.path
+                for each in _run(step, readers, is_activation)
+                if each.is_point
+            ][-1]
             for step in points
             if isinstance(step.layer, keras.layers.Add)
         ],

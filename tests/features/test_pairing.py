@@ -101,6 +101,8 @@ def test_vectors():
 def test_sequences():
     assert block_ends(transformer(3, True)) == ["block0", "block1", "block2"]
     assert block_ends(transformer(2, False)) == ["sum0", "sum1"]
+    # Images of any size have no resolutions.
+    assert block_ends(after_activation(None, 2)) == ["out0", "out1"]
     assert pair(transformer(2, True), transformer(4, False)) == [
         ("block0", "sum1"),
         ("block1", "sum3"),
