@@ -85,7 +85,7 @@ def losses(row, condition):
     if condition.startswith("mixed"):
         distiller = image_distiller(row, condition)
         found = step(distiller, *data())
-        return {name: found[name] for name in distiller.method.terms}
+        return {name: found[name] for name in distiller.terms}
     if condition == "run_eagerly":
         distiller = image_distiller(row)
         found = step(distiller, *data())
@@ -96,9 +96,9 @@ def losses(row, condition):
         elif condition == "jit_compile":
             options = {"jit_compile": True}
         distiller = image_distiller(row, **options)
-        for part in distiller.method.parts():  # as it begins
-            if not part.prepared:
-                part._prepared.assign(1.0)
+        for method in distiller.methods:  # as it begins
+            if method.preparation and not method.preparation.done:
+                method.preparation.adopt(method.preparation.networks)
         batches = tf.data.Dataset.from_tensors(data())
         history = distiller.fit(batches, verbose=0, shuffle=False).history
         found = {name: values[0] for name, values in history.items()}
@@ -140,7 +140,7 @@ def of_task(row, task):
             found = step(distiller, situation.x, situation.y, situation.weight)
     except ValueError as error:
         return reason(str(error))
-    terms = [found[term] for term in distiller.method.terms]
+    terms = [found[term] for term in distiller.terms]
     if not terms or not np.isfinite(terms).all():
         raise FloatingPointError(f"{row} for {task}: {found}")
     for each in told:

@@ -2,7 +2,7 @@
 
 python -m benchmarks.devices <devices> <folder> <row> ...
 
-A row is what `methods.get` takes. Devices are parts of this processor:
+A row is what `methods.parts` takes. Devices are parts of this processor:
 TensorFlow must see them from the start, and takes one strategy a process. With
 TF_CONFIG this is one of so many workers. What one device trains is kept in the
 folder.
@@ -29,18 +29,16 @@ COUNT = 2 * BATCH + 9
 CLASS_WEIGHT = {0: 1.0, 1: 3.0, 2: 0.5}
 
 
-def small(row: str) -> methods.Method:
-    """Makes the method of a row, with little to learn before the student."""
-    method = methods.get(row)
-    for part in method.parts():
-        for name, value in (
-            ("preparation_epochs", 1),
-            ("num_heads", 2),
-            ("bank_size", 64),
-        ):
-            if getattr(part, name, 0):
-                setattr(part, name, value)
-    return method
+def small(row: str) -> list[methods.Method]:
+    """Makes the methods of a row, with little to learn before the student."""
+    made = methods.parts(row)
+    for each in made:
+        if each.preparation and each.preparation.epochs:
+            each.preparation.epochs = 1
+        for name, value in (("num_heads", 2), ("bank_size", 64)):
+            if hasattr(each, name):
+                setattr(each, name, value)
+    return made
 
 
 def network(width: int, seed: int) -> keras.Model:
@@ -94,7 +92,9 @@ def trained(row: str, strategy: tf.distribute.Strategy | None):
     ):
         history = distiller.fit(**data, **arguments).history
         numbers |= {f"{part} {name}": history[name] for name in history}
-    weights = [*student.get_weights(), *distiller.method.get_weights()]
+    weights = student.get_weights()
+    for method in distiller.methods:
+        weights += method.get_weights()
     numbers |= {f"weight {i}": each for i, each in enumerate(weights)}
     return {name: np.asarray(numbers[name]) for name in numbers}
 

@@ -295,7 +295,9 @@ class _Search:
         ]
         if argument != "learning_rate":
             flags.append(f"--set={argument}={value}")
-        if not keras_mhgd.methods.get(method).teacher_learns:
+        if not any(
+            each.trains_teacher for each in keras_mhgd.methods.parts(method)
+        ):
             flags.append("--cache_teacher")
         return Way(name, "distill", tuple(flags))
 

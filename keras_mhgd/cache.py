@@ -92,11 +92,11 @@ class TeacherCache:
     ):
         require_known("dtype", dtype, _DTYPES)
         several = len(distiller.teachers) > 1
-        if distiller.method.teacher_learns:
+        if distiller.trains_teacher:
             raise ValueError(
                 "`distiller` must have a frozen teacher: the features of one "
-                "that learns change with every step. Received: the method "
-                f"{distiller.method.name!r}. Train without a cache."
+                "that learns change with every step. Received: the methodss "
+                f"{[each.name for each in distiller.methods]}. Train without a cache."
             )
         if distiller.augments:
             raise ValueError(

@@ -1,9 +1,10 @@
 """The model that trains a student from a frozen teacher."""
 
+import collections
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -25,10 +26,9 @@ from keras_mhgd.features import (
     text_as_tensors,
     with_input_shapes,
 )
-from keras_mhgd.gradients import SUMMARY, Losses
-from keras_mhgd.methods.combined import Combined
+from keras_mhgd.gradients import SUMMARY, Losses, Step
+from keras_mhgd.methods.method import joined_needs
 from keras_mhgd.outputs import Heads, Outputs
-from keras_mhgd.placing import asked_for, is_by_head, placed
 from keras_mhgd.precision import as_float
 from keras_mhgd.requirements import (
     require_learning_teacher,
@@ -38,6 +38,7 @@ from keras_mhgd.requirements import (
     require_trainable,
     warn_of_random_layers,
 )
+from keras_mhgd.transfer import asked_for, is_by_head, placed
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
@@ -124,7 +125,6 @@ class Distiller(keras.Model):
         self.student = student
         self.teacher = teacher
         self.teacher_weights = _shares(self.teachers, teacher_weights)
-        self._given_method = None
         self.nonfinite, self.task = "raise", None  # until it is compiled
         for each in (student, *self.teachers):
             require_network(each)
@@ -155,34 +155,30 @@ class Distiller(keras.Model):
         require_trainable(student)
         shapes = FeatureExtractor(trained, []).shapes
         heads = Heads(shapes.outputs, getattr(student, "output_names", None))
-        if not is_by_head(method):
-            method = methods.get(method)
-        asked = asked_for(method, heads)
-        if any(part.built for part, _ in asked):
+        self._asked = asked_for(method, heads)
+        parts = [part for part, _ in self._asked]
+        if any(part.built for part in parts):
             raise ValueError(
                 "`method` must not belong to another distiller. Received: "
                 f"{method!r}, which does. Make a new one; what it learnt from "
                 "the teacher can be passed on, as in MHGD(mhan=method.mhan)."
             )
-        parts = [part for part, _ in asked]
-        learns = [part for part in parts if part.teacher_learns]
+        learns = [part for part in parts if part.trains_teacher]
         if learns:
             require_learning_teacher(
                 type(learns[0]).__name__, self.teachers, heads
             )
-        reads_points = any(part.reads_points for part in parts)
-        senses_logits = (
-            any(part.senses_logits for part in parts) and not heads.several
-        )
+        needs = joined_needs(part.needs for part in parts)
+        logits_as_point = needs.logits_as_point and not heads.several
         pairs = [
             pair(
                 with_input_shapes(trained, view.student_shapes or ()),
                 with_input_shapes(each, view.teacher_shapes or ()),
                 points,
-                max(part.min_points for part in parts),
-                senses_logits,
+                needs.least_points,
+                logits_as_point,
             )
-            if reads_points
+            if needs.points
             else []
             for each, view, points in zip(
                 self.teachers,
@@ -194,33 +190,24 @@ class Distiller(keras.Model):
         self.sensing_points = tuple(
             pairs[0] if len(pairs) == 1 else map(tuple, pairs)
         )
-        self._tell_points = reads_points and sensing_points is None
+        self._tell_points = needs.points and sensing_points is None
         points = list(dict.fromkeys(ours for each in pairs for ours, _ in each))
-        self.method = method
-        if len(pairs) > 1 or heads.several:
-            self.method = placed(
-                asked,
-                heads,
-                points,
-                pairs,
-                self.teacher_weights,
-                weight=method.weight if isinstance(method, Combined) else 1.0,
-            )
-            self._given_method = functools.partial(_serialized, method)
+        self._transfer = placed(
+            self._asked, heads, points, pairs, self.teacher_weights
+        )
+        self.methods = self._transfer.methods  # Keras tracks them here
         # Epochs since transfer began: some methods' strength depends on it.
         self._epoch = self.add_weight(
             name="epoch", initializer="zeros", trainable=False, dtype="float32"
         )
-        needs = self.method.needs
-        others = [need for need in needs if isinstance(need, tuple)]
-        split = self.method.gradient_rule.split
+        split = self._transfer.gradient_rule.split
         self._student_features = FeatureExtractor(
             trained,
             points,
-            needs,
-            [layer for layer, _ in others if layer],
+            needs.fields,
+            [layer for layer, _ in needs.layers if layer],
             split=split and functools.partial(split, epoch=self._epoch),
-            logits=[logits_end(student)] if points and senses_logits else [],
+            logits=[logits_end(student)] if points and logits_as_point else [],
             input_shapes=self._views[0].student_shapes,
             view=lambda x: first.student(x)[0],
         )
@@ -228,10 +215,10 @@ class Distiller(keras.Model):
             FeatureExtractor(
                 each,
                 [theirs for _, theirs in found],
-                needs,
-                [layer for _, layer in others if layer],
+                needs.fields,
+                [layer for _, layer in needs.layers if layer],
                 require_finite=True,
-                logits=[logits_end(each)] if found and senses_logits else [],
+                logits=[logits_end(each)] if found and logits_as_point else [],
                 input_shapes=view.teacher_shapes,
                 view=view.teacher,
             )
@@ -247,13 +234,14 @@ class Distiller(keras.Model):
             shapes[0].outputs,
             [each.ends for each in self._extractors],
             self.teacher_weights,
+            [(part, place.head) for part, place, _ in self._transfer],
         )
         ours, *theirs = map(self._outputs.by_head, shapes)
-        self.method.build(ours, _one_or_all(theirs))
+        self._transfer.build(ours, theirs)
         self._skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._terms = [
-            keras.metrics.Mean(name=term) for term in self.method.terms
+            keras.metrics.Mean(name=term) for term in self._transfer.terms
         ]
         self.gradient_norms = gradient_norms
         self._norms = [
@@ -266,6 +254,26 @@ class Distiller(keras.Model):
         """The teacher, or all of several."""
         several = isinstance(self.teacher, (list, tuple))
         return list(self.teacher) if several else [self.teacher]
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of the methods' terms in the history."""
+        return self._transfer.terms
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the student can train: no method has to learn before."""
+        return self._transfer.prepared
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether a method trains the teacher along."""
+        return self._transfer.trains_teacher
+
+    @property
+    def prepared_networks(self) -> dict[str, keras.Model]:
+        """What the methods learn from the teacher before, by name."""
+        return self._transfer.networks
 
     @property
     def output_names(self) -> list[str] | None:
@@ -317,8 +325,8 @@ class Distiller(keras.Model):
 
     @property
     def _learning(self) -> list[keras.Layer]:
-        peers = self.teachers if self.method.teacher_learns else []
-        return [self.student, *peers, self.method]
+        peers = self.teachers if self.trains_teacher else []
+        return [self.student, *peers, *self.methods]
 
     @property
     def resumable_variables(self) -> list[keras.Variable]:
@@ -361,7 +369,7 @@ class Distiller(keras.Model):
                 or if an argument is unknown.
         """
         require_known("nonfinite", nonfinite, ["raise", "skip"])
-        if loss is None and not self.method.terms:
+        if loss is None and not self.terms:
             raise ValueError(
                 "`loss` must be the student's task loss, such as "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True),"
@@ -379,7 +387,7 @@ class Distiller(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.nonfinite = nonfinite
         self.task = task
-        self._outputs.compile(self.method, loss, task)
+        self._outputs.compile(loss, task)
         shares = {
             replicas.keras_shares(each)
             for each in self._outputs.losses.values()
@@ -420,14 +428,14 @@ class Distiller(keras.Model):
                 that is trained and all arguments.
         """
         if verbose:
-            parts = self.method.parts()
-            names = [type(part).__name__ for part in parts if not part.prepared]
+            unprepared = self._transfer.unprepared
+            names = [type(each).__name__ for each in unprepared]
             of = ", ".join(repr(each.name) for each in self.teachers)
             print(f"Preparing {', '.join(names)} on {of}.")
         require_repeatable(x)
         with self.distribute_strategy.scope():
-            self.method.prepare(
-                _one_or_all(self._teacher_features),
+            self._transfer.prepare(
+                self._teacher_features,
                 self._student_features,
                 x=x,
                 y=y,
@@ -461,13 +469,13 @@ class Distiller(keras.Model):
         self._assert_compile_called("fit")
         if isinstance(x, tf.data.Dataset):
             _, labels, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
-            self._outputs.settle(self.method, labels)
+            self._outputs.settle(labels)
         elif _is_array(x):
-            self._outputs.settle(self.method, y)
+            self._outputs.settle(y)
         if verbose:
             print(self._told(), end="")
         x = text_as_tensors(x)
-        if not self.method.prepared:
+        if not self.prepared:
             self.prepare(
                 x,
                 y,
@@ -540,17 +548,18 @@ class Distiller(keras.Model):
         """Runs the teacher, or each of several, on a batch.
 
         Returns:
-            What the method reads: see `Method.targets`.
+            What the methods read: see `Method.targets`.
         """
         inputs = [each.teacher(x) for each in self._views]
-        return self._targets(inputs, self._teacher_features)
+        return _one_or_all(self._targets(inputs, self._teacher_features))
 
-    def _targets(self, inputs, extractors) -> Features | list[Features]:
-        found = [
-            extractor.read(each).without_padding()
-            for extractor, each in zip(extractors, inputs, strict=True)
-        ]
-        return self.method.targets(_one_or_all(found))
+    def _targets(self, inputs, extractors) -> list[Features]:
+        return self._transfer.targets(
+            [
+                extractor.read(each).without_padding()
+                for extractor, each in zip(extractors, inputs, strict=True)
+            ]
+        )
 
     def features(self, x) -> tuple[Features, Features | list[Features]]:
         """Runs all networks on a batch as in a test: nothing moves.
@@ -595,98 +604,105 @@ class Distiller(keras.Model):
 
     def _step(self, data, teacher_features: list[FeatureExtractor]):
         """Trains on a batch: gives logs, and whether all was finite."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        rule, learns = self.method.gradient_rule, self.method.teacher_learns
-        teacher, runs = None, self.method.terms and not isinstance(x, Taught)
-        if isinstance(x, Taught):
-            x, teacher = x.images, x.features
-        first, *others = self._views
-        if runs:
-            view = first(x, y, sample_weight, training=self.augments)
-            theirs = [view.teacher, *(each.teacher(x) for each in others)]
-            x, y, sample_weight = view.student, view.y, view.sample_weight
-        else:
-            x, y, sample_weight = first.student(
-                x, y, sample_weight, training=self.augments
-            )
-        if runs and not learns:
-            teacher = self._targets(theirs, teacher_features)
+        batch = self._seen(data, teacher_features)
+        rule = self._transfer.gradient_rule
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
         with tf.GradientTape(persistent=persistent) as tape:
-            student = self._student_features.read(x, training=True)
-            y = self._outputs.checked_labels(y, student.outputs, sample_weight)
-            peers = []
-            if learns:
-                peers = [
-                    each.read(inputs, training=True)
-                    for each, inputs in zip(
-                        teacher_features, theirs, strict=True
-                    )
-                ]
-                teacher = _one_or_all(
-                    [each.without_padding() for each in peers]
-                )
-            terms = {}
-            if self.method.terms:
-                ours, theirs, labels = self._outputs.read(
-                    self.method, student, _all(teacher), y, sample_weight
-                )
-                theirs = _one_or_all(theirs)
-                terms = self.method.shares(ours, theirs, labels)
-            task_loss = self._task_share(y, student, sample_weight)
-            limited = self.method.limited_terms
-            losses = Losses(
-                task=_total(
-                    [task_loss]
-                    + [
-                        self._task_share(y, each, sample_weight)
-                        for each in peers
-                    ]
-                    + [terms[name] for name in terms if name not in limited]
-                ),
-                regularization=replicas.share(_total(self.losses)),
-                transfer=_total([terms[name] for name in limited]),
-            )
+            batch, terms, losses = self._losses(batch, teacher_features)
             scaled = Losses(*map(self.optimizer.scale_loss, losses))
-        gradients = rule(
+        step = Step(
             tape,
             scaled,
             self.trainable_variables,
             self._epoch,
-            student,
-            self.method.limited_variables,
+            batch.student,
+            self._transfer.limited_variables,
         )
         check = (
             self._require_finite
             if self.nonfinite == "raise"
             else self._tell_finite
         )
-        gradients, finite = check(gradients, {"task_loss": task_loss, **terms})
+        gradients, finite = check(rule(step), terms)
         self._apply(gradients)
-        if terms:
-            self.method.update(ours, theirs, labels)
+        if self.terms:
+            self._transfer.update(*batch.read)
+        self._record(batch, terms, losses, step)
+        return self._logs(batch.y), finite
 
-        batch_size = tf.shape(tf.nest.flatten(student.outputs)[0])[0]
-        losses, task_loss, terms = replicas.summed(
-            (list(losses), task_loss, terms)
+    def _seen(self, data, teacher_features) -> "_Batch":
+        """Makes both networks' views of a batch, and the teachers' targets."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        first, *others = self._views
+        if isinstance(x, Taught):
+            x, teachers = x.images, _all(x.features)
+        elif self.terms:
+            view = first(x, y, sample_weight, training=self.augments)
+            inputs = [view.teacher, *(each.teacher(x) for each in others)]
+            batch = _Batch(view.student, view.y, view.sample_weight)
+            if self.trains_teacher:
+                return batch._replace(inputs=inputs)
+            return batch._replace(
+                teachers=self._targets(inputs, teacher_features)
+            )
+        else:
+            teachers = []
+        seen = first.student(x, y, sample_weight, training=self.augments)
+        return _Batch(*seen, teachers=teachers)
+
+    def _losses(self, batch: "_Batch", teacher_features):
+        """Runs the student, and teachers that learn: gives all losses."""
+        x, y, sample_weight, teachers, inputs, *_ = batch
+        student = self._student_features.read(x, training=True)
+        y = self._outputs.checked_labels(y, student.outputs, sample_weight)
+        peers = []
+        if inputs:
+            peers = [
+                extractor.read(each, training=True)
+                for extractor, each in zip(
+                    teacher_features, inputs, strict=True
+                )
+            ]
+            teachers = [each.without_padding() for each in peers]
+        terms, read = {}, ()
+        if self.terms:
+            read = self._outputs.read(student, teachers, y, sample_weight)
+            terms = self._transfer.shares(*read)
+        task_losses = [
+            self._task_share(y, each, sample_weight)
+            for each in (student, *peers)
+        ]
+        limited = self._transfer.limited_terms
+        losses = Losses(
+            task=_total(
+                task_losses
+                + [terms[name] for name in terms if name not in limited]
+            ),
+            regularization=replicas.share(_total(self.losses)),
+            transfer=_total([terms[name] for name in limited]),
         )
+        batch = batch._replace(y=y, student=student, read=read)
+        return batch, {"task_loss": task_losses[0], **terms}, losses
+
+    def _record(self, batch: "_Batch", terms, losses, step: Step) -> None:
+        """Updates the metrics."""
+        outputs = batch.student.outputs
+        batch_size = tf.shape(tf.nest.flatten(outputs)[0])[0]
+        losses, terms = replicas.summed((list(losses), terms))
         self._loss_tracker.update_state(_total(losses), batch_size)
-        self._task_loss.update_state(task_loss, batch_size)
-        for term in self._terms:
-            term.update_state(terms[term.name], batch_size)
+        for metric in (self._task_loss, *self._terms):
+            metric.update_state(terms[metric.name], batch_size)
         if self.gradient_norms:
-            norms = rule.norms(
-                tape,
-                scaled,
-                self.student.trainable_variables,
-                self._epoch,
-                student,
+            variables = self.student.trainable_variables
+            norms = self._transfer.gradient_rule.norms(
+                step._replace(variables=variables)
             ).summary(self.optimizer.scale_loss(1.0))
             for norm in self._norms:
                 norm.update_state(norms[norm.name], batch_size)
-        if y is not None:
-            self.compute_metrics(x, y, student.outputs, sample_weight)
-        return self._logs(y), finite
+        if batch.y is not None:
+            self.compute_metrics(
+                batch.x, batch.y, outputs, batch.sample_weight
+            )
 
     def _apply(self, gradients) -> None:
         """Updates what a loss reaches; Keras's own warning blames `loss`."""
@@ -819,9 +835,12 @@ class Distiller(keras.Model):
         several = len(self.teachers) > 1
         points = self.sensing_points if several else [self.sensing_points]
         points = [[list(point) for point in each] for each in points]
-        method = _serialized(self.method)
-        if self._given_method is not None:
-            method = self._given_method()
+        method = [_serialized(part) for part, _ in self._asked]
+        if any(head for _, head in self._asked):
+            method = collections.defaultdict(list)
+            for part, head in self._asked:
+                method[head].append(_serialized(part))
+            method = dict(method)
         return {
             "name": self.name,
             "student": _serialized(self.student),
@@ -852,6 +871,28 @@ class Distiller(keras.Model):
             )
         }
         return cls(**{**config, **networks})
+
+
+class _Batch(NamedTuple):
+    """A batch in a step of training, and what is read of it.
+
+    Attributes:
+        x: The student's view.
+        y: Labels.
+        sample_weight: Weights of samples.
+        teachers: The teachers' targets.
+        inputs: The views of teachers that learn.
+        student: The student's features.
+        read: What the methods get: see `Outputs.read`.
+    """
+
+    x: Any
+    y: Any
+    sample_weight: Any
+    teachers: Sequence[Features] = ()
+    inputs: Sequence[Any] = ()
+    student: Features | None = None
+    read: tuple = ()
 
 
 class _EpochCounter(keras.callbacks.Callback):

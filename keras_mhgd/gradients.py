@@ -1,12 +1,12 @@
 """How the transfer's gradient joins the task's.
 
-A rule is called once a step as `rule(tape, losses, variables, epoch,
-features, own)` and returns what the optimizer applies.
+A rule is called once a step with all that it weighs, a `Step`, and returns
+what the optimizer applies.
 """
 
 import abc
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -30,6 +30,32 @@ class Losses(NamedTuple):
     task: tf.Tensor
     regularization: tf.Tensor
     transfer: tf.Tensor
+
+
+class Step(NamedTuple):
+    """What a rule gets of a training step.
+
+    Attributes:
+        tape: What recorded the losses; persistent if there are several
+            backward passes.
+        losses: The losses.
+        variables: All that train.
+        epoch: Epochs since transfer began, a scalar.
+        features: The student's.
+        own: The variables among them that are the limiting methods'.
+    """
+
+    tape: tf.GradientTape
+    losses: Losses
+    variables: Sequence[tf.Variable]
+    epoch: tf.Tensor
+    features: Features
+    own: Collection[tf.Variable] = ()
+
+    def gradients(self, loss: Any, sources: Any = None) -> Any:
+        """Computes the gradient of a loss or several, of all variables."""
+        sources = self.variables if sources is None else sources
+        return self.tape.gradient(loss, sources)
 
 
 SUMMARY = ("task_gradient", "transfer_gradient", "clipped")
@@ -80,32 +106,11 @@ class Rule(abc.ABC):
     a sensing point's output twice, for the layers behind and for the method.
     """
 
-    def maps(self, features: Features) -> list[tf.Tensor]:
-        """Gives the maps that the limited method reads."""
-        return features.maps
-
     @abc.abstractmethod
-    def __call__(
-        self,
-        tape: tf.GradientTape,
-        losses: Losses,
-        variables: Sequence[tf.Variable],
-        epoch: tf.Tensor,
-        features: Features,
-        own: Collection[tf.Variable],
-    ) -> Gradients:
+    def __call__(self, step: Step) -> Gradients:
         """Computes what the optimizer applies.
 
         Of several replicas, each computes its share: optimizers sum.
-
-        Args:
-            tape: What recorded the losses; persistent if there are several
-                backward passes.
-            losses: Of this step.
-            variables: All that train.
-            epoch: Epochs since transfer began, a scalar.
-            features: The student's in this step.
-            own: The variables among them that are the limiting method's.
 
         Returns:
             One gradient a variable, `None` where no loss reaches it.
@@ -117,44 +122,31 @@ class Rule(abc.ABC):
     ) -> tf.Tensor:
         """Gives what is left of each transfer gradient."""
 
-    def norms(
-        self,
-        tape: tf.GradientTape,
-        losses: Losses,
-        variables: Sequence[tf.Variable],
-        epoch: tf.Tensor,
-        features: Features,
-    ) -> Norms:
+    def norms(self, step: Step) -> Norms:
         """Computes what the rule weighs, for who watches the training.
 
         It takes backward passes of its own: what the call computes stays the
         same to the last bit.
 
         Args:
-            tape: As in the call, but persistent.
-            losses: As in the call.
-            variables: The student's.
-            epoch: As in the call.
-            features: As in the call.
+            step: As in the call, with a persistent tape and the student's
+                variables.
 
         Returns:
             The norms: here, and where not said otherwise, of each variable.
         """
-        gradients = (
-            replicas.summed(tape.gradient(loss, variables))
-            for loss in (losses.task, losses.transfer)
-        )
-        norms = [_norms(_zeros_for_none(each)) for each in gradients]
-        return Norms(*norms, self.factors(*norms, epoch))
+        norms = [
+            _norms(_zeros_for_none(replicas.summed(step.gradients(loss))))
+            for loss in (step.losses.task, step.losses.transfer)
+        ]
+        return Norms(*norms, self.factors(*norms, step.epoch))
 
 
 class Sum(Rule):
     """Adds the losses: one backward pass, nothing clipped."""
 
-    def __call__(
-        self, tape, losses, variables, epoch, features, own
-    ) -> Gradients:
-        return tape.gradient(list(losses), variables)
+    def __call__(self, step):
+        return step.gradients(list(step.losses))
 
     def factors(self, task_norms, transfer_norms, epoch):
         return tf.ones_like(transfer_norms)
@@ -165,14 +157,10 @@ class _Separate(Rule):
 
     num_backward_passes = 2
 
-    def __call__(
-        self, tape, losses, variables, epoch, features, own
-    ) -> Gradients:
-        task, regularization, transfer = (
-            tape.gradient(loss, variables) for loss in losses
-        )
+    def __call__(self, step):
+        task, regularization, transfer = map(step.gradients, step.losses)
         # Of the whole batch: so are the norms that are compared.
-        joined = self.join(*replicas.summed((task, transfer)), epoch)
+        joined = self.join(*replicas.summed((task, transfer)), step.epoch)
         return [
             _add(_share_of(gradient), decay)
             for gradient, decay in zip(joined, regularization, strict=True)
@@ -275,28 +263,26 @@ class PerFeatureClipping(Rule):
 
         return fork(feature)
 
-    def maps(self, features):
-        return features.maps if features.forks is None else features.forks
-
     def factors(self, task_norms, transfer_norms, epoch):
         return _allowed(task_norms, transfer_norms, epoch, self.bound)
 
-    def norms(self, tape, losses, variables, epoch, features):
+    def norms(self, step):
         """Of each sensing point, where this rule weighs."""
-        sides = tape.gradient(list(losses), [features.maps, features.forks])
-        return self._at_points(map(_zeros_for_none, sides), epoch)
+        sides = step.features.maps, step.features.forks
+        found = step.gradients(list(step.losses), sides)
+        return self._at_points(map(_zeros_for_none, found), step.epoch)
 
     def _at_points(self, sides, epoch) -> Norms:
         norms = [_batch_norms(each) for each in sides]
         return Norms(*norms, self.factors(*norms, epoch))
 
-    def __call__(
-        self, tape, losses, variables, epoch, features, own
-    ) -> Gradients:
-        if not own:
-            return tape.gradient(list(losses), variables)
-        sides = features.maps, features.forks
-        found, *sides = tape.gradient(list(losses), [variables, *sides])
+    def __call__(self, step):
+        if not step.own:
+            return step.gradients(list(step.losses))
+        sides = step.features.maps, step.features.forks
+        found, *sides = step.gradients(
+            list(step.losses), [step.variables, *sides]
+        )
         sides = [
             (arriving, transfer)
             for arriving, transfer in zip(*sides, strict=True)
@@ -304,14 +290,14 @@ class PerFeatureClipping(Rule):
         ]
         share = 1.0
         if sides:
-            norms = self._at_points(zip(*sides, strict=True), epoch)
+            norms = self._at_points(zip(*sides, strict=True), step.epoch)
             share = _quotient(norms.factors, norms.transfer)
-        only_transfer = {id(variable) for variable in own}
+        only_transfer = {id(variable) for variable in step.own}
         return [
             _scaled(gradient, share)
             if id(variable) in only_transfer
             else gradient
-            for variable, gradient in zip(variables, found, strict=True)
+            for variable, gradient in zip(step.variables, found, strict=True)
         ]
 
 

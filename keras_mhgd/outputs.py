@@ -102,6 +102,8 @@ class Outputs:
         ends: What the outputs of each network end in, in their structure: the
             student's first.
         shares: Weights of the teachers.
+        methods: The methods, each with the output that it reads, `None` for
+            the only one.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Outputs:
         shapes: Any,
         ends: Sequence[Any],
         shares: Sequence[float],
+        methods: Sequence[tuple[Method, str | None]],
     ):
         self.heads = heads
         self._shapes = heads.split(shapes)
@@ -117,12 +120,18 @@ class Outputs:
             heads.split(each) for each in ends
         ]
         self._shares = shares
+        self._reading = [
+            (method, head)
+            for method, head in methods
+            # A method of embeddings has no output of several as its own.
+            if method.needs.tasks is not None and head in self._shapes
+        ]
+        self._scores = any(method.needs.logits for method, _ in methods)
 
-    def compile(self, method: Method, loss: Any, task: Any) -> None:
-        """Takes what is compiled for each output.
+    def compile(self, loss: Any, task: Any) -> None:
+        """Takes what is compiled, and tells the methods if it is enough.
 
         Args:
-            method: The method, which is told at once where that can be.
             loss: The losses, as Keras takes them.
             task: Kinds of tasks, or one for all; `None` where they are not
                 given.
@@ -142,7 +151,7 @@ class Outputs:
             tasks.tells(self.losses[head], end, self._kinds[head])
             for head, end in self._ends[0].items()
         ):
-            self.settle(method, None)
+            self.settle(None)
 
     def by_head(self, found: Features) -> Features:
         """Puts the outputs and logits of several outputs by their names."""
@@ -154,11 +163,10 @@ class Outputs:
             logits=logits if logits is None else self.heads.split(logits),
         )
 
-    def settle(self, method: Method, y: Any) -> dict[str | None, Task]:
+    def settle(self, y: Any) -> dict[str | None, Task]:
         """Finds out what the outputs mean, and tells the methods.
 
         Args:
-            method: The method, whose parts get their tasks.
             y: Labels, or their specification; `None` if there are none.
 
         Returns:
@@ -170,12 +178,6 @@ class Outputs:
         """
         labels = self.heads.split(y)
         student, *teachers = self._ends
-        reading = [
-            (part, head)
-            for part, head in zip(method.parts(), method.heads(), strict=True)
-            # A method of embeddings has no output of several as its own.
-            if part.tasks is not None and head in self._shapes
-        ]
         found = {
             head: tasks.settle(
                 self.losses[head],
@@ -186,17 +188,17 @@ class Outputs:
                 kind=self._kinds[head],
                 name="the output" if head is None else f"output {head!r}",
                 shares=self._shares,
-                scores="logits" in method.needs,
+                scores=self._scores,
             )
-            for head in dict.fromkeys(head for _, head in reading)
+            for head in dict.fromkeys(head for _, head in self._reading)
         }
-        for part, head in reading:
-            part.read_as(found[head])
+        for method, head in self._reading:
+            _require_meaning(method, found[head])
+            method.task = found[head]
         return found
 
     def read(
         self,
-        method: Method,
         student: Features,
         teachers: Sequence[Features],
         y: Any = None,
@@ -208,9 +210,8 @@ class Outputs:
         `keras_mhgd.tasks.Task.rows`, by name where there are several outputs.
 
         Args:
-            method: The method.
             student: What the student gives.
-            teachers: What each teacher gives, or the method's `targets`.
+            teachers: What each teacher gives, or the methods' `targets`.
             y: As in `fit`.
             sample_weight: As in `fit`.
 
@@ -218,7 +219,7 @@ class Outputs:
             The student's features, each teacher's, and labels; `None` where no
             method reads them.
         """
-        settled = self.settle(method, y)
+        settled = self.settle(y)
         student, *teachers = (
             self.by_head(_without_keras_masks(each))
             for each in (student.without_padding(), *teachers)
@@ -242,7 +243,7 @@ class Outputs:
                 return parts[None]
             return {head: parts.get(head) for head in self.heads.names}
 
-        if "logits" in method.needs:
+        if self._scores:
             student = student._replace(
                 logits=of("student"), weights=of("weights")
             )
@@ -280,6 +281,17 @@ class Outputs:
 
         mask = self.heads.split(found.output_masks)[head]
         return tasks.Output(of(found.outputs), of(found.logits), mask)
+
+
+def _require_meaning(method: Method, task: Task) -> None:
+    if task.kind not in method.needs.tasks:
+        raise ValueError(
+            f"{type(method).__name__} must get outputs that are "
+            f"{' or '.join(method.needs.tasks)}. Received: a {task.kind} "
+            "output. Choose another method, such as 'soft_logits' or one on "
+            "feature maps, other arguments of it, such as standardize=False, "
+            "or pass another `task` to `compile`."
+        )
 
 
 def _without_keras_masks(found: Features) -> Features:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from keras_mhgd import methods
@@ -16,7 +17,7 @@ class Preparations:
     """A folder of networks that were learnt from one teacher.
 
     They belong to the arguments of a method that they depend on
-    (`PreparedMethod.preparation_arguments`), to the shapes of their weights,
+    (`Preparation.depends_on`), to the shapes of their weights,
     which hang on the sensing points, and to the data and teacher that they were
     learnt on: anything else looks for a folder of another name.
 
@@ -34,10 +35,10 @@ class Preparations:
         ...     "preparations", {"teacher": "vgg_small", "data": "glyphs"}
         ... )
         >>> with preparations.locked():  # others wait for what this one makes
-        ...     preparations.restore(distiller.method)
-        ...     if not distiller.method.prepared:
+        ...     preparations.restore(distiller.methods)
+        ...     if not distiller.prepared:
         ...         pass  # distiller.prepare(images, labels)
-        ...     preparations.keep(distiller.method)
+        ...     preparations.keep(distiller.methods)
     """
 
     def __init__(self, directory: str | os.PathLike, learnt_on: dict[str, Any]):
@@ -48,8 +49,8 @@ class Preparations:
         """Lets one process at a time look for networks and make them."""
         return locked(self._directory, wait=True)
 
-    def restore(self, method: methods.Method) -> None:
-        """Takes over the networks that are there, into a built method.
+    def restore(self, built: Iterable[methods.Method]) -> None:
+        """Takes over the networks that are there, into built methods.
 
         What is prepared stays as it is.
 
@@ -57,32 +58,38 @@ class Preparations:
             OSError: If a file can't be read.
             ValueError: If a file is damaged.
         """
-        for part in method.parts():
-            if part.prepared:
+        for method in built:
+            files = self._files(method)
+            if not files or method.preparation.done:
                 continue
-            files = self._files(part)
-            if files and all(path.exists() for path in files.values()):
-                part.adopt({name: read_network(files[name]) for name in files})
+            if all(path.exists() for path in files.values()):
+                method.preparation.adopt(
+                    {name: read_network(files[name]) for name in files}
+                )
 
-    def keep(self, method: methods.Method) -> None:
-        """Saves the networks that a method has learnt, if not there yet."""
-        for part in method.parts():
-            for name, path in self._files(part).items():
+    def keep(self, built: Iterable[methods.Method]) -> None:
+        """Saves the networks that methods have learnt, if not there yet."""
+        for method in built:
+            for name, path in self._files(method).items():
                 if not path.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    save_network(part.artifacts()[name], path)
+                    save_network(method.preparation.networks[name], path)
 
-    def _files(self, part: methods.Method) -> dict[str, pathlib.Path]:
-        networks = part.artifacts()
-        if not networks:
+    def _files(self, method: methods.Method) -> dict[str, pathlib.Path]:
+        preparation = method.preparation
+        if not preparation or not preparation.networks:
             return {}
-        config = part.get_config()
-        arguments = [config[name] for name in part.preparation_arguments]
+        networks = preparation.networks
+        config = method.get_config()
+        arguments = [
+            *preparation.get_config().values(),
+            *(config[name] for name in preparation.depends_on),
+        ]
         shapes = {
             name: [tuple(weight.shape) for weight in network.weights]
             for name, network in networks.items()
         }
         text = json.dumps([arguments, shapes, self._learnt_on], sort_keys=True)
         number = hashlib.sha256(text.encode()).hexdigest()[:8]
-        folder = self._directory / f"{type(part).__name__}-{number}"
+        folder = self._directory / f"{type(method).__name__}-{number}"
         return {name: folder / f"{name}.keras" for name in networks}

@@ -59,8 +59,8 @@ def search_method(
     hp: keras_tuner.HyperParameters,
     name: str,
     fixed: Mapping[str, Mapping[str, Any]] | None = None,
-) -> methods.Method:
-    """Makes a method with arguments that the search chooses.
+) -> list[methods.Method]:
+    """Makes methods with arguments that the search chooses.
 
     Its weight, and what else is known to matter of it: for MHGD the heads,
     their scaling and the clipping, for methods on logits the temperature, and
@@ -73,7 +73,7 @@ def search_method(
         fixed: Arguments that are not searched, by method and argument.
 
     Returns:
-        The method.
+        The methods.
 
     Raises:
         ValueError: If a method, or an argument of it, is unknown.
@@ -88,12 +88,12 @@ def search_method(
     """
     parts = methods.parts(name)
     if len(parts) == 1:
-        return _searched(hp, *parts, fixed or {})
+        return [_searched(hp, *parts, fixed or {})]
     made = []
     for part in parts:
         with hp.name_scope(methods.name_of(part)):
             made.append(_searched(hp, part, fixed or {}))
-    return methods.Combined(made)
+    return made
 
 
 def _searched(hp, default, fixed) -> methods.Method:
@@ -197,7 +197,8 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         learning_rate: float | tuple[float, float] = (0.02, 0.5),
         sensing_points: SensingPoints | Mapping[str, SensingPoints] = None,
         space: Callable[
-            [keras_tuner.HyperParameters, str], methods.Method
+            [keras_tuner.HyperParameters, str],
+            methods.Method | Sequence[methods.Method],
         ] = search_method,
         optimizer: Callable[[float], keras.optimizers.Optimizer] = _sgd,
         loss: keras.losses.Loss | None = None,
@@ -241,14 +242,17 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             )
         for name in self.methods:
             made = self.space(keras_tuner.HyperParameters(), name)
-            if not isinstance(made, methods.Method):
+            several = made if isinstance(made, (list, tuple)) else [made]
+            if not all(isinstance(each, methods.Method) for each in several):
                 raise TypeError(
                     "`space` must make a keras_mhgd.methods.Method. Received: "
                     f"{made!r} for {name!r}."
                 )
 
-    def method(self, hp: keras_tuner.HyperParameters) -> methods.Method:
-        """Makes the method of a trial."""
+    def methods_of(
+        self, hp: keras_tuner.HyperParameters
+    ) -> list[methods.Method]:
+        """Makes the methods of a trial."""
         chosen = hp.Choice("method", self.methods)
         method = None
         for name in self.methods:
@@ -256,17 +260,18 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             with hp.conditional_scope("method", [name]), hp.name_scope(name):
                 if name == chosen:
                     method = self.space(hp, name)
-        return method
+        return methods.parts(method)
 
     def build(self, hp: keras_tuner.HyperParameters) -> Distiller:
         """Builds and compiles the distiller of a trial."""
         keras.config.set_dtype_policy(self._dtype_policy)
         keras.utils.set_random_seed(self.seed)
-        method = self.method(hp)
+        made = self.methods_of(hp)
+        learns = any(each.trains_teacher for each in made)
         distiller = Distiller(
             self._student(hp),
-            _copy(self.teacher) if method.teacher_learns else self.teacher,
-            method,
+            _copy(self.teacher) if learns else self.teacher,
+            made,
             self._sensing_points(hp),
         )
         rate = self.learning_rate
@@ -328,14 +333,14 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         if start and verbose:
             print(f"Resuming the trial after epoch {start}.")
         stream = self._stream
-        if self.views and not model.method.teacher_learns:
+        if self.views and not model.trains_teacher:
             stream = self._cache(model).train
         data = {
             "steps_per_epoch": self.data.steps_per_epoch(self.batch_size),
             "shuffle": False,  # the stream is
             "verbose": verbose,
         }
-        if not model.method.prepared:
+        if not model.prepared:
             self._prepare(model, x=stream(0), **data)
             progress.save(0)
         if start < epochs:
@@ -379,10 +384,10 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             self._shared | {"sensing_points": points},
         )
         with preparations.locked():
-            preparations.restore(model.method)
-            if not model.method.prepared:
+            preparations.restore(model.methods)
+            if not model.prepared:
                 model.prepare(**data)
-            preparations.keep(model.method)
+            preparations.keep(model.methods)
 
     @functools.cached_property
     def _shared(self) -> dict[str, Any]:
@@ -399,7 +404,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         """A name for a trial's settings, whatever its number of epochs."""
         data = self.data
         made = [
-            *map(_settings, model.method.parts()),
+            *map(_settings, model.methods),
             _settings(model.optimizer),
             _settings(self.loss),
             model.sensing_points,

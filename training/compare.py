@@ -149,7 +149,7 @@ def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
 
     def distilled(name, own):
         way = Way(name, "distill", tuple(own))
-        learns = any(method.teacher_learns for method in way.methods)
+        learns = any(method.trains_teacher for method in way.methods)
         # What is cached is of the teacher and images that all others have.
         others = any(map(way.values, ("teacher", "subset", "views")))
         cached = FLAGS.views and not learns and not others
@@ -166,7 +166,7 @@ def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
         owners = [keras_mhgd.methods.name_of(each) for each in parts]
         own = [each for each in FLAGS.set if _owner(each) in owners]
         unused -= set(own)
-        options.method(name, own)  # raises for what can't be
+        options.methods(name, own)  # raises for what can't be
         own = [f"--set={each}" for each in own]
         ways.append(distilled(name, [f"--method={name}", *points, *own]))
     if unused:

@@ -171,7 +171,9 @@ class Comparison:
             for trial in range(trials):
                 for way in self.ways:
                     prepared = [
-                        type(each) for each in way.methods if not each.prepared
+                        type(each)
+                        for each in way.methods
+                        if each.preparation and not each.preparation.done
                     ]
                     # Those wait that use what another is about to make.
                     waits = [

@@ -113,7 +113,7 @@ def _main(interruption: Interruption) -> None:
 
 
 def _distill(run: Run, interruption: Interruption) -> None:
-    method = options.method(FLAGS.method, FLAGS.set)
+    methods = options.methods(FLAGS.method, FLAGS.set)
     teacher = load_network(FLAGS.teacher)
     if FLAGS.fused:
         keras_mhgd.models.fuse_batch_normalization(teacher)
@@ -124,7 +124,7 @@ def _distill(run: Run, interruption: Interruption) -> None:
     distiller = keras_mhgd.Distiller(
         student,
         teacher,
-        method,
+        methods,
         options.sensing_points(FLAGS.sensing_points),
         gradient_norms=FLAGS.gradient_norms,
     )

@@ -10,6 +10,8 @@ from absl import app, flags
 
 import keras_mhgd
 from keras_mhgd import features
+from keras_mhgd.methods import Method
+from keras_mhgd.transfer import require_one_rule
 
 FLAGS = flags.FLAGS
 
@@ -314,8 +316,8 @@ def optimizer(
     return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
 
 
-def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
-    """Makes a method from its name and arguments.
+def methods(name: str, arguments: list[str]) -> list[Method]:
+    """Makes methods from their name and arguments.
 
     Args:
         name: One of `keras_mhgd.methods.names()`, several joined by `+`, or
@@ -324,12 +326,13 @@ def method(name: str, arguments: list[str]) -> keras_mhgd.methods.Method:
             that method wherever it is.
 
     Returns:
-        The method.
+        The methods.
     """
     values = method_arguments(arguments, name)
     parts = keras_mhgd.methods.parts(name)
     made = [_with_arguments(part, values) for part in parts]
-    return made[0] if len(made) == 1 else keras_mhgd.methods.get(made)
+    require_one_rule(made)
+    return made
 
 
 def method_arguments(

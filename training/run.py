@@ -135,10 +135,10 @@ class Run:
                 print(f"Resuming {self.directory} {_after(position)}.")
             elif isinstance(model, keras_mhgd.Distiller):
                 if preparations:
-                    preparations.restore(model.method)
+                    preparations.restore(model.methods)
                 self._prepare(model, data, interruption, save_freq)
                 if preparations and chief:
-                    preparations.keep(model.method)
+                    preparations.keep(model.methods)
                 checkpoint.save(0)
             recorder = Recorder(self.directory, student, position.epochs)
             epochs, every = (
@@ -218,11 +218,11 @@ class Run:
                 ],
             )
 
-        if not model.method.prepared:
+        if not model.prepared:
             model.prepare(**data, fit=fit)
-        artifacts = model.method.artifacts() if replicas.is_chief() else {}
-        for name, network in artifacts.items():
-            save_network(network, self.directory / f"{name}.keras")
+        if replicas.is_chief():
+            for name, network in model.prepared_networks.items():
+                save_network(network, self.directory / f"{name}.keras")
 
     def _finish(self, student, dataset, rows) -> None:
         # Not `predict`, which would wait for the other workers.

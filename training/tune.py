@@ -232,14 +232,15 @@ def _arguments(
     hp: keras_tuner.HyperParameters,
 ) -> list[str]:
     """Flags of `training.distill` that train a trial's setting."""
-    method = hypermodel.method(hp)
+    methods = hypermodel.methods_of(hp)
+    learns = any(each.trains_teacher for each in methods)
     values = options.configuration() | {
         "teacher": FLAGS.teacher,
         "student": hp["student"],
         "method": hp["method"],
         "learning_rate": hp.values.get("learning_rate", FLAGS.learning_rate),
         "sensing_points": hp.values.get("sensing_points"),
-        "cache_teacher": bool(FLAGS.views) and not method.teacher_learns,
+        "cache_teacher": bool(FLAGS.views) and not learns,
         # The test images are for the result alone.
         "validation_split": None,
         "validation_freq": FLAGS.epochs,
@@ -250,7 +251,7 @@ def _arguments(
         if values[name] is not None
     ]
     defaults = keras_mhgd.methods.parts(hp["method"])
-    for part, default in zip(method.parts(), defaults, strict=True):
+    for part, default in zip(methods, defaults, strict=True):
         name, config = keras_mhgd.methods.name_of(part), default.get_config()
         flags += [
             f"--set={name}.{argument}={json.dumps(value)}"

@@ -93,7 +93,7 @@ class AttentionGraphs(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         watched = isinstance(self.model, Distiller)
-        parts = self.model.method.parts() if watched else []
+        parts = self.model.methods if watched else []
         found = [each for each in parts if isinstance(each, MHGD)]
         if not found:
             names = [type(each).__name__ for each in parts]

@@ -1,6 +1,6 @@
 """What is read of a network in one forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -59,6 +59,30 @@ class Features(NamedTuple):
             maps_before_activation=None,
             masks=None,
         )
+
+    def only(self, fields: Collection[str]) -> "Features":
+        """Leaves out what isn't named, of what is large.
+
+        Args:
+            fields: Names among `maps`, `maps_before_activation`, `vectors`,
+                `logits` and `embedding`.
+        """
+        left_out = {
+            name: None
+            for name in ("maps_before_activation", "vectors", "logits")
+            if name not in fields
+        }
+        if "embedding" not in fields:
+            left_out["embedding"] = None
+        if "maps" not in fields:
+            left_out["maps"] = []
+        if not {"maps", "maps_before_activation"} & set(fields):
+            left_out["masks"] = None
+        return self._replace(forks=None, **left_out)
+
+    def forked(self) -> "Features":
+        """Gives the forks in the place of the maps, if there are any."""
+        return self if self.forks is None else self._replace(maps=self.forks)
 
     def at(self, head: str | None, points: Sequence[int] | None) -> "Features":
         """Picks one output's scores and some of the sensing points.

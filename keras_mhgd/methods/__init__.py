@@ -8,7 +8,6 @@ import keras
 from keras_mhgd.choices import require_known
 from keras_mhgd.methods.activation_boundaries import ActivationBoundaries
 from keras_mhgd.methods.attention_transfer import AttentionTransfer
-from keras_mhgd.methods.combined import Combined
 from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
 from keras_mhgd.methods.crd import CRD
 from keras_mhgd.methods.dist import DIST
@@ -18,13 +17,14 @@ from keras_mhgd.methods.fitnet import FitNet
 from keras_mhgd.methods.fsp import FSP
 from keras_mhgd.methods.kd_svd import KDSVD, KDSVDF
 from keras_mhgd.methods.keras_loss import KerasLoss
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.mhgd import MHGD, graph_divergence
 from keras_mhgd.methods.mutual_learning import MutualLearning
 from keras_mhgd.methods.nst import NST
 from keras_mhgd.methods.overhaul import Overhaul
 from keras_mhgd.methods.paraphraser import Paraphraser
 from keras_mhgd.methods.pkt import PKT
+from keras_mhgd.methods.preparation import Preparation
 from keras_mhgd.methods.recommended import recommended
 from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD
@@ -41,7 +41,6 @@ __all__ = [
     "ReviewKD",
     "VID",
     "AttentionTransfer",
-    "Combined",
     "CorrelationCongruence",
     "DIST",
     "DKD",
@@ -54,6 +53,8 @@ __all__ = [
     "Method",
     "MutualLearning",
     "NST",
+    "Needs",
+    "Preparation",
     "PKT",
     "RKD",
     "SimilarityPreserving",
@@ -113,42 +114,18 @@ def name_of(method: Method) -> str:
     )
 
 
-def parts(identifier: str) -> list[Method]:
-    """Makes the methods that a name stands for, one by one.
-
-    Their arguments may be such as to fit each other only once they are
-    changed: two that clip.
-
-    Args:
-        identifier: One of `names()` or `"recommended"`, or several joined by
-            `+`.
-
-    Returns:
-        The methods, each with the defaults of its class or, in
-        `"recommended"`, with those of that.
-
-    Raises:
-        ValueError: If a name is unknown.
-    """
-    return [
-        part for name in identifier.split("+") for part in get(name).parts()
-    ]
-
-
-def get(identifier: Identifier | Sequence[Identifier]) -> Method:
+def get(identifier: Identifier) -> Method:
     """Makes a method from its name or configuration.
 
     Args:
         identifier: One of `names()`, a `Method`, a loss of
-            `keras.distillation`, or one of these serialized; or several, as a
-            list or as names joined by `+`, such as `"mhgd+soft_logits"`: a
-            `Combined`. `"recommended"` is what `recommended()` makes.
+            `keras.distillation`, or one of these serialized.
 
     Returns:
         The method; with the defaults of its class if a name was given.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or stands for several.
         TypeError: If it is no name, method or configuration.
     """
     if isinstance(identifier, Method):
@@ -157,8 +134,6 @@ def get(identifier: Identifier | Sequence[Identifier]) -> Method:
         return KerasLoss(identifier)
     if isinstance(identifier, dict):
         return get(keras.saving.deserialize_keras_object(identifier))
-    if isinstance(identifier, (list, tuple)):
-        return Combined([get(each) for each in identifier])
     if not isinstance(identifier, str):
         raise TypeError(
             "`method` must be a name, a keras_mhgd.methods.Method, a loss of "
@@ -166,8 +141,44 @@ def get(identifier: Identifier | Sequence[Identifier]) -> Method:
             f"Received: {identifier!r} of type {type(identifier).__name__}. "
             f"Names: {', '.join(names())}."
         )
-    if "+" in identifier:
-        return Combined(parts(identifier))
-    known = {**_METHODS, "recommended": recommended}
-    require_known("method", identifier, known)
-    return known[identifier]()
+    if identifier == "recommended" or "+" in identifier:
+        raise ValueError(
+            "`identifier` must stand for one method. Received: "
+            f"{identifier!r}, which stands for several. Use methods.parts, or "
+            "pass it to a Distiller."
+        )
+    require_known("method", identifier, _METHODS)
+    return _METHODS[identifier]()
+
+
+def parts(identifier: Identifier | Sequence[Identifier]) -> list[Method]:
+    """Makes the methods that a name or list stands for, one by one.
+
+    Their arguments may be such as to fit each other only once they are
+    changed: two that clip.
+
+    Args:
+        identifier: What `get` takes, `"recommended"`, names joined by `+` such
+            as `"mhgd+soft_logits"`, or a list of all these.
+
+    Returns:
+        The methods, each with the defaults of its class or, in
+        `"recommended"`, with those of that.
+
+    Raises:
+        ValueError: If a name is unknown, or there is no method.
+        TypeError: If one is no name, method or configuration.
+    """
+    if isinstance(identifier, (list, tuple)):
+        if not identifier:
+            raise ValueError(
+                "`method` must be one method or more. Received: an empty list."
+            )
+        return [part for each in identifier for part in parts(each)]
+    if identifier == "recommended":
+        return recommended()
+    if isinstance(identifier, str) and "+" in identifier:
+        return parts(identifier.split("+"))
+    if isinstance(identifier, str):
+        require_known("method", identifier, [*_METHODS, "recommended"])
+    return [get(identifier)]

@@ -18,7 +18,8 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.preparation import InitializingMethod
+from keras_mhgd.methods.initializing import InitializingMethod
+from keras_mhgd.methods.method import Needs
 from keras_mhgd.methods.ranges import require_positive
 
 _POINTS = ("first", "last")
@@ -127,7 +128,7 @@ class ActivationBoundaries(InitializingMethod):
     """
 
     terms = ("activation_boundaries",)
-    needs = ("maps_before_activation",)
+    needs = Needs(maps_before_activation=True)
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 
 
 def attention_transfer_loss(
@@ -110,8 +110,8 @@ class AttentionTransfer(Method):
     """
 
     terms = ("attention_transfer",)
-    needs = ("maps",)
-    per_sample = True
+    needs = Needs(maps=True)
+    spans = "sample"
 
     def __init__(self, power: int = 2, weight: float = 500.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_mhgd.choices import require_known
 from keras_mhgd.directions import cosines
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.targets import student_and_target
 
@@ -108,7 +108,7 @@ class CorrelationCongruence(Method):
     """
 
     terms = ("correlation_congruence",)
-    needs = ("embedding",)
+    needs = Needs(embedding=True)
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.directions import unit
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.targets import student_and_target
 from keras_mhgd.precision import as_float
@@ -142,8 +142,7 @@ class CRD(Method):
     """
 
     terms = ("crd",)
-    tasks = KINDS  # it reads their labels
-    needs = ("embedding",)
+    needs = Needs(embedding=True, tasks=KINDS)  # it reads their labels
 
     def __init__(
         self,
@@ -190,7 +189,6 @@ class CRD(Method):
         return {"crd": self.weight * tf.add_n(losses)}
 
     def update(self, student, teacher, labels):
-        student, teacher, labels = self.joined(student, teacher, labels)
         comparisons = self._comparisons(student, teacher, labels)
         for side, comparison in comparisons:
             side.log_partition.assign(self._log_partition(side, comparison))

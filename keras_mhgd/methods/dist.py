@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_mhgd.methods.divergence import mean_over_rows, standardized
 from keras_mhgd.methods.logit_method import LogitMethod
+from keras_mhgd.methods.method import Needs
 from keras_mhgd.methods.ranges import require_not_negative
 from keras_mhgd.methods.targets import student_and_target
 from keras_mhgd.tasks import KINDS, MULTI_LABEL, Rows
@@ -111,7 +112,7 @@ class DIST(LogitMethod):
     """
 
     terms = ("dist_inter", "dist_intra")
-    tasks = KINDS
+    needs = Needs(logits=True, tasks=KINDS)
 
     def __init__(
         self,

@@ -104,7 +104,6 @@ class DKD(LogitMethod):
     """
 
     terms = ("dkd_target", "dkd_non_target")
-    per_sample = True
 
     def __init__(
         self,
@@ -142,10 +141,6 @@ class DKD(LogitMethod):
             "dkd_target": self.weight * (self.alpha * target),
             "dkd_non_target": self.weight * (self.beta * non_target),
         }
-
-    def count(self, student, labels):
-        weights = self._weights(student, labels)
-        return super().count(student._replace(weights=weights), labels)
 
     def _weights(self, student, labels):
         """Leaves out the rows without a label as well."""

@@ -22,7 +22,8 @@ from keras_mhgd.methods.paraphraser import (
     Paraphraser,
     ParaphraserTrainer,
 )
-from keras_mhgd.methods.preparation import PreparedMethod
+from keras_mhgd.methods.method import Method, Needs
+from keras_mhgd.methods.preparation import Preparation
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.reductions import DISTANCES
 from keras_mhgd.methods.targets import student_and_target
@@ -69,7 +70,7 @@ def factor_transfer_loss(
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class FactorTransfer(PreparedMethod):
+class FactorTransfer(Method):
     """Matches what a trained encoder keeps of the teacher's last map.
 
     loss = weight mean |F^S - F^T|, F^T the teacher's factor, given by a
@@ -129,13 +130,7 @@ class FactorTransfer(PreparedMethod):
     """
 
     terms = ("factor_transfer",)
-    needs = ("maps",)
-    preparation_arguments = (
-        *PreparedMethod.preparation_arguments,
-        "factor",
-        "rate",
-        "reconstruction",
-    )
+    needs = Needs(maps=True)
 
     def __init__(
         self,
@@ -149,8 +144,11 @@ class FactorTransfer(PreparedMethod):
         weight: float = 500.0,
         **kwargs,
     ):
-        super().__init__(
-            preparation_epochs, preparation_learning_rate, weight, **kwargs
+        super().__init__(weight=weight, **kwargs)
+        self.preparation = Preparation(
+            preparation_epochs,
+            preparation_learning_rate,
+            depends_on=("factor", "rate", "reconstruction"),
         )
         require_known("factor", factor, _FACTORS)
         require_positive(rate=rate)
@@ -176,10 +174,9 @@ class FactorTransfer(PreparedMethod):
     def build(self, student, teacher):
         super().build(student, teacher)
         source, target = student.maps[-1], teacher.maps[-1]
-        if self._paraphraser_given or self.factor == "attention":
-            self._prepared.assign(1.0)
         if self.factor == "attention":
             require_positions([source], [target], type(self).__name__)
+            self.preparation.build(self, self._trainer, done=True)
             return
         if len(source) != 4 or len(target) != 4:
             raise ValueError(
@@ -200,29 +197,21 @@ class FactorTransfer(PreparedMethod):
                 f"{self.paraphraser.channels} channels, and a teacher with "
                 f"{target[-1]}. Leave it out to train a new one."
             )
-        self.paraphraser.trainable = False
+        self.preparation.build(
+            self,
+            self._trainer,
+            learns=self.paraphraser,
+            networks={"paraphraser": self.paraphraser},
+            done=self._paraphraser_given,
+        )
         self.translator = self.paraphraser.make_encoder(
             source[-1], "translator"
         )
 
-    def trainer(self, teacher, student):
+    def _trainer(self, teacher, student):
         return ParaphraserTrainer(
             self.paraphraser, teacher, self.reconstruction
         )
-
-    def prepare(self, teacher, student, **fit_arguments):
-        if self.factor == "attention":
-            return
-        self.paraphraser.trainable = True
-        try:
-            super().prepare(teacher, student, **fit_arguments)
-        finally:
-            self.paraphraser.trainable = False
-
-    def artifacts(self):
-        if self.factor == "attention":
-            return {}
-        return {"paraphraser": self.paraphraser}
 
     def targets(self, teacher):
         # Not the factor: a cache is filled before the paraphraser trains.
@@ -261,6 +250,7 @@ class FactorTransfer(PreparedMethod):
         # saved and loaded as all weights are.
         return {
             **super().get_config(),
+            **self.preparation.get_config(),
             "factor": self.factor,
             "rate": self.rate,
             "distance": self.distance,

@@ -18,7 +18,8 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.preparation import InitializingMethod
+from keras_mhgd.methods.method import Needs
+from keras_mhgd.methods.initializing import InitializingMethod
 from keras_mhgd.methods.projection import projected, projections
 
 _SIDES = ("student", "teacher")
@@ -106,8 +107,8 @@ class FitNet(InitializingMethod):
     """
 
     terms = ("fitnet",)
-    needs = ("maps",)
-    per_sample = True
+    needs = Needs(maps=True)
+    spans = "sample"
 
     def __init__(self, project: str = "student", **kwargs):
         super().__init__(**kwargs)

@@ -19,7 +19,8 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.preparation import InitializingMethod
+from keras_mhgd.methods.method import Needs
+from keras_mhgd.methods.initializing import InitializingMethod
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
 from keras_mhgd.methods.targets import student_and_target
@@ -159,9 +160,8 @@ class FSP(InitializingMethod):
     """
 
     terms = ("fsp",)
-    needs = ("maps",)
-    per_sample = True
-    min_points = 2
+    needs = Needs(maps=True, least_points=2)
+    spans = "sample"
 
     def __init__(
         self,

@@ -13,7 +13,8 @@ import tensorflow as tf
 from keras_mhgd import gradients
 from keras_mhgd.choices import require_known
 from keras_mhgd.compression import student_vectors, teacher_vectors
-from keras_mhgd.methods.method import Method
+from keras_mhgd.features import Features
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
 
@@ -96,7 +97,7 @@ def _relation(front: tf.Tensor, back: tf.Tensor, bandwidth: float):
 class _SingularVectors(Method):
     """Compresses maps to singular vectors; a subclass compares them."""
 
-    needs = ("maps",)
+    needs = Needs(maps=True)
 
     def __init__(self, reduction, clipping, clip_bound, weight, **kwargs):
         super().__init__(weight=weight, **kwargs)
@@ -118,10 +119,16 @@ class _SingularVectors(Method):
             maps=[], vectors=teacher_vectors(teacher), masks=None
         )
 
+    def reduce(self, student, teacher):
+        maps = projected(self.projections, student.maps)
+        found = student_vectors(maps, teacher.vectors)
+        return (
+            Features(student.outputs, [], vectors=found),
+            Features(teacher.outputs, [], vectors=teacher.vectors),
+        )
+
     def call(self, student, teacher, labels):
-        maps = projected(self.projections, self.gradient_rule.maps(student))
-        expected = teacher_vectors(teacher)
-        loss = self.compare(student_vectors(maps, expected), expected)
+        loss = self.compare(student.vectors, teacher.vectors)
         return {self.terms[0]: self.weight * loss}
 
     def get_config(self):
@@ -183,7 +190,7 @@ class KDSVD(_SingularVectors):
     """
 
     terms = ("kd_svd",)
-    min_points = 2
+    needs = Needs(maps=True, least_points=2)
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_mhgd import replicas
 from keras_mhgd.features import Features
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.tasks import SINGLE_LABEL
 
 
@@ -66,11 +66,12 @@ class KerasLoss(Method):
         self._reads_logits = isinstance(
             loss, keras.distillation.LogitsDistillation
         )
-        self.needs = ("logits",) if self._reads_logits else ()
-        # Its softmax is over the classes of one label.
-        self.tasks = (SINGLE_LABEL,) if self._reads_logits else None
-        if any(self._named):
-            self.needs = (self._named,)
+        self.needs = Needs()
+        if self._reads_logits:
+            # Its softmax is over the classes of one label.
+            self.needs = Needs(logits=True, tasks=(SINGLE_LABEL,))
+        elif any(self._named):
+            self.needs = Needs(layers=(self._named,))
         if self._reads_logits and loss.loss is keras.losses.kl_divergence:
             warnings.warn(
                 "LogitsDistillation(loss='kl_divergence'), the default, "
@@ -82,11 +83,6 @@ class KerasLoss(Method):
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(loss).__name__).lower()
         layer = (self._named[0] or "").replace("/", "_")
         self.terms = (f"{name}_{layer}" if layer else name,)
-
-    def shares(self, student, teacher, labels):
-        if not replicas.keras_shares(getattr(self.loss, "loss", None)):
-            return super().shares(student, teacher, labels)
-        return self(*self.joined(student, teacher, labels))
 
     def call(self, student, teacher, labels):
         if (student.weights, student.masks, student.output_masks) != 3 * (
@@ -106,6 +102,8 @@ class KerasLoss(Method):
             )
         )
         loss = self.loss.compute_loss(tf.stop_gradient(theirs), ours)
+        if replicas.keras_shares(getattr(self.loss, "loss", None)):
+            loss *= replicas.number()  # which Keras has divided it by
         return {self.terms[0]: self.weight * tf.cast(loss, tf.float32)}
 
     def _read(self, features: Features, layer: str | None) -> tf.Tensor:

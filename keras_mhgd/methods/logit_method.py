@@ -2,11 +2,10 @@
 
 import tensorflow as tf
 
-from keras_mhgd import replicas
 from keras_mhgd.directions import unit
 from keras_mhgd.features import Features
 from keras_mhgd.methods.divergence import mean_over_rows
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.targets import student_and_target
 from keras_mhgd.tasks import (
@@ -33,14 +32,15 @@ class LogitMethod(Method):
         ValueError: If an argument is out of range, or the outputs differ.
     """
 
-    needs = ("logits",)
-    tasks = (SINGLE_LABEL, MULTI_LABEL)
+    needs = Needs(logits=True, tasks=(SINGLE_LABEL, MULTI_LABEL))
 
     def __init__(self, temperature, standardize, weight, **kwargs):
         super().__init__(weight=weight, **kwargs)
         require_positive(temperature=temperature)
         self.temperature = temperature
         self.standardize = standardize
+        if standardize:  # a shift of all logits would change the others
+            self.needs = self.needs._replace(tasks=(SINGLE_LABEL,))
 
     def build(self, student, teacher):
         super().build(student, teacher)
@@ -50,16 +50,6 @@ class LogitMethod(Method):
                 "`logits` must be of the same classes in student and teacher. "
                 f"Received: {counts[0]} and {counts[1]} outputs. "
                 "Give both networks one logit for each class."
-            )
-
-    def read_as(self, task):
-        super().read_as(task)
-        if self.standardize and task.kind != SINGLE_LABEL:
-            raise ValueError(
-                "`standardize` must be False for outputs that are not the "
-                "classes of a single label: a shift of all logits would "
-                f"change them. Received: standardize={self.standardize} and a "
-                f"{task.kind} output."
             )
 
     @property
@@ -100,11 +90,6 @@ class LogitMethod(Method):
             self.task.kind,
             rows.weights,
         )
-
-    def count(self, student, labels):
-        if student.weights is not None:
-            return tf.reduce_sum(student.weights)
-        return tf.shape(replicas.with_samples(student.logits))[0]
 
     def get_config(self):
         return {

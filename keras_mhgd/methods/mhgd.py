@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd import gradients, linalg, replicas
+from keras_mhgd import gradients, linalg
 from keras_mhgd.choices import require_known
 from keras_mhgd.compression import student_vectors, teacher_vectors
 from keras_mhgd.features import Features
 from keras_mhgd.graph import MHAN, Edge, MHANTrainer
 from keras_mhgd.graph.blocks import over_rows
-from keras_mhgd.methods.preparation import PreparedMethod
+from keras_mhgd.methods.method import Method, Needs
+from keras_mhgd.methods.preparation import Preparation
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
 
@@ -118,7 +119,7 @@ def _edge_divergence(student, teacher, activation, derivative):
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class MHGD(PreparedMethod):
+class MHGD(Method):
     """Transfers the teacher's graphs of a batch, learnt by attention.
 
     Before the student trains, a multi-head attention network (`MHAN`) learns
@@ -197,13 +198,7 @@ class MHGD(PreparedMethod):
     """
 
     terms = ("mhgd",)
-    min_points = 2  # an edge of the graph joins two
-    preparation_arguments = (
-        *PreparedMethod.preparation_arguments,
-        "num_heads",
-        "scale_logits",
-        "fix_signs",
-    )
+    needs = Needs(maps=True, least_points=2)  # an edge of the graph joins two
 
     def __init__(
         self,
@@ -225,9 +220,7 @@ class MHGD(PreparedMethod):
         weight: float = 1.0,
         **kwargs,
     ):
-        super().__init__(
-            preparation_epochs, preparation_learning_rate, weight, **kwargs
-        )
+        super().__init__(weight=weight, **kwargs)
         for name, value in (
             ("num_heads", num_heads),
             ("preparation_epochs", preparation_epochs),
@@ -247,10 +240,15 @@ class MHGD(PreparedMethod):
                 "`mhan` must be a keras_mhgd.graph.MHAN. "
                 f"Received: {mhan!r} of type {type(mhan).__name__}."
             )
+        self.preparation = Preparation(
+            preparation_epochs,
+            preparation_learning_rate,
+            depends_on=("num_heads", "scale_logits", "fix_signs"),
+        )
+        self.needs = self.needs._replace(logits_as_point=senses_logits)
         self.num_heads = num_heads if mhan is None else mhan.num_heads
         self.scale_logits = scale_logits if mhan is None else mhan.scale_logits
         self.attention = attention
-        self.senses_logits = senses_logits
         self.logit_activation = logit_activation
         self.reduction = reduction
         self.clipping = clipping
@@ -262,6 +260,8 @@ class MHGD(PreparedMethod):
         self.mhan = mhan
         self._mhan_given = mhan is not None
         self.gradient_rule = gradients.get(clipping, clip_bound)
+        if graph_scope == "replica":
+            self.spans = "replica" if reduction == "sum" else "sample"
 
     def build(self, student, teacher):
         super().build(student, teacher)
@@ -278,26 +278,19 @@ class MHGD(PreparedMethod):
                 f"Received: vectors of length {self.mhan.sizes} in `mhan`, "
                 f"{sizes} in the teacher."
             )
-        self.mhan.trainable = False
+        self.preparation.build(
+            self,
+            lambda teacher, student: MHANTrainer(
+                self.mhan, teacher, self.fix_signs
+            ),
+            learns=self.mhan,
+            networks={} if self._mhan_given else {"mhan": self.mhan},
+            done=self._mhan_given,
+        )
         points = slice(self._first_point, None)
         self.projections = projections(
             student.maps[points], teacher.maps[points]
         )
-        if self._mhan_given:
-            self._prepared.assign(1.0)
-
-    def trainer(self, teacher, student):
-        return MHANTrainer(self.mhan, teacher, self.fix_signs)
-
-    def prepare(self, teacher, student, **fit_arguments):
-        self.mhan.trainable = True
-        try:
-            super().prepare(teacher, student, **fit_arguments)
-        finally:
-            self.mhan.trainable = False
-
-    def artifacts(self):
-        return {} if self._mhan_given else {"mhan": self.mhan}
 
     def targets(self, teacher):
         # Vectors that are kept for other methods have signs that are fixed.
@@ -307,43 +300,25 @@ class MHGD(PreparedMethod):
             maps=[], vectors=teacher_vectors(teacher), masks=None
         )
 
-    def shares(self, student, teacher, labels):
-        if self.graph_scope == "global":
-            return super().shares(student, teacher, labels)
-        terms = self(student, teacher, labels)
-        if self.reduction == "sum":
-            return terms
-        part = replicas.share_of(self.count(student, labels))
-        return {name: part * terms[name] for name in terms}
-
-    def joined(self, student, teacher, labels):
+    def reduce(self, student, teacher):
         # Vectors, which are much smaller than maps.
         expected = teacher_vectors(teacher, self.fix_signs)
-        found = self._student_vectors(student, expected)
-        return replicas.joined(
-            (
-                Features(student.outputs, [], vectors=found),
-                Features(teacher.outputs, [], vectors=expected),
-                labels,
-            )
+        first = self._first_point
+        found = student_vectors(
+            projected(self.projections, student.maps[first:]),
+            expected[first:],
+            self.svd_gradient,
+        )
+        found = [*expected[:first], *found]
+        return (
+            Features(student.outputs, [], vectors=found),
+            Features(teacher.outputs, [], vectors=expected),
         )
 
     @property
     def _first_point(self) -> int:
         """The first sensing point where the student takes part."""
         return 1 if self.attention == "cross" else 0
-
-    def _student_vectors(self, student, expected):
-        if student.vectors is not None:
-            return student.vectors
-        first = self._first_point
-        maps = self.gradient_rule.maps(student)[first:]
-        found = student_vectors(
-            projected(self.projections, maps),
-            expected[first:],
-            self.svd_gradient,
-        )
-        return [*expected[:first], *found]
 
     def call(self, student, teacher, labels):
         loss = graph_divergence(
@@ -360,7 +335,7 @@ class MHGD(PreparedMethod):
 
         Args:
             student: `Features` of the student.
-            teacher: `Features` of the teacher, or their `targets`.
+            teacher: The teacher's `targets`.
 
         Returns:
             The student's and the teacher's: for each edge `(num_heads, batch,
@@ -369,17 +344,15 @@ class MHGD(PreparedMethod):
         activation, _ = _ACTIVATIONS[self.logit_activation]
         return tuple(
             [tf.nn.softmax(activation(edge.logits)) for edge in edges]
-            for edges in self._edges(student, teacher)
+            for edges in self._edges(*self.reduce(student, teacher))
         )
 
     def _edges(self, student, teacher):
-        expected = teacher_vectors(teacher, self.fix_signs)
-        found = self._student_vectors(student, expected)
         ours, theirs = (
             self.mhan.edges(
-                vectors, batch_statistics=self.statistics == "batch"
+                each.vectors, batch_statistics=self.statistics == "batch"
             )
-            for vectors in (found, expected)
+            for each in (student, teacher)
         )
         if self.attention == "cross":
             ours = [
@@ -393,9 +366,10 @@ class MHGD(PreparedMethod):
         # loaded as all weights are.
         return {
             **super().get_config(),
+            **self.preparation.get_config(),
             "num_heads": self.num_heads,
             "attention": self.attention,
-            "senses_logits": self.senses_logits,
+            "senses_logits": self.needs.logits_as_point,
             "logit_activation": self.logit_activation,
             "scale_logits": self.scale_logits,
             "reduction": self.reduction,

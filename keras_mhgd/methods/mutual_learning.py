@@ -104,8 +104,8 @@ class MutualLearning(LogitMethod):
     """
 
     terms = ("mutual_learning", "mutual_learning_of_teacher")
-    teacher_learns = True
-    per_sample = True
+    trains_teacher = True
+    spans = "sample"
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 
 
 def neuron_selectivity_loss(
@@ -103,8 +103,8 @@ class NST(Method):
     """
 
     terms = ("nst",)
-    needs = ("maps",)
-    per_sample = True
+    needs = Needs(maps=True)
+    spans = "sample"
 
     def __init__(self, weight: float = 50.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -20,7 +20,8 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.preparation import PreparedMethod
+from keras_mhgd.methods.method import Method, Needs
+from keras_mhgd.methods.preparation import Preparation
 from keras_mhgd.precision import as_float
 
 
@@ -102,7 +103,7 @@ def margins_from_batch_norm(gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class Overhaul(PreparedMethod):
+class Overhaul(Method):
     """Matches maps before the activation where that makes a difference.
 
     loss = weight sum over points of w mean over samples of the sum over
@@ -145,15 +146,12 @@ class Overhaul(PreparedMethod):
     """
 
     terms = ("overhaul",)
-    needs = ("maps_before_activation",)
+    needs = Needs(maps_before_activation=True)
 
     def __init__(self, weight: float = 1e-3, **kwargs):
-        super().__init__(
-            preparation_epochs=1,
-            preparation_learning_rate=1.0,  # not used: nothing is trained
-            weight=weight,
-            **kwargs,
-        )
+        super().__init__(weight=weight, **kwargs)
+        # The rate is not used: nothing is trained.
+        self.preparation = Preparation(epochs=1, learning_rate=1.0)
 
     def build(self, student, teacher):
         super().build(student, teacher)
@@ -170,9 +168,9 @@ class Overhaul(PreparedMethod):
             )
             for index, shape in enumerate(teacher.maps_before_activation)
         ]
-
-    def trainer(self, teacher, student):
-        return _NegativeMeans(self.margins, teacher)
+        self.preparation.build(
+            self, lambda teacher, student: _NegativeMeans(self.margins, teacher)
+        )
 
     def targets(self, teacher):
         return teacher._replace(maps=[])
@@ -192,11 +190,6 @@ class Overhaul(PreparedMethod):
             masks,
         )
         return {"overhaul": self.weight * loss}
-
-    def get_config(self):
-        config = super().get_config()
-        del config["preparation_epochs"], config["preparation_learning_rate"]
-        return config
 
 
 class _NegativeMeans(keras.Model):

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.directions import cosines
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.targets import student_and_target
 
 _EPSILON = 1e-7  # of the published code, in both arguments of the logarithm
@@ -76,7 +76,7 @@ class PKT(Method):
     """
 
     terms = ("pkt",)
-    needs = ("embedding",)
+    needs = Needs(embedding=True)
 
     def __init__(self, weight: float = 30_000.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -1,189 +1,129 @@
-"""Methods that learn something before the student trains."""
+"""What a method learns before the student trains."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_mhgd import fitting, replicas
-from keras_mhgd.features import FeatureExtractor, Taught
-from keras_mhgd.methods.method import Method
+from keras_mhgd import fitting
+from keras_mhgd.features import FeatureExtractor
 from keras_mhgd.methods.ranges import require_not_negative, require_positive
 
+Trainer = Callable[[FeatureExtractor, FeatureExtractor], keras.Model]
 
-class PreparedMethod(Method):
-    """A method with a training of its own, once, before the student's.
 
-    A subclass says what is trained in `trainer`; that it is done is saved
-    with the weights.
+class Preparation:
+    """A training of a method's own, once, before the student's.
+
+    A method makes one where it is made, and says what is trained when it is
+    built. Whether it is done is a weight of the method, saved with it.
 
     Args:
-        preparation_epochs: Epochs of that training; 0 leaves it out.
-        preparation_learning_rate: Rate of its SGD (Nesterov momentum 0.9),
-            > 0.
-        weight: Multiplier of the method's terms, >= 0.
-    """
+        epochs: Epochs of that training; 0 leaves it out.
+        learning_rate: Rate of its SGD (Nesterov momentum 0.9), > 0.
+        depends_on: Names of the method's arguments that `networks` depend on,
+            beside these two.
 
-    preparation_arguments: tuple[str, ...] = (
-        "preparation_epochs",
-        "preparation_learning_rate",
-    )
-    """Names of the arguments that its `artifacts` depend on."""
+    Attributes:
+        networks: What is learnt from the teacher alone, by name: it can be
+            kept and taken over by others.
+    """
 
     def __init__(
         self,
-        preparation_epochs: int,
-        preparation_learning_rate: float,
-        weight: float = 1.0,
-        **kwargs,
+        epochs: int,
+        learning_rate: float,
+        depends_on: Sequence[str] = (),
     ):
-        super().__init__(weight=weight, **kwargs)
-        require_not_negative(preparation_epochs=preparation_epochs)
-        require_positive(preparation_learning_rate=preparation_learning_rate)
-        self.preparation_epochs = preparation_epochs
-        self.preparation_learning_rate = preparation_learning_rate
+        require_not_negative(preparation_epochs=epochs)
+        require_positive(preparation_learning_rate=learning_rate)
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.depends_on = tuple(depends_on)
+        self.networks: dict[str, keras.Model] = {}
 
-    def build(self, student, teacher):
-        super().build(student, teacher)
-        self._prepared = self.add_weight(
-            name="prepared", initializer="zeros", trainable=False
-        )
-
-    @property
-    def prepared(self):
-        return self.built and (
-            not self.preparation_epochs or bool(self._prepared.numpy())
-        )
-
-    def trainer(
-        self, teacher: FeatureExtractor, student: FeatureExtractor
-    ) -> keras.Model:
-        """Makes the model whose `fit` is the preparation."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must implement `trainer`."
-        )
-
-    def prepare(self, teacher, student, fit=fitting.fit, **fit_arguments):
-        trainer = self.trainer(teacher, student)
-        trainer.compile(
-            keras.optimizers.SGD(
-                self.preparation_learning_rate, momentum=0.9, nesterov=True
-            )
-        )
-        # Built within its first step, that step would be traced twice.
-        trainer.optimizer.build(trainer.trainable_variables)
-        fit(trainer, **fit_arguments, epochs=self.preparation_epochs)
-        self._prepared.assign(1.0)
-
-    def adopt(self, networks: Mapping[str, keras.Model]) -> None:
-        """Takes over what was prepared elsewhere, in place of preparing.
+    def build(
+        self,
+        method: keras.Layer,
+        trainer: Trainer,
+        learns: keras.Layer | None = None,
+        networks: Mapping[str, keras.Model] | None = None,
+        done: bool = False,
+    ) -> None:
+        """Says what is learnt.
 
         Args:
-            networks: All of `artifacts`, by name.
+            method: Whose preparation it is.
+            trainer: Makes, from the extractors of teacher and student, the
+                model whose `fit` is the preparation.
+            learns: What is trainable only while it runs.
+            networks: See the attribute.
+            done: Whether there is nothing to learn.
         """
-        for name, network in self.artifacts().items():
-            network.set_weights(networks[name].get_weights())
-        self._prepared.assign(1.0)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "preparation_epochs": self.preparation_epochs,
-            "preparation_learning_rate": self.preparation_learning_rate,
-        }
-
-
-class InitializingMethod(PreparedMethod):
-    """A method that trains beside the task, or initialises the student.
-
-    With `preparation_epochs=0` its terms are added to the task's loss. With
-    more, as published, they train the student alone for so many epochs, and
-    then the task does without them.
-
-    It has no `terms` then, though it can still be called for them.
-
-    Args:
-        preparation_epochs: Epochs that the terms train the student for,
-            before the task; 0 to train by both together.
-        preparation_learning_rate: Rate of that training's SGD (Nesterov
-            momentum 0.9), > 0.
-        weight: Multiplier of the method's terms, >= 0.
-    """
-
-    def __init__(
-        self,
-        preparation_epochs: int = 0,
-        preparation_learning_rate: float = 0.01,
-        weight: float = 1.0,
-        **kwargs,
-    ):
-        super().__init__(
-            preparation_epochs, preparation_learning_rate, weight, **kwargs
+        self._trainer = trainer
+        self._learns = learns
+        self.networks = dict(networks or {})
+        self._done = method.add_weight(
+            name="prepared",
+            initializer="ones" if done else "zeros",
+            trainable=False,
         )
-        if preparation_epochs:
-            self.terms = ()
+        if learns is not None:
+            learns.trainable = False
 
-    def build(self, student, teacher):
-        super().build(student, teacher)
-        if self.preparation_epochs:
-            self.trainable = False  # but for the preparation
+    @property
+    def done(self) -> bool:
+        """Whether the student can train: nothing is left to learn."""
+        if not self.epochs:
+            return True
+        return hasattr(self, "_done") and bool(self._done.numpy())
 
-    def trainer(self, teacher, student):
-        return _Initializer(self, teacher, student)
-
-    def prepare(self, teacher, student, **fit_arguments):
-        self.trainable = True
-        try:
-            super().prepare(teacher, student, **fit_arguments)
-        finally:
-            self.trainable = False
-
-
-class _Initializer(keras.Model):
-    """Trains a student by the terms of a method alone."""
-
-    def __init__(
+    def run(
         self,
-        method: InitializingMethod,
         teacher: FeatureExtractor,
         student: FeatureExtractor,
-    ):
-        super().__init__(name=f"{method.name}_initializer")
-        self.method = method
-        self.student = student.network
-        self._teacher_features = teacher
-        self._student_features = student
-        self.built = True
+        fit: Callable[..., Any] = fitting.fit,
+        **fit_arguments: Any,
+    ) -> None:
+        """Trains.
 
-    def train_step(self, data):
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        if isinstance(x, Taught):
-            x, teacher = x.images, x.features
-        else:
-            teacher = self._teacher_features(x).without_padding()
-            teacher = self.method.targets(teacher)
-        with tf.GradientTape() as tape:
-            student = self._student_features(x, training=True)
-            student = student.without_padding()
-            terms = self.method.shares(student, teacher, y)
-            decay = [replicas.share(loss) for loss in self.student.losses]
-            loss = tf.add_n(
-                [
-                    tf.cast(each, tf.float32)
-                    for each in (*terms.values(), *decay)
-                ]
+        Args:
+            teacher: The teacher's predictions and sensing points.
+            student: The student's.
+            fit: What is called in the place of `keras.Model.fit`, with the
+                model that is trained and the arguments.
+            **fit_arguments: The data, as `keras.Model.fit` takes it.
+        """
+        if self._learns is not None:
+            self._learns.trainable = True
+        try:
+            trainer = self._trainer(teacher, student)
+            trainer.compile(
+                keras.optimizers.SGD(
+                    self.learning_rate, momentum=0.9, nesterov=True
+                )
             )
-            scaled = self.optimizer.scale_loss(loss)
-        variables = self.student.trainable_variables
-        variables = [*variables, *self.method.trainable_variables]
-        gradients = tape.gradient(scaled, variables)
-        # The layers behind the last sensing point get none.
-        reached = [
-            pair
-            for pair in zip(gradients, variables, strict=True)
-            if pair[0] is not None
-        ]
-        self.optimizer.apply(*zip(*reached, strict=True))
-        batch_size = tf.shape(student.outputs)[0]
-        self._loss_tracker.update_state(replicas.summed(loss), batch_size)
-        return self.get_metrics_result()
+            # Built within its first step, that would be traced twice.
+            trainer.optimizer.build(trainer.trainable_variables)
+            fit(trainer, **fit_arguments, epochs=self.epochs)
+        finally:
+            if self._learns is not None:
+                self._learns.trainable = False
+        self._done.assign(1.0)
+
+    def adopt(self, networks: Mapping[str, keras.Model]) -> None:
+        """Takes over what was learnt elsewhere.
+
+        Args:
+            networks: All of `networks`, by name.
+        """
+        for name, network in self.networks.items():
+            network.set_weights(networks[name].get_weights())
+        self._done.assign(1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """The two arguments by the names that methods have for them."""
+        return {
+            "preparation_epochs": self.epochs,
+            "preparation_learning_rate": self.learning_rate,
+        }

@@ -1,13 +1,13 @@
 """What to use where nothing is known yet: ours, measured in the benchmarks."""
 
-from keras_mhgd.methods.combined import Combined
 from keras_mhgd.methods.dist import DIST
+from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.mhgd import MHGD
 from keras_mhgd.methods.soft_logits import SoftLogits
 
 
-def recommended() -> Combined:
-    """Makes MHGD by cross attention beside soft logits and DIST.
+def recommended() -> list[Method]:
+    """Makes MHGD by cross attention, soft logits and DIST.
 
     Of the published MHGD it keeps the attention network and its training, the
     heads, the compression and the divergence. Other than published, the
@@ -18,12 +18,12 @@ def recommended() -> Combined:
     These, soft logits and DIST, are as they are by default.
 
     Returns:
-        A new method.
+        New methods.
 
     Example:
-        >>> method = keras_mhgd.methods.get("recommended")
-        >>> method.terms
-        ('mhgd', 'soft_logits', 'dist_inter', 'dist_intra')
+        >>> found = keras_mhgd.methods.recommended()
+        >>> [term for method in found for term in method.terms]
+        ['mhgd', 'soft_logits', 'dist_inter', 'dist_intra']
     """
     mhgd = MHGD(
         attention="cross",
@@ -32,4 +32,4 @@ def recommended() -> Combined:
         clipping="per_feature",
         clip_bound=0.3,
     )
-    return Combined([mhgd, SoftLogits(), DIST()])
+    return [mhgd, SoftLogits(), DIST()]

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mhgd.features import Features
 from keras_mhgd.methods.maps import to_one_size
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.targets import student_and_target
 
 _LEVELS = (4, 2, 1)
@@ -95,7 +95,7 @@ class ReviewKD(Method):
     """
 
     terms = ("review_kd",)
-    needs = ("maps", "embedding")
+    needs = Needs(maps=True, embedding=True)
 
     def build(self, student, teacher):
         super().build(student, teacher)

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.directions import direction_and_length
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.ranges import require_not_negative
 from keras_mhgd.methods.targets import student_and_target
 
@@ -100,7 +100,7 @@ class RKD(Method):
     """
 
     terms = ("rkd_distance", "rkd_angle")
-    needs = ("embedding",)
+    needs = Needs(embedding=True)
 
     def __init__(
         self,

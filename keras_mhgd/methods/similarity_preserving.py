@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mhgd.directions import unit
 from keras_mhgd.methods.maps import flatten_positions
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.targets import student_and_target
 
 
@@ -80,7 +80,7 @@ class SimilarityPreserving(Method):
     """
 
     terms = ("similarity_preserving",)
-    needs = ("maps",)
+    needs = Needs(maps=True)
 
     def __init__(self, weight: float = 3000.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

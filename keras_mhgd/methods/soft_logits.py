@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_mhgd import tasks
 from keras_mhgd.methods.divergence import softened_divergence, standardized
 from keras_mhgd.methods.logit_method import LogitMethod
+from keras_mhgd.methods.method import Needs
 from keras_mhgd.methods.targets import student_and_target
 
 
@@ -94,8 +95,8 @@ class SoftLogits(LogitMethod):
     """
 
     terms = ("soft_logits",)
-    tasks = tasks.KINDS
-    per_sample = True
+    needs = Needs(logits=True, tasks=tasks.KINDS)
+    spans = "sample"
 
     def __init__(
         self,

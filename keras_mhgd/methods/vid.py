@@ -19,7 +19,7 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Method
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.targets import student_and_target
 
@@ -163,7 +163,7 @@ class VID(Method):
     """
 
     terms = ("vid",)
-    needs = ("maps",)
+    needs = Needs(maps=True)
 
     def __init__(
         self,

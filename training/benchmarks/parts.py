@@ -24,7 +24,7 @@ def make(pair: str, clipping: str, batch_size: int) -> dict[str, Run]:
     """
     described = PAIRS[pair]
     model = distiller(described, mhgd(described, clipping=clipping))
-    student, teacher, mhan = model.student, model.teacher, model.method.mhan
+    student, teacher, mhan = model.student, model.teacher, model.methods[0].mhan
     x, y = described.batch(batch_size)
     batches = iter(described.dataset().train(batch_size))
     points = list(described.points)
