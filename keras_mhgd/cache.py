@@ -95,8 +95,9 @@ class TeacherCache:
         if distiller.trains_teacher:
             raise ValueError(
                 "`distiller` must have a frozen teacher: the features of one "
-                "that learns change with every step. Received: the methodss "
-                f"{[each.name for each in distiller.methods]}. Train without a cache."
+                "that learns change with every step. Received: the methods "
+                f"{[each.name for each in distiller.methods]}. Train without "
+                "a cache."
             )
         if distiller.augments:
             raise ValueError(

@@ -700,9 +700,7 @@ class Distiller(keras.Model):
             for norm in self._norms:
                 norm.update_state(norms[norm.name], batch_size)
         if batch.y is not None:
-            self.compute_metrics(
-                batch.x, batch.y, outputs, batch.sample_weight
-            )
+            self.compute_metrics(batch.x, batch.y, outputs, batch.sample_weight)
 
     def _apply(self, gradients) -> None:
         """Updates what a loss reaches; Keras's own warning blames `loss`."""

@@ -25,9 +25,11 @@ BATCH, STEPS = 16, 20
 class InHalves(methods.MHGD):
     """Does on one device what two do that have graphs of their own."""
 
-    def shares(self, *features):
+    def call(self, *features):
         terms = [
-            self(*tf.nest.map_structure(half, features))["mhgd"]
+            super(InHalves, self).call(*tf.nest.map_structure(half, features))[
+                "mhgd"
+            ]
             for half in (
                 lambda x: x if x is None else tf.split(x, 2)[0],
                 lambda x: x if x is None else tf.split(x, 2)[1],
@@ -152,7 +154,9 @@ def trained(strategy, method, count, loss=""):
         found = distiller.evaluate(x, y, verbose=0, return_dict=True)
         history |= {f"evaluated_{name}": found[name] for name in found}
     numbers = {name: np.array(values) for name, values in history.items()}
-    weights = [*student.get_weights(), *distiller.method.get_weights()]
+    weights = student.get_weights()
+    for each in distiller.methods:
+        weights += each.get_weights()
     return numbers | {str(i): each for i, each in enumerate(weights)}
 
 

@@ -32,7 +32,7 @@ METHODS = {
     "soft_logits": lambda: methods.get("soft_logits"),
     "rkd": lambda: methods.get("rkd"),
     "fitnet": lambda: methods.get("fitnet"),
-    "mhgd+fitnet+soft_logits": lambda: methods.get(
+    "mhgd+fitnet+soft_logits": lambda: methods.parts(
         [METHODS["mhgd"](), "fitnet", "soft_logits"]
     ),
 }
@@ -86,7 +86,7 @@ def test_a_later_start_continues_the_same_stream(distiller, bars):
 )
 def test_mhgd_keeps_vectors_alone(distiller, bars, method, lengths):
     """Also beside methods that look at logits."""
-    model = distiller(methods.get(method))
+    model = distiller(method)
     cache = keras_mhgd.TeacherCache(model, bars, 16, views=1)
     taught, _ = next(iter(cache.train()))
     features = taught.features
@@ -97,7 +97,7 @@ def test_mhgd_keeps_vectors_alone(distiller, bars, method, lengths):
 
 def cache_of(distiller, method, bars, directory, **changes):
     keras.utils.set_random_seed(3)
-    model = distiller(methods.get(method))
+    model = distiller(method)
     return model, keras_mhgd.TeacherCache(
         model,
         bars,

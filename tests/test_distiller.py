@@ -224,16 +224,16 @@ def test_the_teacher_stays_as_it_is(small_net, distiller, images):
 def test_fit_prepares_once_and_learns(distiller, images, capsys):
     x, y = images
     model = distiller(methods.MHGD(num_heads=2, preparation_epochs=2))
-    assert not model.method.prepared
+    assert not model.prepared
     history = model.fit(x, y, batch_size=16, epochs=8, verbose=2).history
     assert "Preparing MHGD on 'teacher'." in capsys.readouterr().out
-    assert model.method.prepared
+    assert model.prepared
     assert set(history) == {"loss", "task_loss", "mhgd", "accuracy"}
     assert history["task_loss"][-1] < history["task_loss"][0]
-    mhan = weights(model.method.mhan)
+    mhan = weights(model.methods[0].mhan)
     model.fit(x, y, batch_size=16, verbose=2)
     assert "Preparing" not in capsys.readouterr().out
-    assert_equal(weights(model.method.mhan), mhan)
+    assert_equal(weights(model.methods[0].mhan), mhan)
 
 
 def test_the_transfer_moves_the_students_graphs(distiller, images):
@@ -337,8 +337,8 @@ def test_saves_and_resumes_with_its_optimizer(
     model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
-    assert loaded.method.prepared
-    assert loaded.method.get_config()["clip_bound"] == 0.7
+    assert loaded.prepared
+    assert loaded.methods[0].get_config()["clip_bound"] == 0.7
     assert loaded.sensing_points == model.sensing_points
     assert_equal(weights(loaded), weights(model))
     assert_equal(
@@ -411,7 +411,7 @@ def test_fit_before_compile_prepares_nothing(small_net, images):
     model = keras_mhgd.Distiller(small_net("s"), small_net("t"), method)
     with pytest.raises(ValueError, match="must call `compile"):
         model.fit(*images, verbose=0)
-    assert not method.prepared
+    assert not method.preparation.done
 
 
 class Steep(Match):
@@ -496,7 +496,9 @@ def test_different_channels_through_a_projection(
     assert not np.array_equal(kernel, before)
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
-    np.testing.assert_array_equal(loaded.method.projections[1].kernel, kernel)
+    np.testing.assert_array_equal(
+        loaded.methods[0].projections[1].kernel, kernel
+    )
     assert model.student.count_params() == parameters
 
 
@@ -511,7 +513,7 @@ def test_refuses_an_mhan_of_other_sensing_points(small_net):
 def test_refuses_the_method_of_another_distiller(small_net, distiller):
     model = distiller()
     with pytest.raises(ValueError, match="must not belong to another distille"):
-        keras_mhgd.Distiller(model.student, model.teacher, model.method)
+        keras_mhgd.Distiller(model.student, model.teacher, model.methods)
 
 
 def test_refuses_what_is_no_built_network(small_net):

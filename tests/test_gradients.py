@@ -71,7 +71,7 @@ def joined(rule, task, transfer, decay=0.0, epoch=100.0):
         losses = gradients.Losses(
             *(tf.reduce_sum(variable * g) for g in (task, decay, transfer))
         )
-    return rule(tape, losses, [variable], epoch, None, [])[0]
+    return rule(gradients.Step(tape, losses, [variable], epoch, None))[0]
 
 
 def test_sum_adds_all_three():
@@ -127,7 +127,7 @@ def test_variables_that_one_loss_does_not_reach():
     with tf.GradientTape(persistent=True) as tape:
         losses = gradients.Losses(2 * a, tf.constant(0.0), 3 * b)
     rule = gradients.PerVariableClipping()
-    found = rule(tape, losses, [a, b, c], 0.0, None, [])
+    found = rule(gradients.Step(tape, losses, [a, b, c], 0.0, None))
     assert [g is None or float(g) for g in found] == [2.0, 3.0, True]
 
 
@@ -193,7 +193,7 @@ class TestPerFeatureClipping:
         )
         with tf.GradientTape() as tape:
             features = extractor(x, training=True)
-            h1, h2 = rule.maps(features)
+            h1, h2 = features.forked().maps
             transfer = tf.reduce_sum(h1 * t1) + tf.reduce_sum(h2 * t2)
             for variable in own:
                 transfer += 7.0 * variable
@@ -206,7 +206,11 @@ class TestPerFeatureClipping:
             model.get_layer(name).kernel
             for name in ("h1", "h2", "around", "last")
         ]
-        return rule(tape, losses, [*variables, *own], self.EPOCH, features, own)
+        return rule(
+            gradients.Step(
+                tape, losses, [*variables, *own], self.EPOCH, features, own
+            )
+        )
 
     @staticmethod
     def clip(transfer, arriving, bound):
@@ -291,7 +295,7 @@ def test_norms_of_variables():
         (gradients.Sum(), 0.0),
         (gradients.PublishedFormula(), 1.0),
     ):
-        found = rule.norms(*arguments).summary(scale=2.0)
+        found = rule.norms(gradients.Step(*arguments)).summary(scale=2.0)
         np.testing.assert_allclose(
             [found[name] for name in gradients.SUMMARY],
             [29**0.5 / 2, 101**0.5 / 2, clipped],

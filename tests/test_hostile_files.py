@@ -261,15 +261,15 @@ def test_preparations_of_another_kind(tmp_path, network):
     method = methods.FactorTransfer(preparation_epochs=1)
     method.build(shapes, shapes)
     preparations = Preparations(tmp_path / "made", {})
-    preparations.keep(method)
+    preparations.keep([method])
     (path,) = (tmp_path / "made").rglob("*.keras")
     path.rename(path.with_name("weight.keras"))
-    preparations.restore(method)
-    assert not method.prepared
+    preparations.restore([method])
+    assert not method.preparation.done
     network().rename(path)
     prepared = methods.FactorTransfer(preparation_epochs=1)
     prepared.build(shapes, shapes)
-    prepared.adopt(method.artifacts())
-    preparations.restore(prepared)  # needs nothing
+    prepared.preparation.adopt(method.preparation.networks)
+    preparations.restore([prepared])  # needs nothing
     with pytest.raises(ValueError, match="set_weights"):
-        preparations.restore(method)
+        preparations.restore([method])

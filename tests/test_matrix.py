@@ -11,6 +11,7 @@ import pytest
 from benchmarks import conditions, matrix
 from keras_mhgd import methods
 from keras_mhgd.gradients import Sum
+from keras_mhgd.transfer import require_one_rule
 
 # How far several devices may be off, relative to the largest entry or to 1.
 MOST = 1e-5
@@ -24,7 +25,13 @@ A_THIRD = [
 def fits(way, row):
     """Whether a row trains beside others: only one may limit its gradient."""
     try:
-        methods.get(f"{way}+{row}")
+        require_one_rule(
+            [
+                each
+                for each in methods.parts(f"{way}+{row}")
+                if not isinstance(each.gradient_rule, Sum)
+            ]
+        )
     except ValueError:
         return False
     return True
@@ -35,7 +42,8 @@ def joined(rows):
     ways = []
     # First those that don't fit each other.
     for row in sorted(
-        rows, key=lambda row: isinstance(methods.get(row).gradient_rule, Sum)
+        rows,
+        key=lambda row: isinstance(methods.parts(row)[0].gradient_rule, Sum),
     ):
         fitting = [way for way in ways if fits(way, row)]
         if fitting:

@@ -91,7 +91,7 @@ def test_independent_labels_that_are_all_wrong_have_the_greatest_loss():
     for method, terms in (("soft_logits", 0.9), ("dkd", 1.0)):
         model = distiller(student, teacher, method, "binary_crossentropy")
         found = step(model, X, labels)
-        total = sum(found[term] for term in model.method.terms)
+        total = sum(found[term] for term in model.terms)
         assert total == pytest.approx(terms * expected, rel=1e-4)
         head = student.get_layer("head")
         head.set_weights([np.zeros((4, 5)), np.full(5, -5.0)])
@@ -389,7 +389,7 @@ def test_methods_of_one_kind_have_terms_of_their_own():
         [logits(4.0, divergence()), logits(2.0, divergence()), "soft_logits"],
     )
     found = step(model, X, CLASSES)
-    assert model.method.terms == (
+    assert model.terms == (
         "logits_distillation",
         "logits_distillation_2",
         "soft_logits",
@@ -398,26 +398,6 @@ def test_methods_of_one_kind_have_terms_of_their_own():
     assert found["logits_distillation"] == pytest.approx(expected, rel=1e-3)
     expected = of_classes(2 * s, 2 * t).mean() / 4
     assert found["logits_distillation_2"] == pytest.approx(expected, rel=1e-3)
-
-
-def test_the_weight_of_combined_methods_counts():
-    student, teacher = vectors("student", 4, 4), vectors("teacher", 5, 4)
-    plain = step(
-        distiller(student, teacher, ["soft_logits", "dist"]), X, CLASSES
-    )
-    student = vectors("student", 4, 4)
-    combined = methods.Combined(
-        [methods.SoftLogits(), methods.DIST()], weight=5.0
-    )
-    model = distiller(student, teacher, combined)
-    found = step(model, X, CLASSES)
-    for term in model.method.terms:
-        assert found[term] == pytest.approx(5 * plain[term], rel=1e-6)
-    model.method.weight.assign(0.0)
-    assert step(model, X, CLASSES)["dist_inter"] > 0  # a mean over both steps
-    assert methods.get(combined.get_config() and combined).get_config()[
-        "weight"
-    ] == pytest.approx(0.0)
 
 
 def test_a_method_for_each_output():
@@ -494,7 +474,7 @@ def test_each_teacher_has_terms_of_its_own_on_maps():
     model = distiller(student, [teacher, other], "fitnet")
     # The projections of the first are drawn as they were alone.
     single = distiller(vectors("student", 4, 4), teacher, "fitnet")
-    model.method.parts()[0].set_weights(single.method.get_weights())
+    model.methods[0].set_weights(single.methods[0].get_weights())
     assert np.isfinite(alone["fitnet"])
     expected = step(single, X, CLASSES)["fitnet"] / 2
     found = step(model, X, CLASSES)

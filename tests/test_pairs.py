@@ -363,7 +363,7 @@ def compiled(pair, method):
 
 def train(distiller, pair):
     history = distiller.fit(pair.x, pair.y, batch_size=4, verbose=0).history
-    terms = distiller.method.terms
+    terms = distiller.terms
     assert set(history) == {"loss", "task_loss", "accuracy", *terms}
     assert np.isfinite(list(history.values())).all()
 
@@ -399,9 +399,9 @@ def test_transfers_graphs_saves_and_loads(name, eagerly, tmp_path):
         ours, theirs = getattr(distiller, part), getattr(loaded, part)
         assert equal(weights(ours), weights(theirs))
     np.testing.assert_allclose(loaded(pair.x), predicted, atol=1e-5)
-    graphs = weights(loaded.method.mhan)
+    graphs = weights(loaded.methods[0].mhan)
     train(loaded, pair)
-    assert equal(weights(loaded.method.mhan), graphs)  # not prepared again
+    assert equal(weights(loaded.methods[0].mhan), graphs)  # not prepared again
     assert not equal(weights(loaded.student), weights(student))
 
 
@@ -465,7 +465,7 @@ def test_the_student_leaves_alone(name, tmp_path):
     pair = PAIRS[name]
     distiller = compiled(pair, pair.methods)
     student = distiller.student
-    others = [*distiller.teacher.variables, *distiller.method.variables]
+    others = [*distiller.teacher.variables, *distiller.methods[0].variables]
     assert not set(map(id, others)) & set(map(id, student.variables))
     assert len(student.weights) == len(pair.student().weights)
     expected = student(pair.x).numpy()
@@ -515,7 +515,7 @@ def test_networks_of_keras_applications(eagerly, tmp_path):
     )
     distiller.compile("sgd", scores(from_logits=False), jit_compile=False)
     history = distiller.fit(x, y, verbose=0).history
-    assert set(history) == {"loss", "task_loss", *distiller.method.terms}
+    assert set(history) == {"loss", "task_loss", *distiller.terms}
     assert np.isfinite(list(history.values())).all()
     distiller.save(tmp_path / "x.keras")
     loaded = keras.saving.load_model(tmp_path / "x.keras")

@@ -27,11 +27,11 @@ def made(situation, method, rate=0.01):
 
 def quick(method):
     """A method that prepares for one epoch."""
-    method = methods.get(method)
-    for part in method.parts():
-        if isinstance(part, methods.MHGD):
-            part.preparation_epochs = 1
-    return method
+    made = methods.parts(method)
+    for each in made:
+        if isinstance(each, methods.MHGD):
+            each.preparation.epochs = 1
+    return made
 
 
 def fit(distiller, situation, **options):
@@ -55,7 +55,7 @@ def test_soft_logits_agree_with_numpy(situation):
     history = fit(distiller, situation)
     for term, value in expected.items():
         assert history[term][0] == pytest.approx(value, rel=1e-5, abs=1e-5)
-    assert set(expected) == set(distiller.method.terms)
+    assert set(expected) == set(distiller.terms)
 
 
 @pytest.mark.parametrize("method", ["soft_logits", "mhgd", "recommended"])
@@ -90,7 +90,7 @@ def test_trains_evaluates_resumes_and_exports(situation, method, tmp_path):
             return_dict=True,
         )
         assert all(np.isfinite(each) for each in found.values())
-        assert not set(distiller.method.terms) & set(found)
+        assert not set(distiller.terms) & set(found)
     if method == "recommended":
         distiller.export(tmp_path / "student", verbose=False)
         exported = tf.saved_model.load(tmp_path / "student")

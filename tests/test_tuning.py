@@ -295,14 +295,14 @@ def test_the_student_and_the_points_may_be_chosen(hypermodel, small_net):
     )
     assert distiller.student.get_layer("stage1").output.shape[-1] == 4
     assert distiller.sensing_points[0] == ("stage1", "stage2")
-    assert distiller.method.num_heads == 8
-    assert distiller.method.clipping == "per_feature"
+    assert distiller.methods[0].num_heads == 8
+    assert distiller.methods[0].clipping == "per_feature"
 
 
 def test_joined_methods_have_arguments_of_their_own(hypermodel):
     hp = values(method="mhgd+soft_logits")
     model = hypermodel(methods=["soft_logits", "mhgd+soft_logits"])
-    method = model.method(hp)
+    (method,) = model.methods_of(hp)
     assert [type(each).__name__ for each in method.methods] == [
         "MHGD",
         "SoftLogits",

@@ -116,8 +116,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _draws_graphs(model: keras.Model) -> bool:
     return isinstance(model, keras_mhgd.Distiller) and any(
-        isinstance(part, keras_mhgd.methods.MHGD)
-        for part in model.methods
+        isinstance(part, keras_mhgd.methods.MHGD) for part in model.methods
     )
 
 

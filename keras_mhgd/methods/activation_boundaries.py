@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_mhgd.choices import require_known
 from keras_mhgd.features import without_padding
 from keras_mhgd.methods.connector import connected, connectors
+from keras_mhgd.methods.initializing import InitializingMethod
 from keras_mhgd.methods.maps import (
     common_size,
     joint_masks,
@@ -18,7 +19,6 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.initializing import InitializingMethod
 from keras_mhgd.methods.method import Needs
 from keras_mhgd.methods.ranges import require_positive
 

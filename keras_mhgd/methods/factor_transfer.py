@@ -18,11 +18,11 @@ from keras_mhgd.methods.maps import (
     require_positions,
     to_one_size,
 )
+from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.paraphraser import (
     Paraphraser,
     ParaphraserTrainer,
 )
-from keras_mhgd.methods.method import Method, Needs
 from keras_mhgd.methods.preparation import Preparation
 from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.reductions import DISTANCES

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.choices import require_known
+from keras_mhgd.methods.initializing import InitializingMethod
 from keras_mhgd.methods.maps import (
     common_size,
     joint_masks,
@@ -19,7 +20,6 @@ from keras_mhgd.methods.maps import (
     with_masks,
 )
 from keras_mhgd.methods.method import Needs
-from keras_mhgd.methods.initializing import InitializingMethod
 from keras_mhgd.methods.projection import projected, projections
 
 _SIDES = ("student", "teacher")

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_mhgd.choices import require_known
 from keras_mhgd.features import without_padding
+from keras_mhgd.methods.initializing import InitializingMethod
 from keras_mhgd.methods.maps import (
     common_size,
     flatten_positions,
@@ -20,7 +21,6 @@ from keras_mhgd.methods.maps import (
     with_masks,
 )
 from keras_mhgd.methods.method import Needs
-from keras_mhgd.methods.initializing import InitializingMethod
 from keras_mhgd.methods.projection import projected, projections
 from keras_mhgd.methods.reductions import REDUCTIONS
 from keras_mhgd.methods.targets import student_and_target

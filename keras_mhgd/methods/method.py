@@ -58,7 +58,12 @@ class Needs(NamedTuple):
         """The fields of `Features` that it reads, but for `layers`."""
         return tuple(
             name
-            for name in ("maps", "maps_before_activation", "logits", "embedding")
+            for name in (
+                "maps",
+                "maps_before_activation",
+                "logits",
+                "embedding",
+            )
             if getattr(self, name)
         )
 
@@ -73,7 +78,12 @@ def joined_needs(needs: Iterable[Needs]) -> Needs:
     return Needs(
         *(
             any(getattr(each, name) for each in needs)
-            for name in ("maps", "maps_before_activation", "logits", "embedding")
+            for name in (
+                "maps",
+                "maps_before_activation",
+                "logits",
+                "embedding",
+            )
         ),
         layers=tuple(layers),
         least_points=max((each.least_points for each in needs), default=1),

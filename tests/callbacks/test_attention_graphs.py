@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 import keras_mhgd
 from keras_mhgd.callbacks import AttentionGraphs
 from keras_mhgd.graph import GraphRecord, drawing
+from tests.methods.calls import called
 
 EDGE = "stage1 → stage2"
 
@@ -37,14 +38,14 @@ def test_graphs_are_those_of_the_loss(distiller, images, clipping):
     fit(model, images)
     before = [variable.numpy() for variable in model.variables]
     features = model.features(tf.constant(images[0]))
-    (student,), (teacher,) = model.method.graphs(*features)
+    (student,), (teacher,) = model.methods[0].graphs(*features)
     for a, b in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(a, b)
     assert student.shape == teacher.shape == (2, 32, 32)
     np.testing.assert_allclose(tf.reduce_sum(student, -1), 1, rtol=1e-5)
     loss = tf.reduce_sum(student * tf.math.log(student / teacher))
     np.testing.assert_allclose(
-        model.method(*features, None)["mhgd"], loss, rtol=1e-4
+        called(model.methods[0], *features)["mhgd"], loss, rtol=1e-4
     )
 
 
@@ -62,7 +63,7 @@ def test_tensorboard_gets_scalars_and_pictures(distiller, images, tmp_path):
     assert [*record.classes] == ["bar"] * 11 + ["<b>"] * 11 + ["$c$"] * 10
     assert record.bounds == [11, 22]
     order = np.argsort(y, kind="stable")
-    (student,), (teacher,) = model.method.graphs(
+    (student,), (teacher,) = model.methods[0].graphs(
         *model.features(tf.constant(x[order]))
     )
     np.testing.assert_allclose(record.student[0], student, rtol=1e-3)

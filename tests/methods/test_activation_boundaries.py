@@ -232,7 +232,7 @@ def test_trains_beside_the_task_or_initialises(
     def loss():
         points = ["stage1", "stage2"]
         found = (
-            FeatureExtractor(network, points, method.needs)(images[0])
+            FeatureExtractor(network, points, method.needs.fields)(images[0])
             for network in (model.student, model.teacher)
         )
         (found,) = method.call(*found, None).values()
@@ -241,7 +241,7 @@ def test_trains_beside_the_task_or_initialises(
     before, weights = loss(), [w.numpy() for w in own]
     if epochs:
         model.prepare(*images, batch_size=8, verbose=0)
-        assert method.prepared
+        assert method.preparation.done
     else:
         history = model.fit(*images, batch_size=8, epochs=2, verbose=0).history
         assert len(history["activation_boundaries"]) == 2

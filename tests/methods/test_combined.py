@@ -6,8 +6,7 @@ import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd import gradients, methods
-from keras_mhgd.features import Features
-from keras_mhgd.methods import MHGD, Combined, Method
+from keras_mhgd.methods import MHGD, Method, Needs
 from training import options
 
 
@@ -16,7 +15,7 @@ class Pull(Method):
     """Pulls the logits to the teacher's: the mean squared difference."""
 
     terms = ("pull",)
-    needs = ("logits",)
+    needs = Needs(logits=True)
 
     def call(self, student, teacher, labels):
         difference = student.logits - tf.stop_gradient(teacher.logits)
@@ -35,8 +34,8 @@ def test_trains_by_both(distiller, images, mhgd):
     model = distiller([mhgd(), Pull(weight=3.0)])
     history = model.fit(*images, epochs=2, verbose=0).history
     assert {"loss", "task_loss", "mhgd", "pull"} <= history.keys()
-    assert model.method.prepared
-    assert list(model.method.artifacts()) == ["mhan"]
+    assert model.prepared
+    assert list(model.prepared_networks) == ["mhan"]
     total = sum(history[name][1] for name in ("task_loss", "mhgd", "pull"))
     assert history["loss"][1] == pytest.approx(total, rel=1e-5)
 
@@ -69,9 +68,9 @@ def test_saves_and_loads(distiller, images, mhgd, tmp_path):
     model.fit(*images, verbose=0)
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
-    clipped, pull = loaded.method.methods
+    clipped, pull = loaded.methods
     assert (clipped.clip_bound, pull.weight) == (0.5, 3.0)
-    assert loaded.method.prepared
+    assert loaded.prepared
     for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -90,63 +89,52 @@ def test_a_method_without_maps_needs_no_sensing_points(images, task):
     assert model.fit(*images, verbose=0).history["pull"][0] > 0
 
 
-def test_get_takes_lists_and_joined_names():
-    method = methods.get(["mhgd", Pull()])
-    assert [type(each) for each in method.methods] == [MHGD, Pull]
-    assert method.needs == ("maps", "logits")
+def test_parts_takes_lists_and_joined_names():
+    pull = Pull()
+    made = methods.parts(["mhgd", pull])
+    assert type(made[0]) is MHGD and made[1] is pull
     with pytest.raises(ValueError, match="rk_d"):
-        methods.get("mhgd+rk_d")
-
-
-def test_a_combined_one_is_taken_apart():
-    method = methods.get(["recommended", "rkd"])
-    joined = methods.get("recommended+rkd")
-    for each in (method, joined):
-        names = [methods.name_of(part) for part in each.parts()]
+        methods.parts("mhgd+rk_d")
+    for each in (["recommended", "rkd"], "recommended+rkd"):
+        names = [methods.name_of(part) for part in methods.parts(each)]
         assert names == ["mhgd", "soft_logits", "dist", "rkd"]
-        assert each.parts()[0].attention == "cross"
-        assert each.limited_terms == ("mhgd",)
+    for several in ("recommended", "mhgd+rkd"):
+        with pytest.raises(ValueError, match="must stand for one method"):
+            methods.get(several)
+    with pytest.raises(ValueError, match="one method or more"):
+        methods.parts([])
 
 
-def test_parts_need_not_fit_each_other_yet():
+def test_parts_need_not_fit_each_other_yet(small_net):
     mhgd, kd_svd = methods.parts("mhgd+kd_svd")
     assert (type(mhgd), type(kd_svd)) == (MHGD, methods.KDSVD)
     (alone,) = methods.parts("rkd")
     assert type(alone) is methods.RKD
-    with pytest.raises(ValueError, match="at most one"):
-        methods.get("mhgd+kd_svd")
     with pytest.raises(ValueError, match="kd_sdv"):
         methods.parts("mhgd+kd_sdv")
     # So one of two that clip can be told not to.
-    made = options.method("mhgd+kd_svd", ["kd_svd.clipping=null"])
-    assert [part.clipping for part in made.parts()] == ["per_variable", None]
+    made = options.methods("mhgd+kd_svd", ["kd_svd.clipping=null"])
+    assert [each.clipping for each in made] == ["per_variable", None]
     hp = keras_tuner.HyperParameters()
     fixed = {"kd_svd": {"clipping": None, "clip_bound": 1.0}}
     made = keras_mhgd.tuning.search_method(hp, "mhgd+kd_svd", fixed)
-    assert [part.clipping for part in made.parts()] == ["per_variable", None]
-
-
-def test_needs_the_sensing_points_of_all():
-    parts = [methods.FitNet(), methods.FSP(), Pull()]
-    shapes = Features((None, 3), [(None, 4, 4, 5)], (None, 3))
-    with pytest.raises(ValueError, match="give FSP 2 or .*Received: 1"):
-        Combined(parts).build(shapes, shapes)
-    assert not any(part.built for part in parts)
+    assert [each.clipping for each in made] == ["per_variable", None]
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        (lambda: [Pull()], r"two or more methods. .*\['Pull'\]"),
-        (
-            lambda: [MHGD(), Clipped()],
-            "at most one .*clipping=None",
-        ),
-    ],
+    "made", ["mhgd+kd_svd", lambda: [MHGD(), Clipped()]], ids=["names", "own"]
 )
-def test_refuses_what_does_not_go_together(parts, message):
-    with pytest.raises(ValueError, match=message):
-        Combined(parts())
+def test_two_that_limit_their_gradient_are_refused(small_net, made):
+    made = made if isinstance(made, str) else made()
+    with pytest.raises(ValueError, match="at most one .*clipping=None"):
+        keras_mhgd.Distiller(small_net("s"), small_net("t"), made)
+
+
+def test_needs_the_sensing_points_of_all(small_net):
+    made = [methods.FitNet(), methods.FSP(), Pull()]
+    with pytest.raises(ValueError, match="must give 2 or more layers"):
+        keras_mhgd.Distiller(small_net("s"), small_net("t"), made, ["stage1"])
+    assert not any(each.built for each in made)
 
 
 class Clipped(Pull):

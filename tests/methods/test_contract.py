@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd import methods
 from keras_mhgd.features import Features
+from tests.methods.calls import called
 
 BATCH, CLASSES = 6, 4
 SIZES = (5, 4, 3)  # of the sensing points, height and width
@@ -70,7 +71,7 @@ def made(method, points=3):
 
 def call(method, student, teacher):
     labels = tf.constant(np.arange(student.outputs.shape[0]) % CLASSES)
-    return method(student, teacher, labels)
+    return called(method, student, teacher, labels)
 
 
 def total(terms):
@@ -79,7 +80,9 @@ def total(terms):
 
 def used(method, found):
     """The tensors of `Features` that a method reads."""
-    return tf.nest.flatten([getattr(found, need) for need in method.needs])
+    return tf.nest.flatten(
+        [getattr(found, need) for need in method.needs.fields]
+    )
 
 
 @pytest.fixture(params=methods.names())
@@ -118,19 +121,19 @@ def test_config_round_trip(name):
 def test_declares_what_it_reads(name):
     """What it doesn't name may be missing; what it names it can't miss."""
     method = made(name)
-    assert method.needs
+    assert method.needs.fields
 
     def only(found, needs):
         read = {need: getattr(found, need) for need in needs}
         return Features(**{"outputs": found.outputs, "maps": [], **read})
 
-    student, teacher = (only(features(i), method.needs) for i in (0, 1))
+    student, teacher = (only(features(i), method.needs.fields) for i in (0, 1))
     assert np.isfinite(total(call(method, student, teacher)))
 
 
 def test_needs_so_many_sensing_points(name, small_net):
     method, networks = methods.get(name), (small_net("s"), small_net("t"))
-    if not method.reads_points:
+    if not method.needs.points:
         assert made(name, points=0).built
         assert keras_mhgd.Distiller(*networks, name, []).built
         return
@@ -173,8 +176,8 @@ def test_the_order_of_samples_does_not_matter(name):
     found = features(0), features(1)
     permuted = [mapped(lambda a: tf.gather(a, order), each) for each in found]
     np.testing.assert_allclose(
-        total(method(*found, labels)),
-        total(method(*permuted, tf.gather(labels, order))),
+        total(called(method, *found, labels)),
+        total(called(method, *permuted, tf.gather(labels, order))),
         rtol=1e-4,
     )
 
@@ -216,7 +219,7 @@ def test_no_gradient_flows_into_a_frozen_teacher(name):
         tape.watch(tensors)
         loss = total(call(method, features(0), teacher))
     found = [each is not None for each in tape.gradient(loss, tensors)]
-    assert found == [method.teacher_learns] * len(tensors)
+    assert found == [method.trains_teacher] * len(tensors)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -244,8 +247,9 @@ def test_gradient_agrees_with_differences(name):
     labels = tf.constant(np.arange(BATCH) % CLASSES)
 
     def loss(student):
-        terms = method.call(student, inputs[1], labels)
-        if method.teacher_learns:  # the other term is a constant to it
+        reduced = method.reduce(student, method.targets(inputs[1]))
+        terms = method.call(*reduced, labels)
+        if method.trains_teacher:  # the other term is a constant to it
             return terms[name]
         return total(terms)
 
@@ -296,7 +300,7 @@ def test_trains_saves_and_loads(name, small_net, task, images, tmp_path):
         small_net("student"), small_net("teacher"), method
     )
     model.compile(**task())
-    if not method.prepared:
+    if not model.prepared:
         model.prepare(x, y, verbose=0)
     forwards, student_call = [], model.student.layers[1].call
     model.student.layers[1].call = lambda *a, **k: (

@@ -355,13 +355,13 @@ def test_trains_saves_and_loads(distiller, images, tmp_path):
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
     for side in ("student_side", "teacher_side"):
-        before, after = getattr(method, side), getattr(loaded.method, side)
+        before, after = getattr(method, side), getattr(loaded.methods[0], side)
         assert np.abs(before.bank).max() > 0
         assert float(before.log_partition) != 0
         for a, b in zip(before.weights, after.weights, strict=True):
             np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(
-        method.bank_classes, loaded.method.bank_classes
+        method.bank_classes, loaded.methods[0].bank_classes
     )
 
 

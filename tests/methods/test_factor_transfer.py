@@ -324,22 +324,19 @@ def test_prepares_on_the_teacher_and_freezes(factor, small_net, images):
     teacher, student = extractor(small_net("t")), extractor(small_net("s"))
     method = FactorTransfer(factor, preparation_epochs=2)
     method.build(student.shapes, teacher.shapes)
-    assert not method.prepared
-    trainer = method.trainer(teacher, student)
-    assert isinstance(trainer, ParaphraserTrainer)
-    assert trainer.paraphraser is method.paraphraser
+    assert not method.preparation.done
     assert method.trainable_variables == method.translator.trainable_variables
     before = [weight.numpy() for weight in method.paraphraser.weights]
     translator = method.translator.get_weights()
     x, _ = images
-    method.prepare(teacher, student, x=x, batch_size=16, verbose=0)
-    assert method.prepared
+    method.preparation.run(teacher, student, x=x, batch_size=16, verbose=0)
+    assert method.preparation.done
     assert not method.paraphraser.trainable
     for a, b in zip(method.paraphraser.get_weights(), before, strict=True):
         assert not np.array_equal(a, b)
     for a, b in zip(method.translator.get_weights(), translator, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert method.artifacts() == {"paraphraser": method.paraphraser}
+    assert method.preparation.networks == {"paraphraser": method.paraphraser}
 
 
 def test_a_broken_off_preparation_leaves_it_frozen(small_net, images):
@@ -352,10 +349,10 @@ def test_a_broken_off_preparation_leaves_it_frozen(small_net, images):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        method.prepare(
+        method.preparation.run(
             teacher, student, x=images[0], verbose=0, callbacks=[Stop()]
         )
-    assert not method.prepared
+    assert not method.preparation.done
     assert not method.paraphraser.trainable
 
 
@@ -370,17 +367,19 @@ def test_two_students_share_a_paraphraser(
         run_eagerly=True,
     )
     first.fit(x, y, batch_size=16, verbose=0)
-    first.method.paraphraser.save(tmp_path / "paraphraser.keras")
+    first.methods[0].paraphraser.save(tmp_path / "paraphraser.keras")
     loaded = keras.saving.load_model(tmp_path / "paraphraser.keras")
     before = loaded.get_weights()
     maps = extractor(teacher)(x).maps[-1]
-    np.testing.assert_array_equal(first.method.paraphraser(maps), loaded(maps))
+    np.testing.assert_array_equal(
+        first.methods[0].paraphraser(maps), loaded(maps)
+    )
 
     method = FactorTransfer(paraphraser=loaded)
     assert (method.factor, method.rate) == ("pyramid", 0.75)
     student = small_net("student", widths=(3, 5))
     second = distiller(method, student, teacher, run_eagerly=True)
-    assert method.prepared
+    assert method.preparation.done
     assert method.paraphraser is loaded
     translator = method.translator.get_weights()
     history = second.fit(x, y, batch_size=16, epochs=2, verbose=0).history
@@ -399,7 +398,7 @@ def test_trains_saves_and_loads(factor, distiller, images, tmp_path):
     assert np.isfinite(history["factor_transfer"]).all()
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
-    assert loaded.method.prepared
+    assert loaded.prepared
     for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -408,9 +407,8 @@ def test_attention_has_nothing_to_prepare(small_net, images):
     teacher, student = extractor(small_net("t")), extractor(small_net("s"))
     method = FactorTransfer("attention")
     method.build(student.shapes, teacher.shapes)
-    assert method.prepared
-    assert method.artifacts() == {}
-    method.prepare(teacher, student, x=images[0], verbose=0)
+    assert method.preparation.done
+    assert method.preparation.networks == {}
     assert method.trainable_variables == []
 
 
@@ -522,4 +520,4 @@ def test_a_configuration_makes_a_paraphraser_alike_but_untrained():
     found = FactorTransfer.from_config(built(given, maps, maps).get_config())
     built(found, maps, maps)
     assert found.paraphraser.get_config() == given.paraphraser.get_config()
-    assert not found.prepared
+    assert not found.preparation.done

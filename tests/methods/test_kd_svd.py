@@ -10,6 +10,7 @@ from keras_mhgd.methods.kd_svd import (
     singular_relation_loss,
     singular_vector_loss,
 )
+from tests.methods.calls import called
 
 # Prefixes of arrays and of exact gradients, reduction, names of edges.
 SOURCES = {
@@ -87,8 +88,8 @@ def test_scale_and_positions_of_a_map_do_nothing(cls):
     method.build(*[Features(None, maps=shapes)] * 2)
     losses = [
         float(
-            method.call(
-                Features(None, maps=each), Features(None, maps=teacher), None
+            called(
+                method, Features(None, maps=each), Features(None, maps=teacher)
             )[cls.terms[0]]
         )
         for each in (maps, changed)

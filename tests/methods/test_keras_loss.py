@@ -36,7 +36,7 @@ def test_logits_distillation_is_soft_logits(distiller, images, small_net):
             *copies,
             loss=keras.losses.SparseCategoricalCrossentropy(),
         )
-        found.append(one_step_terms(model, images)[model.method.terms[0]])
+        found.append(one_step_terms(model, images)[model.terms[0]])
     np.testing.assert_allclose(*found, rtol=1e-4)
 
 
@@ -105,8 +105,8 @@ def test_beside_other_methods(distiller, images, tmp_path):
     assert len(model.sensing_points) == 2
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
-    assert loaded.method.terms == model.method.terms
-    assert loaded.method.methods[1].loss.temperature == 3.0
+    assert loaded.terms == model.terms
+    assert loaded.methods[1].loss.temperature == 3.0
 
 
 def test_warns_of_keras_default():

@@ -38,13 +38,13 @@ def method(request):
 
 def relates(method):
     """Whether the method compares relations, whatever the widths."""
-    return method.needs == ("embedding",) and (
+    return method.needs.fields == ("embedding",) and (
         getattr(method, "relation", None) != "neighbours"
     )
 
 
 def pair(method, batch=BATCH):
-    width = CLASSES if method.needs == ("logits",) else WIDTH
+    width = CLASSES if method.needs.fields == ("logits",) else WIDTH
     rng = np.random.default_rng(0)
     student = rng.normal(size=(batch, width))
     return student, rng.normal(size=(batch, width + relates(method)))
@@ -56,7 +56,7 @@ def labels(batch=BATCH):
 
 def features(method, *tensors):
     """Stands in for `Features` that have what the method needs alone."""
-    field = method.needs[0]
+    field = method.needs.fields[0]
     return [Features(None, [], **{field: each}) for each in tensors]
 
 
@@ -84,7 +84,7 @@ def test_interface(method):
     student, teacher = pair(method)
     found = terms(method, student.astype("float32"), teacher.astype("float32"))
     assert tuple(found) == method.terms
-    assert len(method.needs) == 1
+    assert len(method.needs.fields) == 1
     for value in found.values():
         assert value.dtype == tf.float32 and value.shape == ()
         assert float(value) > 0

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_mhgd import gradients
 from keras_mhgd.compression import student_vector, teacher_vector
 from keras_mhgd.features import Features
-from keras_mhgd.methods import attention_transfer, fsp, kd_svd, nst
+from keras_mhgd.methods import Needs, attention_transfer, fsp, kd_svd, nst
 from keras_mhgd.methods import similarity_preserving as sp
 from keras_mhgd.methods.fitnet import FitNet, hint_loss
 
@@ -114,7 +114,7 @@ def test_what_it_is(name):
     cls, weight, _ = METHODS[name]
     method = cls()
     assert method.terms == (name,)
-    assert method.needs == ("maps",)
+    assert method.needs == Needs(maps=True)
     assert method.weight == weight
     clips = isinstance(method.gradient_rule, gradients.PerVariableClipping)
     assert clips == name.startswith("kd_svd")

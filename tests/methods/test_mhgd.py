@@ -10,6 +10,7 @@ from keras_mhgd.compression import student_vector, teacher_vector
 from keras_mhgd.features import FeatureExtractor, Features
 from keras_mhgd.graph import MHAN, Edge
 from keras_mhgd.methods import MHGD, graph_divergence
+from tests.methods.calls import called
 
 HEADS, BATCH = 2, 5
 
@@ -235,7 +236,9 @@ def test_config_round_trip_of_every_argument():
     config = keras.saving.serialize_keras_object(MHGD(**arguments))
     for _ in range(2):
         found = methods.get(config)
-        assert {key: getattr(found, key) for key in arguments} == arguments
+        config = found.get_config()
+        assert {key: config[key] for key in arguments} == arguments
+        config = keras.saving.serialize_keras_object(found)
     assert isinstance(found.gradient_rule, gradients.PublishedFormula)
 
 
@@ -245,7 +248,7 @@ def test_a_configuration_makes_an_mhan_alike_but_untrained():
     for _ in range(2):  # using a configuration leaves it as it is
         found = built(methods.get(config), [(4,), (5,)])
         assert found.mhan.get_config() == mhan.get_config()
-        assert not found.prepared
+        assert not found.preparation.done
 
 
 @pytest.mark.parametrize(
@@ -303,7 +306,7 @@ def run(method, student, teacher):
     """Loss, and its gradient to the student's maps."""
     with tf.GradientTape() as tape:
         tape.watch([student.maps, teacher.maps])
-        loss = method(student, teacher, None)["mhgd"]
+        loss = called(method, student, teacher)["mhgd"]
     found = tape.gradient(loss, [*student.maps, *teacher.maps])
     count = len(student.maps)
     assert all(gradient is None for gradient in found[count:])
@@ -574,17 +577,17 @@ def test_prepares_on_the_teacher_and_freezes(small_net, images):
     keras.utils.set_random_seed(0)
     method = MHGD(num_heads=2, preparation_epochs=6)
     method.build(student.shapes, teacher.shapes)
-    assert not method.prepared
+    assert not method.preparation.done
     before = method.mhan.get_weights()
     x, _ = images
-    method.prepare(teacher, student, x=x, batch_size=16, verbose=0)
-    assert method.prepared
+    method.preparation.run(teacher, student, x=x, batch_size=16, verbose=0)
+    assert method.preparation.done
     assert not method.trainable_variables
     after = method.mhan.get_weights()
     assert any(
         not np.array_equal(a, b) for a, b in zip(after, before, strict=True)
     )
-    assert method.artifacts() == {"mhan": method.mhan}
+    assert method.preparation.networks == {"mhan": method.mhan}
 
 
 def test_a_given_mhan_is_prepared_and_never_trained(
@@ -597,9 +600,9 @@ def test_a_given_mhan_is_prepared_and_never_trained(
     assert method.num_heads == 3
     assert method.scale_logits
     model = distiller(method, run_eagerly=True)
-    assert method.prepared
+    assert method.preparation.done
     assert method.mhan is mhan
-    assert not method.artifacts()  # which it has learnt itself
+    assert not method.preparation.networks  # which it has learnt itself
     model.fit(x, y, batch_size=16, epochs=2, verbose=0)
     for a, b in zip(mhan.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -615,14 +618,14 @@ def test_two_students_share_an_mhan(small_net, distiller, images):
         run_eagerly=True,
     )
     first.fit(x, y, batch_size=16, verbose=0)
-    mhan = first.method.mhan
+    mhan = first.methods[0].mhan
     vectors = [teacher_vector(m) for m in extractor(teacher)(x).maps]
     graphs = [edge.numpy() for edge in mhan(vectors)]
 
     second = distiller(MHGD(mhan=mhan), teacher=teacher, run_eagerly=True)
-    assert second.method.prepared
+    assert second.prepared
     second.fit(x, y, batch_size=16, epochs=2, verbose=0)
-    for a, b in zip(second.method.mhan(vectors), graphs, strict=True):
+    for a, b in zip(second.methods[0].mhan(vectors), graphs, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -637,6 +640,8 @@ def test_a_broken_off_preparation_leaves_the_heads_frozen(small_net, images):
 
     x, _ = images
     with pytest.raises(KeyboardInterrupt):
-        method.prepare(teacher, student, x=x, verbose=0, callbacks=[Stop()])
-    assert not method.prepared
+        method.preparation.run(
+            teacher, student, x=x, verbose=0, callbacks=[Stop()]
+        )
+    assert not method.preparation.done
     assert not method.mhan.trainable

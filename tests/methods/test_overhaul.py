@@ -212,7 +212,7 @@ def test_margins_are_measured(taught):
 
     shapes = features([tf.constant(x), vector])
     method = built(Overhaul(), shapes, shapes)
-    assert not method.prepared
+    assert not method.preparation.done
     for margin in method.margins:
         margin.assign(tf.fill(margin.shape, 5.0))
     kept = {
@@ -222,8 +222,10 @@ def test_margins_are_measured(taught):
     }
     images = Taught(tf.zeros((10, 1)), kept) if taught else x
     data = tf.data.Dataset.from_tensor_slices((images, labels))
-    method.prepare(teacher, None, x=data.batch(4), shuffle=False, verbose=0)
-    assert method.prepared
+    method.preparation.run(
+        teacher, None, x=data.batch(4), shuffle=False, verbose=0
+    )
+    assert method.preparation.done
     for margin, mean in zip(method.margins, expected, strict=True):
         np.testing.assert_allclose(margin, mean, rtol=1e-5)
 
@@ -254,10 +256,10 @@ def test_wrong_arguments():
 def test_measures_once_trains_and_saves(distiller, small_net, images, tmp_path):
     teacher = small_net("teacher", widths=(6, 9))
     model = distiller(Overhaul(), teacher=teacher)
-    method = model.method
+    (method,) = model.methods
     history = model.fit(*images, batch_size=8, epochs=3, verbose=0).history
     assert history["overhaul"][-1] < history["overhaul"][0]
-    read = FeatureExtractor(teacher, ["stage1", "stage2"], method.needs)
+    read = FeatureExtractor(teacher, ["stage1", "stage2"], method.needs.fields)
     for margin, found in zip(
         method.margins, read(images[0]).maps_before_activation, strict=True
     ):
@@ -270,4 +272,4 @@ def test_measures_once_trains_and_saves(distiller, small_net, images, tmp_path):
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
     loaded.fit(*images, batch_size=8, verbose=0)
-    np.testing.assert_allclose(loaded.method.margins[1], marked, rtol=1e-6)
+    np.testing.assert_allclose(loaded.methods[0].margins[1], marked, rtol=1e-6)

@@ -15,6 +15,7 @@ from keras_mhgd.methods.fsp import fsp_loss, fsp_matrix
 from keras_mhgd.methods.nst import neuron_selectivity_loss
 from keras_mhgd.methods.overhaul import overhaul_loss
 from keras_mhgd.methods.vid import variational_information_loss
+from tests.methods.calls import shares
 
 BATCH, LENGTH = 4, 6
 VALID = (4, 6, 2, 3)  # real positions of the samples, which come first
@@ -106,9 +107,10 @@ def found(method, student, teacher):
     weights = [weight.value for weight in method.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch(read)
-        terms = method.shares(
+        terms = shares(
+            method,
             student.without_padding(),
-            method.targets(teacher.without_padding()),
+            teacher.without_padding(),
             tf.constant([0, 1, 2, 0]),
         )
         loss = tf.add_n(list(terms.values()))
@@ -430,12 +432,12 @@ def test_prepares_without_padding(name, arguments):
         networks = Extractor(), Extractor()
         for network in networks:
             network.filled = filled
-        method.prepare(
+        method.preparation.run(
             *networks, fit=lambda model, epochs: model.train_step((x, None))
         )
         weights = [method.get_weights(), networks[1].network.get_weights()]
         found.append(weights)
-    assert method.prepared
+    assert method.preparation.done
     for a, b in zip(*map(tf.nest.flatten, found), strict=True):
         np.testing.assert_array_equal(a, b)
     if name == "overhaul":

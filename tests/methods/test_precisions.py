@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd import methods
 from keras_mhgd.features import Features
+from tests.methods.calls import shares
 
 PAIRS = (
     ("float64", "float64"),
@@ -50,12 +51,12 @@ def drawn(seed, dtype, batch=4):
 def trained(method, dtypes):
     """Terms and gradients to what a method reads of the student."""
     student, teacher = map(drawn, (0, 1), dtypes)
-    read = tf.nest.flatten([getattr(student, need) for need in method.needs])
+    read = tf.nest.flatten(
+        [getattr(student, need) for need in method.needs.fields]
+    )
     with tf.GradientTape() as tape:
         tape.watch(read)
-        terms = method.shares(
-            student, method.targets(teacher), tf.constant([0, 1, 2, 0])
-        )
+        terms = shares(method, student, teacher, tf.constant([0, 1, 2, 0]))
         loss = tf.add_n(list(terms.values()))
     return terms, tape.gradient(loss, read)
 

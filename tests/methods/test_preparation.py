@@ -25,7 +25,7 @@ def test_initialises_then_trains_by_the_task_alone(
     }
     head = {each.path for each in model.student.get_layer("logits").weights}
     assert moved == {each.path for each in model.student.weights} - head
-    assert method.prepared
+    assert method.preparation.done
 
     calls = []
     call = model.teacher.layers[-1].call
@@ -67,7 +67,7 @@ def test_initialises_beside_another_method(distiller, images, tmp_path):
     history = model.fit(*images, verbose=0).history
     assert "soft_logits" in history and "fitnet" not in history
     model.save(tmp_path / "run.keras")
-    assert keras.saving.load_model(tmp_path / "run.keras").method.prepared
+    assert keras.saving.load_model(tmp_path / "run.keras").prepared
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_callback_changes_the_weight(distiller, images):
     """Without a new trace; zero from the second epoch on."""
     model = distiller(methods.SoftLogits(weight=0.7))
     change = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: model.method.weight.assign(
+        on_epoch_begin=lambda epoch, logs: model.methods[0].weight.assign(
             0.7 if epoch == 0 else 0.0
         )
     )
@@ -102,10 +102,10 @@ def test_the_weight_is_saved_and_in_the_configuration(
     distiller, images, tmp_path
 ):
     model = distiller(methods.SoftLogits(weight=0.7))
-    assert model.method.get_config()["weight"] == 0.7
-    model.method.weight.assign(0.3)
-    assert model.method.get_config()["weight"] == 0.3
+    assert model.methods[0].get_config()["weight"] == 0.7
+    model.methods[0].weight.assign(0.3)
+    assert model.methods[0].get_config()["weight"] == 0.3
     model.fit(*images, verbose=0)
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
-    np.testing.assert_allclose(loaded.method.weight, 0.3)
+    np.testing.assert_allclose(loaded.methods[0].weight, 0.3)

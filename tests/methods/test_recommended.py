@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
-from keras_mhgd import gradients, methods, replicas
+from keras_mhgd import gradients, methods
 from keras_mhgd.features import Features
 from keras_mhgd.methods import DIST, MHGD, SoftLogits
 
@@ -14,15 +14,14 @@ from keras_mhgd.methods import DIST, MHGD, SoftLogits
 @pytest.fixture
 def recommended():
     """With a short preparation."""
-    method = methods.get("recommended")
-    mhgd, *others = method.parts()
+    mhgd, *others = methods.recommended()
     config = {**mhgd.get_config(), "preparation_epochs": 1}
-    return methods.get([MHGD.from_config(config), *others])
+    return [MHGD.from_config(config), *others]
 
 
 def test_what_it_is():
-    method = methods.get("recommended")
-    mhgd, *others = method.parts()
+    made = methods.parts("recommended")
+    mhgd, *others = made
     assert type(mhgd) is MHGD
     for other, kind in zip(others, [SoftLogits, DIST], strict=True):
         assert type(other) is kind
@@ -42,33 +41,26 @@ def test_what_it_is():
         "clipping": "per_feature",
         "clip_bound": 0.3,
     }
-    assert isinstance(method.gradient_rule, gradients.PerFeatureClipping)
-    assert method.limited_terms == ("mhgd",)
-    again = methods.get(keras.saving.serialize_keras_object(method))
-    assert again.get_config() == method.get_config()
-    assert methods.get("recommended") is not methods.get("recommended")
-    assert [methods.name_of(each) for each in method.parts()] == [
+    assert isinstance(mhgd.gradient_rule, gradients.PerFeatureClipping)
+    assert [methods.name_of(each) for each in made] == [
         "mhgd",
         "soft_logits",
         "dist",
     ]
     with pytest.raises(ValueError, match="one of the methods that have a name"):
-        methods.name_of(method)
+        methods.name_of(methods.Method())
 
 
-def test_replicas_join_no_maps_that_a_method_does_not_read(monkeypatch):
-    monkeypatch.setattr(replicas, "joined", lambda structure: structure)
+def test_replicas_join_no_maps_that_a_method_does_not_read():
     logits, maps = tf.zeros((2, 3)), [tf.zeros((2, 4, 4, 1))]
-    pair = student, teacher = [
+    pair = [
         Features(logits, maps, logits, forks=maps, maps_before_activation=maps),
         Features(
             logits, maps, logits, vectors=maps, maps_before_activation=maps
         ),
     ]
-    *joined, _ = methods.FSP().joined(student, teacher, tf.zeros(2))
-    assert joined == pair
-    *joined, _ = DIST().joined(student, teacher, tf.zeros(2))
-    assert joined == [Features(logits, [], logits)] * 2
+    assert methods.FSP().reduce(*pair) == (Features(logits, maps),) * 2
+    assert DIST().reduce(*pair) == (Features(logits, [], logits),) * 2
 
 
 def test_trains_saves_and_goes_on(distiller, images, recommended, tmp_path):
@@ -79,7 +71,7 @@ def test_trains_saves_and_goes_on(distiller, images, recommended, tmp_path):
         ("logits", "logits"),
     )
     history = model.fit(*images, epochs=3, verbose=0).history
-    assert {"task_loss", *recommended.terms} < history.keys()
+    assert {"task_loss", *model.terms} < history.keys()
     # Not soft_logits: this teacher is unsure, and DIST doesn't ask how much.
     for term in ("mhgd", "dist_inter", "dist_intra"):
         assert history[term][-1] < history[term][0]
@@ -101,12 +93,11 @@ def test_the_first_point_of_the_student_is_left_to_the_task(
     distiller = keras_mhgd.Distiller(student, small_net("t"), recommended)
     distiller.compile(**task())
     distiller.fit(*images, epochs=1, verbose=0)
-    mhgd, *_ = recommended.parts()
+    mhgd, *_ = recommended
     assert not mhgd.trainable_variables
     narrow = small_net("student", widths=(6, 5))
-    method = methods.get("recommended")
-    keras_mhgd.Distiller(narrow, small_net("t"), method)
-    mhgd, *_ = method.parts()
+    model = keras_mhgd.Distiller(narrow, small_net("t"), "recommended")
+    mhgd, *_ = model.methods
     assert [each.shape for each in mhgd.trainable_variables] == [(5, 8)]
 
 

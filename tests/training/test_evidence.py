@@ -381,10 +381,10 @@ def test_the_docs_have_the_figures_of_the_ablations():
 def test_cross_attention_is_that_of_recommended():
     flags = evidence.CROSS["MHGD, cross"].split()
     arguments = [each.removeprefix("--set=") for each in flags[1:]]
-    ours, *_ = methods.recommended().parts()
+    ours, *_ = methods.recommended()
     found, expected = (
         each.get_config() | {"name": None}
-        for each in (options.method("mhgd", arguments), ours)
+        for each in (*options.methods("mhgd", arguments), ours)
     )
     assert found == expected
 
@@ -393,7 +393,7 @@ def test_cross_attention_is_that_of_recommended():
 def test_ways_name_methods_and_their_arguments(name):
     for flags in evidence.TABLES[name].ways.values():
         method = re.search(r"--method=(\S+)", flags)[1]
-        assert options.method(method, re.findall(r"--set=(\S+)", flags))
+        assert options.methods(method, re.findall(r"--set=(\S+)", flags))
 
 
 def test_an_unknown_table_is_told():

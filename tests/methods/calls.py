@@ -1,0 +1,14 @@
+"""What the distiller does around a method's call."""
+
+from keras_mhgd.methods import sharing
+
+
+def called(method, student, teacher, labels=None):
+    """Calls a method with what it reduces features to."""
+    reduced = method.reduce(student, method.targets(teacher))
+    return method(*reduced, labels)
+
+
+def shares(method, student, teacher, labels=None):
+    """Computes the terms as a training step does."""
+    return sharing.shares(method, student, method.targets(teacher), labels)
