@@ -136,8 +136,7 @@ class Outputs:
             if kind is not None:
                 require_known("task", kind, tasks.KINDS)
         for head, end in self._ends[0].items():
-            name = "the output" if head is None else f"output {head!r}"
-            tasks.require_loss_fits(self.losses[head], end, name)
+            tasks.require_loss_fits(self.losses[head], end, _named(head))
         if all(
             tasks.tells(self.losses[head], end, self._kinds[head])
             for head, end in self._ends[0].items()
@@ -184,7 +183,7 @@ class Outputs:
                 self._shapes[head],
                 labels[head],
                 kind=self._kinds[head],
-                name="the output" if head is None else f"output {head!r}",
+                name=_named(head),
                 shares=self._shares,
                 scores="logits" in method.needs,
             )
@@ -280,6 +279,10 @@ class Outputs:
 
         mask = self.heads.split(found.output_masks)[head]
         return tasks.Output(of(found.outputs), of(found.logits), mask)
+
+
+def _named(head: str | None) -> str:
+    return "the output" if head is None else f"output {head!r}"
 
 
 def _without_keras_masks(found: Features) -> Features:
