@@ -21,7 +21,7 @@ from tests.situations import SITUATIONS
 TOLERANCES = {
     "run_eagerly": 1e-4,
     "steps_per_execution": 1e-5,
-    "jit_compile": 1e-4,
+    "jit_compile": 1e-5,
     "mixed_bfloat16": 0.02,
     "mixed_float16": 0.01,
 }
@@ -136,15 +136,16 @@ def of_task(row, task):
         )
         distiller.compile(keras.optimizers.SGD(0.001), **situation.task)
         with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
             found = step(distiller, situation.x, situation.y, situation.weight)
     except ValueError as error:
         return reason(str(error))
     terms = [found[term] for term in distiller.terms]
     if not terms or not np.isfinite(terms).all():
         raise FloatingPointError(f"{row} for {task}: {found}")
-    for each in told:
-        return f"Trains, and warns: {reason(str(each.message))}"
+    if told:
+        return f"Trains, and warns: {reason(str(told[0].message))}"
     return 0.0
 
 

@@ -26,7 +26,7 @@ from keras_mhgd.features import (
     text_as_tensors,
     with_input_shapes,
 )
-from keras_mhgd.gradients import SUMMARY, Losses, Step
+from keras_mhgd.gradients import SUMMARY, Losses, Step, apply
 from keras_mhgd.methods.method import joined_needs
 from keras_mhgd.outputs import Heads, Outputs
 from keras_mhgd.precision import as_float
@@ -537,8 +537,13 @@ class Distiller(keras.Model):
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Under a strategy Keras 3.15 takes a mean of the replicas' batches for
         # this, which fails for text. Once metrics are built nothing is left.
+        # Without labels there is nothing either.
+        batch = data_batch
+        if iterator is not None:
+            batch = iterator._distributed_dataset.element_spec
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         metrics = self._compile_metrics
-        if metrics is not None and not metrics.built:
+        if y is not None and metrics is not None and not metrics.built:
             super()._maybe_symbolic_build(iterator, data_batch)
 
     def _build_training(self, x, y):
@@ -703,17 +708,11 @@ class Distiller(keras.Model):
             self.compute_metrics(batch.x, batch.y, outputs, batch.sample_weight)
 
     def _apply(self, gradients) -> None:
-        """Updates what a loss reaches; Keras's own warning blames `loss`."""
+        """Updates what a loss reaches, and warns of what none does."""
         variables = self.trainable_variables
         if not self.optimizer.built:
             self.optimizer.build(variables)
-        pairs = list(zip(gradients, variables, strict=True))
-        missed = [each.path for gradient, each in pairs if gradient is None]
-        if len(missed) == len(pairs):
-            raise ValueError(
-                "The loss must depend on a variable that trains. Received: "
-                f"none of {missed}."
-            )
+        missed = apply(self.optimizer, gradients, variables)
         if missed:
             warnings.warn(
                 "Labels, or a method on outputs such as 'soft_logits', must "
@@ -721,9 +720,6 @@ class Distiller(keras.Model):
                 f"{missed}, which keep their values.",
                 stacklevel=2,
             )
-        self.optimizer.apply(
-            *zip(*(pair for pair in pairs if pair[0] is not None), strict=True)
-        )
 
     def _logs(self, y) -> dict[str, tf.Tensor]:
         """What a step of training gives: metrics only if there are labels."""

@@ -56,16 +56,33 @@ def build(
         metrics.build(y, outputs)
     loss = model._compile_loss
     if isinstance(outputs, (list, dict)) and loss and not loss.built:
-        # It has a metric for the loss of each output. Its call brings labels
-        # and outputs to one structure and makes them: here in a graph that is
-        # thrown away.
-        labels = keras.tree.map_structure(
-            lambda each: tf.TensorSpec(
-                (None, *each.shape[1:]), tf.as_dtype(each.dtype)
-            ),
-            y,
-        )
-        tf.function(loss.__call__).get_concrete_function(labels, outputs)
+        _build_losses(loss, y, outputs)
+
+
+class _Built(Exception):
+    """Ends a call."""
+
+
+def _build_losses(loss: Any, y: Any, outputs: Any) -> None:
+    """Makes the metric that each output's loss has.
+
+    The call does this once it has brought labels and outputs to one structure.
+    It is ended there: variables made in a graph could not leave it where a
+    strategy has several replicas.
+    """
+    build = loss.build
+
+    def build_and_end(*both):
+        build(*both)
+        raise _Built
+
+    loss.build = build_and_end
+    try:
+        loss(y, outputs)
+    except _Built:
+        pass
+    finally:
+        del loss.build
 
 
 def fit(

@@ -8,6 +8,7 @@ import abc
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from keras_mhgd import replicas
@@ -341,6 +342,31 @@ def get(name: str | None, bound: float = 1.0):
     raise unknown(
         "clipping", name, ["per_variable", "per_feature", "formula", "None"]
     )
+
+
+def apply(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Gradients,
+    variables: Sequence[keras.Variable],
+) -> list[str]:
+    """Updates the variables that a loss reaches.
+
+    Args:
+        optimizer: What updates them; built for all variables.
+        gradients: One a variable, `None` where no loss reaches it.
+        variables: All that train.
+
+    Returns:
+        The paths of the others.
+
+    Raises:
+        ValueError: If there is no gradient at all.
+    """
+    pairs = list(zip(gradients, variables, strict=True))
+    # Keras's own warning of the others says that a loss is missing.
+    reached = [pair for pair in pairs if pair[0] is not None]
+    optimizer.apply(*zip(*(reached or pairs), strict=True))
+    return [each.path for gradient, each in pairs if gradient is None]
 
 
 def _require_positive(bound: float) -> float:

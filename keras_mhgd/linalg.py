@@ -6,8 +6,8 @@ from keras_mhgd import subspace
 from keras_mhgd.choices import require_known
 from keras_mhgd.precision import as_float
 
-# Relative to the largest squared singular value, per floating-point type:
-# below, a squared singular value is round-off of the Gram matrix.
+# Relative to the largest squared singular value, per floating-point type of
+# the maps: below, a squared singular value counts as their round-off.
 _ROUND_OFF = {tf.float32: 1e-6, tf.float64: 1e-13}
 # Of Gram matrices that are smaller, or smaller than eight times the number of
 # vectors, the eigendecomposition is the faster.

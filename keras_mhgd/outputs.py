@@ -145,8 +145,7 @@ class Outputs:
             if kind is not None:
                 require_known("task", kind, tasks.KINDS)
         for head, end in self._ends[0].items():
-            name = "the output" if head is None else f"output {head!r}"
-            tasks.require_loss_fits(self.losses[head], end, name)
+            tasks.require_loss_fits(self.losses[head], end, _named(head))
         if all(
             tasks.tells(self.losses[head], end, self._kinds[head])
             for head, end in self._ends[0].items()
@@ -186,7 +185,7 @@ class Outputs:
                 self._shapes[head],
                 labels[head],
                 kind=self._kinds[head],
-                name="the output" if head is None else f"output {head!r}",
+                name=_named(head),
                 shares=self._shares,
                 scores=self._scores,
             )
@@ -292,6 +291,10 @@ def _require_meaning(method: Method, task: Task) -> None:
             "feature maps, other arguments of it, such as standardize=False, "
             "or pass another `task` to `compile`."
         )
+
+
+def _named(head: str | None) -> str:
+    return "the output" if head is None else f"output {head!r}"
 
 
 def _without_keras_masks(found: Features) -> Features:

@@ -55,7 +55,9 @@ _LOSSES = {
     "circle": EMBEDDING,
 }
 _LABELS = {None: "either", True: "class numbers", False: "one-hot labels"}
-_OF_PROBABILITIES = {"kl_divergence"}  # and those with from_logits=False
+# Those that take probabilities, if not told otherwise by `from_logits`.
+_OF_PROBABILITIES = {name for name in _LOSSES if name.endswith("entropy")}
+_OF_PROBABILITIES |= {"kl_divergence"}
 
 
 class Rows(NamedTuple):
@@ -273,18 +275,15 @@ class Task:
         return numbers
 
     def _is_sparse(self, labels: tf.TensorShape, scores: tf.TensorShape):
-        if labels.rank is None and self.sparse is not None:
-            return self.sparse
-        one_hot = labels.rank == scores.rank and labels[-1] == scores[-1]
-        numbers = labels.rank == scores.rank - 1 or (
-            labels.rank == scores.rank and labels[-1] == 1
+        one_hot = labels.is_compatible_with(scores)
+        numbers = any(
+            labels.is_compatible_with(scores[:-1].concatenate(last))
+            for last in ([], [1])
         )
-        if self.sparse is not None:  # the loss takes no others
-            one_hot, numbers = (
-                one_hot and not self.sparse,
-                numbers and self.sparse,
-            )
-        if not one_hot and not numbers:
+        sparse = self.sparse
+        if sparse is None and (scores[-1] == 1 or one_hot != numbers):
+            sparse = not one_hot
+        if not (numbers if sparse else one_hot and sparse is not None):
             raise ValueError(
                 "`labels` must be class numbers (batch,) or (batch, 1), or "
                 f"one-hot (batch, {scores[-1]}); of dense outputs the same at "
@@ -293,7 +292,7 @@ class Task:
                 f"{_LABELS[self.sparse]}. Change what the data gives, the "
                 "loss, or the networks' number of classes."
             )
-        return not one_hot
+        return sparse
 
     def _absent(
         self,
@@ -366,8 +365,6 @@ def settle(
         kind = _kind(function, student, outputs, labels, name)
     if scores and kind in (SINGLE_LABEL, MULTI_LABEL):
         says = options.get("from_logits")
-        if says is None and function in _OF_PROBABILITIES:
-            says = False
         student = _known_end(student, says, f"{name} of the student")
         teachers = [
             _known_end(each, None, f"{name} of the teacher")
@@ -385,6 +382,35 @@ def settle(
         sparse=sparse,
         aligned=function != "ctc",
     )
+
+
+def require_loss_fits(loss: Any, end: End, name: str) -> None:
+    """Raises if one of Keras's losses takes logits for probabilities or back.
+
+    Args:
+        loss: Of the output, as in `settle`.
+        end: How the student's output ends.
+        name: Of the output, for messages.
+    """
+    function, options = _function_of(loss)
+    takes_logits = options.get("from_logits")
+    gives_logits = {"linear": True, "softmax": False, "sigmoid": False}
+    gives_logits = gives_logits.get(end.form)
+    if (
+        function in _LOSSES
+        and None not in (takes_logits, gives_logits)
+        and takes_logits != gives_logits
+    ):
+        takes, gives = (
+            "logits" if each else "probabilities"
+            for each in (takes_logits, gives_logits)
+        )
+        raise ValueError(
+            f"`loss` must take what {name} of the student is: {gives}, since "
+            f"its last activation is {end.form}. Received: {function}, which "
+            f"takes {takes}. Pass from_logits={gives_logits} where the loss "
+            "has that, another loss, or end the networks otherwise."
+        )
 
 
 def require_class_numbers(
@@ -502,35 +528,17 @@ def _function_of(loss: Any) -> tuple[str | None, dict[str, Any]]:
     name = getattr(loss, "__name__", type(loss).__name__)
     if getattr(keras.losses, name, None) is not loss:
         return name if name not in _LOSSES else f"{name} of your own", options
-    if name in _LOSSES and name.endswith("entropy"):
+    if name in _OF_PROBABILITIES:
         options.setdefault("from_logits", False)
     return name, options
 
 
-def require_loss_fits(loss: Any, end: End, name: str) -> None:
-    """Raises if a loss takes logits for probabilities.
-
-    Args:
-        loss: Of the output, as in `settle`.
-        end: How the student's output ends.
-        name: Of the output, for messages.
-    """
-    function, options = _function_of(loss)
-    if end.form == "linear" and options.get("from_logits") is False:
-        raise ValueError(
-            f"`loss` must have from_logits=True: {name} of the student ends in "
-            "a layer without a softmax or sigmoid. Received: "
-            f"{function} of probabilities. Pass "
-            "keras.losses.SparseCategoricalCrossentropy(from_logits=True) or "
-            "the like, or end the network in a softmax or sigmoid."
-        )
-
-
 def _require_labels(labels: tf.TensorShape, scores: tf.TensorShape) -> None:
     """Raises unless there is a label for each independent output."""
-    if labels.rank == scores.rank - 1 and scores[-1] == 1:
-        return
-    if labels.rank is not None and not labels.is_compatible_with(scores):
+    if scores.rank == 1:
+        scores = scores.concatenate([1])
+    without_axis = scores[-1] == 1 and labels.is_compatible_with(scores[:-1])
+    if not (without_axis or labels.is_compatible_with(scores)):
         raise ValueError(
             "`labels` must be 0 or 1 for each independent output, "
             f"(batch, {scores[-1]}); of dense outputs the same at each "

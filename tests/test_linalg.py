@@ -31,6 +31,33 @@ def test_vectors_agree_with_the_reference(golden, close, case, k):
     close(vectors, expected, 1e-5)
 
 
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40), (6, 6)])
+def test_vectors_of_small_singular_values_keep_their_digits(shape, close):
+    """Squared in float32 they would not: its round-off is 1e-7 of the first."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(n, 6)))[0] for n in shape)
+    values = np.array([1.0, 0.3, 0.1, 0.005, 0.0, 0.0])
+    x = (left[:, :6] * values @ right[:, :6].T)[np.newaxis]
+    expected = right[np.newaxis, :, :4]
+    upstream = rng.normal(size=(1, shape[1], 4))
+
+    def loss(x):
+        vectors = linalg.right_singular_vectors(x, 4, "eigh")
+        signs = tf.sign(tf.reduce_sum(vectors * expected, 1, keepdims=True))
+        return vectors * signs, tf.reduce_sum(upstream * vectors * signs)
+
+    found = []
+    for dtype in ("float32", "float64"):
+        vectors = []
+        _, gradient = with_gradient(
+            lambda x, vectors=vectors: vectors.append(loss(x)) or vectors[0][1],
+            x.astype(dtype),
+        )
+        close(vectors[0][0], expected, 1e-4 if dtype == "float32" else 1e-9)
+        found.append(gradient)
+    close(*found, 1e-3)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gradient_agrees_with_the_exact_one(golden, close, case):
     data = golden("tf_svd")

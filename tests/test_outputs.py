@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd import methods
+from keras_mhgd.tasks import Task
 from tests.situations import (
     CLASSES,
     SITUATIONS,
@@ -269,12 +270,98 @@ def test_labels_of_another_kind_are_refused():
 
 
 @pytest.mark.parametrize(
-    "loss", ["sparse_categorical_crossentropy", "binary_crossentropy"]
+    ("shape", "told", "sparse"),
+    [
+        ((None,), None, True),
+        ((None, 1), None, True),
+        ((None, 4), None, False),
+        # What the data doesn't tell refuses nothing that the loss tells.
+        ((None, None), True, True),
+        ((None, None), False, False),
+        (None, True, True),
+        (None, False, False),
+    ],
 )
-def test_a_loss_that_takes_logits_for_probabilities_is_refused(loss):
+def test_labels_of_known_and_unknown_sizes(shape, told, sparse):
+    sizes = tf.TensorShape(shape), tf.TensorShape([None, 4])
+    assert Task(sparse=told)._is_sparse(*sizes) == sparse
+    if told is not None:
+        with pytest.raises(ValueError, match="must be class numbers"):
+            Task()._is_sparse(*sizes)
+
+
+def test_labels_of_unknown_size_train():
+    batches = tf.data.Dataset.from_generator(
+        lambda: [(X, np.eye(4, dtype="float32")[CLASSES])] * 2,
+        output_signature=(
+            tf.TensorSpec((None, 6)),
+            tf.TensorSpec((None, None)),
+        ),
+    )
     student, teacher = vectors("student", 4, 4), vectors("teacher", 5, 4)
-    with pytest.raises(ValueError, match="`loss` must have from_logits=True"):
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model = distiller(student, teacher, ["soft_logits", "dkd"], loss)
+    history = model.fit(
+        batches, steps_per_epoch=2, verbose=0, shuffle=False
+    ).history
+    assert all(np.isfinite(each).all() for each in history.values())
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("nonfinite", ["raise", "skip"])
+def test_weights_that_no_loss_reaches_stay_and_are_named(policy, nonfinite):
+    keras.config.set_dtype_policy(policy)
+    student, teacher = vectors("student", 4, 4), vectors("teacher", 5, 4)
+    model = keras_mhgd.Distiller(student, teacher, "fitnet")
+    model.compile(keras.optimizers.SGD(0.1), nonfinite=nonfinite)
+    scales = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scales == (policy == "mixed_float16")
+    before = {each.path: each.numpy() for each in student.weights}
+    told = r"no loss for \['head/kernel', 'head/bias'\], which keep"
+    with pytest.warns(UserWarning, match=told):
+        model.fit(X, verbose=0, shuffle=False)
+    moved = {
+        each.path
+        for each in student.weights
+        if (each.numpy() != before[each.path]).any()
+    }
+    assert moved == before.keys() - {"head/kernel", "head/bias"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation"),
+    [
+        ("sparse_categorical_crossentropy", None),
+        ("binary_crossentropy", None),
+        ("kl_divergence", None),
+        (keras.losses.CategoricalGeneralizedCrossEntropy(), None),
+        (keras.losses.CategoricalFocalCrossentropy(), None),
+        (LOGITS, "softmax"),
+        (keras.losses.BinaryCrossentropy(from_logits=True), "sigmoid"),
+    ],
+    ids=lambda each: getattr(each, "name", each),
+)
+def test_a_loss_that_takes_logits_for_probabilities_is_refused(
+    loss, activation
+):
+    """And one that takes probabilities for logits, whatever the method."""
+    student, teacher = (
+        vectors(name, width, 4, activation)
+        for name, width in (("student", 4), ("teacher", 5))
+    )
+    with pytest.raises(ValueError, match="`loss` must take what the output of"):
         distiller(student, teacher, "fitnet", loss)
+
+
+def test_a_loss_of_ones_own_takes_what_it_takes():
+    class Own(keras.losses.Loss):
+        from_logits = False
+
+        def call(self, labels, outputs):
+            return tf.reduce_mean(outputs**2, axis=-1)
+
+    student, teacher = vectors("student", 4, 4), vectors("teacher", 5, 4)
+    distiller(student, teacher, "fitnet", Own())
 
 
 def test_dkd_needs_labels():

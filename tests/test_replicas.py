@@ -25,6 +25,8 @@ PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
                 "soft_logits,59,sum",
                 "soft_logits,59,weighted mean",
                 "soft_logits,59,function",
+                "soft_logits,59,no labels",
+                "fitnet,59,no labels",
             ],
         ),
         # Each half of a batch with graphs of its own.

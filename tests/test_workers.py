@@ -47,7 +47,14 @@ def trained(cases, count):
     ("count", "cases"),
     [
         # Of 59 images the last batch is 11; of the 17 for validation it is 1.
-        (2, ["outputs and graphs,59", "embeddings,59"]),
+        (
+            2,
+            [
+                "outputs and graphs,59",
+                "embeddings,59",
+                "fitnet,59,no labels",
+            ],
+        ),
         (3, ["per_feature,59"]),
     ],
 )

@@ -218,7 +218,7 @@ def _stages(model: keras.Model) -> list[_Stage]:
                 max(blocks[height], key=lambda each: each.shape[-1]),
             )
             end = (
-                _point_after(block, readers)
+                _point_after(block, readers, _normalizes_or_activates)
                 or _point_before(block, steps)
                 or end
             )
@@ -279,12 +279,12 @@ def _ends_block(step: Step, readers: dict[int, list[Step]]) -> bool:
     return [type(each.layer) for each in after] == [keras.layers.Conv2D]
 
 
-def _point_after(block: Step, readers: dict[int, list[Step]]) -> Step | None:
-    """The last point that ends a block: it, its normalisation or activation."""
-
-    def belongs(layer):
-        return _normalizes(layer) or is_activation(layer)
-
+def _point_after(
+    block: Step,
+    readers: dict[int, list[Step]],
+    belongs: Callable[[keras.Operation], bool],
+) -> Step | None:
+    """The last point that ends a block: it, or what belongs to it."""
     points = [step for step in _run(block, readers, belongs) if step.is_point]
     return points[-1] if points else None
 
@@ -311,6 +311,10 @@ def _run(
         if len(after) != 1 or not goes_on(after[0].layer):
             return run
         run += after
+
+
+def _normalizes_or_activates(layer: keras.Operation) -> bool:
+    return _normalizes(layer) or is_activation(layer)
 
 
 def _normalizes(layer: keras.Operation) -> bool:
@@ -375,11 +379,7 @@ def block_ends(model: keras.Model) -> list[str]:
         _ends_of_blocks(model, _blocks_among(composite), points),
         [step.path for step in points if step.path in composite],
         [
-            [
-                each.path
-                for each in _run(step, readers, is_activation)
-                if each.is_point
-            ][-1]
+            _point_after(step, readers, is_activation).path
             for step in points
             if isinstance(step.layer, keras.layers.Add)
         ],

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_mhgd import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
+from keras_mhgd.gradients import apply
 from keras_mhgd.methods.method import Method
 from keras_mhgd.methods.preparation import Preparation
 from keras_mhgd.methods.sharing import shares
@@ -90,14 +91,8 @@ class _Initializer(keras.Model):
             scaled = self.optimizer.scale_loss(loss)
         variables = self.student.trainable_variables
         variables = [*variables, *self.method.trainable_variables]
-        gradients = tape.gradient(scaled, variables)
         # The layers behind the last sensing point get none.
-        reached = [
-            pair
-            for pair in zip(gradients, variables, strict=True)
-            if pair[0] is not None
-        ]
-        self.optimizer.apply(*zip(*reached, strict=True))
+        apply(self.optimizer, tape.gradient(scaled, variables), variables)
         batch_size = tf.shape(student.outputs)[0]
         self._loss_tracker.update_state(replicas.summed(loss), batch_size)
         return self.get_metrics_result()
