@@ -28,7 +28,7 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 
 table: $(READY)  ## README.md's tables: hours
-	$(VENV)/bin/python -m benchmarks.evidence resnet thin mobilenet \
+	$(VENV)/bin/python -m benchmarks.accuracy.evidence resnet thin mobilenet \
 		glyphs_10000 fashion_1000 fashion_5000
 
 $(READY): requirements.lock pyproject.toml

@@ -2,22 +2,19 @@
 
 from keras_mhgd import (
     callbacks,
-    compression,
     data,
+    distribution,
     export,
     features,
-    fitting,
     gradients,
     graph,
     linalg,
     methods,
     models,
-    replicas,
     tuning,
 )
-from keras_mhgd.cache import TeacherCache
 from keras_mhgd.distiller import Distiller
-from keras_mhgd.preparations import Preparations
+from keras_mhgd.reuse import Preparations, TeacherCache
 
 __version__ = "0.1.0"
 
@@ -26,16 +23,14 @@ __all__ = [
     "Preparations",
     "TeacherCache",
     "callbacks",
-    "compression",
     "data",
+    "distribution",
     "export",
     "features",
-    "fitting",
     "gradients",
     "graph",
     "linalg",
     "methods",
     "models",
-    "replicas",
     "tuning",
 ]

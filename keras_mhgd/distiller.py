@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_mhgd import finiteness, fitting, methods, replicas
-from keras_mhgd.choices import require_known
-from keras_mhgd.export.network import in_inference_mode
+from keras_mhgd import finiteness, methods
+from keras_mhgd.checks import require_known
+from keras_mhgd.distribution import fitting, replicas
+from keras_mhgd.export.inference import in_inference_mode
 from keras_mhgd.features import (
     FeatureExtractor,
     Features,
@@ -27,9 +28,9 @@ from keras_mhgd.features import (
     with_input_shapes,
 )
 from keras_mhgd.gradients import SUMMARY, Losses, Step, apply
-from keras_mhgd.methods.method import joined_needs
+from keras_mhgd.linalg.precision import as_float
+from keras_mhgd.methods.base.method import joined_needs
 from keras_mhgd.outputs import Heads, Outputs
-from keras_mhgd.precision import as_float
 from keras_mhgd.requirements import (
     require_learning_teacher,
     require_nothing_shared,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_mhgd import replicas
-from keras_mhgd.choices import unknown
+from keras_mhgd.checks import require_positive, unknown
+from keras_mhgd.distribution import replicas
 from keras_mhgd.features import Features
 
 Gradients = list[tf.Tensor | None]
@@ -209,7 +209,8 @@ class PerVariableClipping(_Separate):
     """
 
     def __init__(self, bound: float = 1.0):
-        self.bound = _require_positive(bound)
+        require_positive(clip_bound=bound)
+        self.bound = bound
 
     def factors(self, task_norms, transfer_norms, epoch):
         return _allowed(task_norms, transfer_norms, epoch, self.bound)
@@ -237,7 +238,8 @@ class PerFeatureClipping(Rule):
     """
 
     def __init__(self, bound: float = 1.0):
-        self.bound = _require_positive(bound)
+        require_positive(clip_bound=bound)
+        self.bound = bound
 
     def split(
         self, feature: tf.Tensor, epoch: tf.Tensor
@@ -367,14 +369,6 @@ def apply(
     reached = [pair for pair in pairs if pair[0] is not None]
     optimizer.apply(*zip(*(reached or pairs), strict=True))
     return [each.path for gradient, each in pairs if gradient is None]
-
-
-def _require_positive(bound: float) -> float:
-    if not bound > 0:
-        raise ValueError(
-            f"`clip_bound` must be positive. Received: clip_bound={bound}."
-        )
-    return bound
 
 
 def _allowed(

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mhgd import finiteness, tasks
-from keras_mhgd.choices import require_known
+from keras_mhgd.checks import require_known
 from keras_mhgd.features import End, Features
 from keras_mhgd.methods import Method
 from keras_mhgd.tasks import Task

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_mhgd.choices import require_known
-from keras_mhgd.directions import unit
+from keras_mhgd.checks import require_known
 from keras_mhgd.features import End
-from keras_mhgd.precision import as_float
+from keras_mhgd.linalg.directions import unit
+from keras_mhgd.linalg.precision import as_float
 
 SINGLE_LABEL = "single_label"
 MULTI_LABEL = "multi_label"

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from keras_mhgd import gradients
 from keras_mhgd.features import FeatureExtractor, Features
-from keras_mhgd.methods import Identifier, parts, sharing
-from keras_mhgd.methods.method import Method, joined_needs
+from keras_mhgd.methods import Identifier, parts
+from keras_mhgd.methods.base import sharing
+from keras_mhgd.methods.base.method import Method, joined_needs
 from keras_mhgd.outputs import Heads
 
 

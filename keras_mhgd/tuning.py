@@ -12,14 +12,18 @@ import keras_tuner
 import tensorflow as tf
 
 from keras_mhgd import methods
-from keras_mhgd.cache import TeacherCache, fingerprint, fingerprint_of
 from keras_mhgd.callbacks import Checkpoint
-from keras_mhgd.choices import require_known
+from keras_mhgd.checks import require_known
 from keras_mhgd.data import Dataset
 from keras_mhgd.distiller import Distiller
 from keras_mhgd.features import SensingPoints
-from keras_mhgd.files import locked, require_writable, write_atomically
-from keras_mhgd.preparations import Preparations
+from keras_mhgd.reuse.preparations import Preparations
+from keras_mhgd.reuse.teacher_cache import (
+    TeacherCache,
+    fingerprint,
+    fingerprint_of,
+)
+from keras_mhgd.storage.files import locked, require_writable, write_atomically
 
 # A method's weight is searched from its default over this to its default
 # times this.
@@ -31,12 +35,10 @@ _CLIP = {
     "clipping": ["per_variable", "per_feature"],
     "clip_bound": (0.25, 4.0),
 }
+_HEADS = {"num_heads": [4, 8, 16, 32], "scale_logits": bool}
 _ARGUMENTS = {
-    "mhgd": {
-        "num_heads": [4, 8, 16, 32],
-        "scale_logits": bool,
-        **_CLIP,
-    },
+    "mhgd": {**_HEADS, **_CLIP},
+    "mhgd_cross": {**_HEADS, **_CLIP},
     "soft_logits": {"temperature": (1.0, 16.0)},
     "mutual_learning": {"temperature": (0.5, 4.0)},
     "dkd": {"beta": (1.0, 32.0), "temperature": (1.0, 16.0)},

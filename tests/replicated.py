@@ -35,7 +35,7 @@ class InHalves(methods.MHGD):
                 lambda x: x if x is None else tf.split(x, 2)[1],
             )
         ]
-        mean = self.reduction == "mean"
+        mean = self.variant.reduction == "mean"
         return {"mhgd": tf.add_n(terms) / (2 if mean else 1)}
 
 
@@ -45,7 +45,7 @@ def in_replicas(reduction):
         num_heads=2,
         preparation_epochs=1,
         graph_scope="replica",
-        reduction=reduction,
+        variant={"reduction": reduction},
     )
 
 
@@ -179,9 +179,11 @@ def main(devices, *cases):
     differences, sums = {}, {}
     for case in cases:
         several = trained(strategy, *case.split(","))
-        sums[case] = keras_mhgd.cache.fingerprint(*several.values())
+        sums[case] = keras_mhgd.reuse.teacher_cache.fingerprint(
+            *several.values()
+        )
         with strategy.scope():
-            if not keras_mhgd.replicas.is_chief():
+            if not keras_mhgd.distribution.replicas.is_chief():
                 continue
         one = trained(None, *case.split(","))
         differences[case] = max(
@@ -191,7 +193,7 @@ def main(devices, *cases):
         )
         assert all(np.isfinite(each).all() for each in one.values())
     with strategy.scope():
-        keras_mhgd.replicas.wait_for_workers()
+        keras_mhgd.distribution.replicas.wait_for_workers()
     print(json.dumps(sums))
     print(json.dumps(differences))
 

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 import keras_mhgd
-from benchmarks.conditions import difference
-from benchmarks.devices import small
+from benchmarks.correctness.conditions import difference
+from benchmarks.correctness.devices import small
 from tests.situations import SITUATIONS
 
 # Eight samples: two devices have 3 and 2 of a batch, then 2 and 1.

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.compression import (
+from keras_mhgd.features import Features
+from keras_mhgd.features.compression import (
+    fixed_signs,
     student_vector,
     teacher_vector,
     teacher_vectors,
 )
-from keras_mhgd.features import Features
 
 
 def test_agrees_with_the_reference(golden, close):
@@ -15,7 +16,6 @@ def test_agrees_with_the_reference(golden, close):
     for i in range(3):
         expected = reference[f"mid/V_T{i}"][:, :, 0]
         found = teacher_vector(reference[f"in/teacher{i}"]).numpy()
-        assert (found.sum(axis=1) >= 0).all()
         signs = np.sign((found * expected).sum(1, keepdims=True))
         close(found * signs, expected, 1e-5)
         # With the stored sign of the teacher's vector the student's follows.
@@ -45,17 +45,12 @@ def test_features_of_zero_have_the_vector_zero(shape, dtype):
         assert found.dtype == (tf.float64 if dtype == "float64" else tf.float32)
 
 
-def test_vectors_of_fixed_signs_are_not_taken_for_the_solvers():
-    """Another method, whose vectors they are, may be beside this one."""
-    maps = [tf.random.stateless_normal((8, 4, 4, 6), (0, 1))]
-    kept = [teacher_vector(maps[0])]
-    solvers = teacher_vector(maps[0], fix_sign=False)
-    assert not np.allclose(solvers, kept[0])
-    both = Features(None, maps, vectors=kept)
-    assert teacher_vectors(both)[0] is kept[0]
-    np.testing.assert_array_equal(
-        teacher_vectors(both, fix_signs=False)[0], solvers
-    )
-    # Of a whole batch, which were joined without their maps.
-    joined = Features(None, [], vectors=[solvers])
-    assert teacher_vectors(joined, fix_signs=False)[0] is solvers
+def test_fixed_signs_leave_no_negative_sum():
+    maps = tf.random.stateless_normal((8, 4, 4, 6), (0, 1))
+    solvers = teacher_vector(maps)
+    assert np.sum(solvers, axis=1).min() < 0
+    (fixed,) = fixed_signs([solvers])
+    assert np.sum(fixed, axis=1).min() >= 0
+    np.testing.assert_array_equal(np.abs(fixed), np.abs(solvers))
+    kept = Features(None, [maps], vectors=[fixed])
+    assert teacher_vectors(kept)[0] is fixed

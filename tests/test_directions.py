@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.directions import (
+from keras_mhgd.linalg.directions import (
     cosines,
     direction_and_length,
     unit,

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from keras_mhgd.files import locked, require_writable, write_atomically
+from keras_mhgd.storage.files import locked, require_writable, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_require_writable_names_the_folder(tmp_path, below):
 
 def test_a_lock_keeps_others_out_until_its_holder_is_dead(tmp_path):
     code = (
-        "import sys, time\nfrom keras_mhgd.files import locked\n"
+        "import sys, time\nfrom keras_mhgd.storage.files import locked\n"
         "with locked(sys.argv[1]):\n    print('held', flush=True)\n"
         "    time.sleep(600)\n"
     )

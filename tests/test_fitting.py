@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.fitting import static_batches
+from keras_mhgd.distribution.fitting import static_batches
 
 
 def test_static_batches_are_the_same_batches():

@@ -26,14 +26,14 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
-from keras_mhgd import cache
 from keras_mhgd.callbacks import Checkpoint
 from keras_mhgd.data import folders, idx, images, npz
+from keras_mhgd.reuse import teacher_cache
 from tests import damage
-from training.comparison import Comparison, Way
-from training.networks import load_network
-from training.results import read_metrics, read_result
-from training.run import Run
+from training.runs.comparison import Comparison, Way
+from training.runs.run import Run
+from training.saved.results import read_metrics, read_result
+from training.saved.trained import load_network
 
 COUNT = 2000
 MEMORY = 8 * 2**30  # that a process may ask for beside what it has, bytes
@@ -212,8 +212,10 @@ def caches():
     features = np.arange(24, dtype="float16").reshape(2, 4, 3)
 
     def load(folder):
-        cache._require_own(folder / "manifest.json", manifest)
-        cache._mapped(folder / "logits.npy", features.shape, "float16").sum()
+        teacher_cache._require_own(folder / "manifest.json", manifest)
+        teacher_cache._mapped(
+            folder / "logits.npy", features.shape, "float16"
+        ).sum()
 
     return Loader(
         {
@@ -276,12 +278,12 @@ def run_configurations():
 
 
 def comparisons():
-    flags = "distill", "--method=rkd"
-    way = Way("rkd", flags[0], flags[1:])
-    config = {"shared": ["--epochs=2"], "ways": {"rkd": [*flags]}}
+    way = Way("rkd", "distill", {"method": "rkd"})
+    rkd = {"program": "distill", "method": "rkd"}
+    config = {"shared": {"epochs": 2}, "ways": {"rkd": rkd}}
     return Loader(
         {"config.json": damage.json_bytes(config)},
-        lambda folder: Comparison(folder, [way], ["--epochs=2"]),
+        lambda folder: Comparison(folder, [way], {"epochs": 2}),
         {"": damage.damage_text},
     )
 

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd import arrays, methods
-from keras_mhgd.arrays import map_array, read_arrays
+from keras_mhgd import methods
 from keras_mhgd.callbacks import Checkpoint
 from keras_mhgd.data import folders, idx, images
 from keras_mhgd.features import Features
-from keras_mhgd.networks import read_network
-from keras_mhgd.preparations import Preparations
+from keras_mhgd.reuse.preparations import Preparations
+from keras_mhgd.storage import arrays
+from keras_mhgd.storage.arrays import map_array, read_arrays
+from keras_mhgd.storage.networks import read_network
 
 # Arrays.
 

@@ -1,14 +1,14 @@
 """Every method on several devices, in other precisions, and for every task.
 
 Several methods at once train for little more than one: here they are joined.
-`python -m benchmarks.matrix` trains each by itself.
+`python -m benchmarks.correctness.matrix` trains each by itself.
 """
 
 import json
 
 import pytest
 
-from benchmarks import conditions, matrix
+from benchmarks.correctness import conditions, matrix
 from keras_mhgd import methods
 from keras_mhgd.gradients import Sum
 from keras_mhgd.transfer import require_one_rule

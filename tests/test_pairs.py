@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
-from benchmarks import pairs
+from benchmarks.correctness import pairs
 from keras_mhgd import export, methods
 
 # Data stays in graphs, which is all right.
@@ -420,13 +420,7 @@ def test_logits_are_sensed_before_a_softmax_of_the_classifier():
                 keras.Model(network.input, layers.Softmax()(network.output))
                 for network in networks
             ]
-        mhgd = methods.MHGD(
-            num_heads=2,
-            preparation_epochs=2,
-            attention="cross",
-            senses_logits=True,
-            clipping="per_feature",
-        )
+        mhgd = methods.CrossMHGD(num_heads=2, preparation_epochs=2)
         distiller = keras_mhgd.Distiller(*networks, [mhgd, "soft_logits"])
         assert distiller.sensing_points[-1] == ("scores", "scores")
         distiller.compile("sgd", loss)

@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.precision import as_float
+from keras_mhgd.linalg.precision import as_float
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 

@@ -59,7 +59,7 @@ tf.config.set_logical_device_configuration(
 )
 strategy = tf.distribute.MirroredStrategy()
 
-from keras_mhgd import fitting, replicas
+from keras_mhgd.distribution import fitting, replicas
 
 TYPES = "bool int8 uint8 int16 uint16 int32 uint32 int64".split()
 TYPES += "bfloat16 float16 float32 float64".split()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_mhgd
-from keras_mhgd.methods import MHGD
+from keras_mhgd.methods import MHGD, Preparation
 from keras_mhgd.tuning import DistillationHyperModel, search_method
 
 FIXED = {"mhgd": {"preparation_epochs": 1, "clipping": "per_feature"}}
@@ -41,13 +41,13 @@ def hypermodel(teacher, small_net, bars, tmp_path):
 @pytest.fixture
 def prepared(monkeypatch):
     """Heads of each MHAN that is trained."""
-    prepare, heads = MHGD.prepare, []
+    run, heads = Preparation.run, []
 
-    def counting(method, *args, **kwargs):
-        heads.append(method.num_heads)
-        prepare(method, *args, **kwargs)
+    def counting(preparation, *args, **kwargs):
+        heads.append(preparation.depends_on["num_heads"])
+        run(preparation, *args, **kwargs)
 
-    monkeypatch.setattr(MHGD, "prepare", counting)
+    monkeypatch.setattr(Preparation, "run", counting)
     return heads
 
 

@@ -75,7 +75,7 @@ import time
 
 import tensorflow as tf
 
-from keras_mhgd import replicas
+from keras_mhgd.distribution import replicas
 
 how, path = sys.argv[1], pathlib.Path(sys.argv[2])
 strategy = tf.distribute.MultiWorkerMirroredStrategy()

@@ -14,19 +14,19 @@ python -m training.compare --dataset=cifar100 --teacher=resnet32
     --student=resnet8 --methods=published --trials=5 --run=runs/cifar100
 """
 
-import dataclasses
 import os
-import shlex
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Mapping
+from typing import Any
 
 from absl import app, flags
 
 import keras_mhgd
 from training import options
-from training.comparison import Comparison, Way
-from training.literature import published
-from training.networks import load_network, network_file
-from training.outcome import Outcome
+from training.reports.comparison_report import Outcome
+from training.reports.published import published
+from training.runs.comparison import Comparison, Way
+from training.saved.trained import load_network, network_file
 
 options.define_data()
 options.define_training()
@@ -57,12 +57,11 @@ flags.DEFINE_list(
     None,
     "Layers as for training.distill. Stage ends if not given.",
 )
-flags.DEFINE_multi_string(
-    "way",
-    [],
-    "Another row: 'name: flags of training.distill', such as "
-    "--way='MHGD, one head: --method=mhgd --set=num_heads=1'. May be given "
-    "several times.",
+flags.DEFINE_string(
+    "ways",
+    None,
+    "A TOML file of other rows: tables [[way]] with a name and flags of "
+    "training.distill, where set is a table of the method's arguments.",
 )
 options.define_positive("trials", 3, "Seeds of each method, from 0.")
 options.define_positive("jobs", 1, "Trainings at a time.")
@@ -80,20 +79,20 @@ def main(argv) -> None:
     # Wrong networks and data are told here, before any training.
     dataset = options.load_data()
     path, training = FLAGS.teacher, None
-    networks = [f"--student={FLAGS.student}"]
+    networks = {"student": FLAGS.student}
     if os.path.exists(path) or os.sep in path:
         architecture = load_network(path).name
-        networks.insert(0, f"--teacher={path}")
+        networks["teacher"] = path
     else:
         architecture = options.network(path, dataset).name
-        training = Way(path, "train", (f"--model={path}",))
+        training = Way(path, "train", {"model": path})
     source, known = published(dataset.name, architecture, FLAGS.student)
     ways = _ways(networks, known)
-    shared = [
-        f"--{name}={value}"
+    shared = {
+        name: value
         for name, value in options.configuration().items()
         if name != "seed" and value is not None
-    ]
+    }
     comparison = Comparison(FLAGS.run, ways, shared, training)
     if training:
         path = comparison.folder(training, 0)
@@ -130,13 +129,13 @@ def main(argv) -> None:
         raise failure
 
 
-def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
+def _ways(networks: Mapping[str, str], known: Mapping[str, str]) -> list[Way]:
     names = FLAGS.methods
     if names == ["published"]:
         if not known:
             raise app.UsageError(
                 "--methods=published needs a pair with published results: see "
-                f"training/literature.py. Received: {FLAGS.student} from "
+                f"docs/published.md. Received: {FLAGS.student} from "
                 f"{FLAGS.teacher} on {FLAGS.dataset}."
             )
         methods = keras_mhgd.methods.names()
@@ -148,18 +147,20 @@ def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
         )
 
     def distilled(name, own):
-        way = Way(name, "distill", tuple(own))
-        learns = any(method.trains_teacher for method in way.methods)
+        learns = any(
+            method.trains_teacher
+            for method in Way(name, "distill", own).methods
+        )
         # What is cached is of the teacher and images that all others have.
-        others = any(map(way.values, ("teacher", "subset", "views")))
+        others = {"teacher", "subset", "views"} & own.keys()
         cached = FLAGS.views and not learns and not others
-        cache = ["--cache_teacher"] if cached else []
-        return dataclasses.replace(way, arguments=(*networks, *cache, *own))
+        cache = {"cache_teacher": True} if cached else {}
+        return Way(name, "distill", {**networks, **cache, **own})
 
-    points = []
+    points = {}
     if FLAGS.sensing_points:
-        points = [f"--sensing_points={','.join(FLAGS.sensing_points)}"]
-    ways = [Way("student", "train", (f"--model={FLAGS.student}",))]
+        points = {"sensing_points": FLAGS.sensing_points}
+    ways = [Way("student", "train", {"model": FLAGS.student})]
     unused = set(FLAGS.set)
     for name in names[1:]:
         parts = keras_mhgd.methods.parts(name)
@@ -167,22 +168,41 @@ def _ways(networks: Sequence[str], known: Mapping[str, str]) -> list[Way]:
         own = [each for each in FLAGS.set if _owner(each) in owners]
         unused -= set(own)
         options.methods(name, own)  # raises for what can't be
-        own = [f"--set={each}" for each in own]
-        ways.append(distilled(name, [f"--method={name}", *points, *own]))
+        arguments = {
+            key: options.parsed(value)
+            for key, _, value in (each.partition("=") for each in own)
+        }
+        set_ = {"set": arguments} if arguments else {}
+        ways.append(distilled(name, {"method": name, **points, **set_}))
     if unused:
         raise app.UsageError(
-            "--set must be for one of --methods; a --way has its own flags. "
-            f"Received: --methods={','.join(FLAGS.methods)}, and "
+            "--set must be for one of --methods; those of --ways have flags of "
+            f"their own. Received: --methods={','.join(FLAGS.methods)}, and "
             f"{' '.join(f'--set={each}' for each in sorted(unused))}."
         )
-    for text in FLAGS.way:
-        name, colon, own = text.partition(": ")
-        if not colon:
-            raise app.UsageError(
-                "--way must be 'name: flags of training.distill'. "
-                f"Received: --way={text}."
-            )
-        ways.append(distilled(name, shlex.split(own)))
+    for own in _read_ways(FLAGS.ways):
+        ways.append(distilled(own.pop("name"), own))
+    return ways
+
+
+def _read_ways(path: str | None) -> list[dict[str, Any]]:
+    """Reads names and flags of a file; none without a file."""
+    if path is None:
+        return []
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except tomllib.TOMLDecodeError as error:
+        raise app.UsageError(f"--ways={path} must be TOML: {error}.") from error
+    ways = content.get("way")
+    if content.keys() != {"way"} or not all(
+        isinstance(each, dict) and isinstance(each.get("name"), str)
+        for each in (ways if isinstance(ways, list) else [None])
+    ):
+        raise app.UsageError(
+            f"--ways={path} must hold tables [[way]], each with a name and "
+            f"flags of training.distill. Received: {content}."
+        )
     return ways
 
 

@@ -11,9 +11,9 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
-from training.comparison import Comparison, Way
-from training.networks import load_network
-from training.outcome import Outcome
+from training.reports.comparison_report import Outcome
+from training.runs.comparison import Comparison, Way
+from training.saved.trained import load_network
 
 options.define_positive("epochs", 40, "Passes over the training images.")
 options.define_positive("preparation_epochs", 40, "Epochs of MHAN.")
@@ -30,30 +30,31 @@ TEACHER = "saved_models/teachers/vgg_small_glyphs.keras"
 
 def main(argv) -> None:
     """Runs the demo."""
-    alone = Way("alone", "train", ("--model=resnet_small",))
+    alone = Way("alone", "train", {"model": "resnet_small"})
+    epochs = {"mhgd_cross.preparation_epochs": FLAGS.preparation_epochs}
     recommended = Way(
         "recommended",
         "distill",
-        (
-            f"--teacher={TEACHER}",
-            "--student=resnet_small",
-            "--method=recommended",
-            f"--set=mhgd.preparation_epochs={FLAGS.preparation_epochs}",
-            "--cache_teacher",
-        ),
+        {
+            "teacher": TEACHER,
+            "student": "resnet_small",
+            "method": "recommended",
+            "set": epochs,
+            "cache_teacher": True,
+        },
     )
     comparison = Comparison(
         FLAGS.run,
         [alone, recommended],
-        [
-            "--dataset=glyphs",
-            f"--subset={FLAGS.subset}",
-            "--batch_size=64",
-            f"--epochs={FLAGS.epochs}",
-            "--schedule=cosine",
-            "--views=8",
-            "--validation_freq=5",
-        ],
+        {
+            "dataset": "glyphs",
+            "subset": FLAGS.subset,
+            "batch_size": 64,
+            "epochs": FLAGS.epochs,
+            "schedule": "cosine",
+            "views": 8,
+            "validation_freq": 5,
+        },
     )
     comparison.run(1, FLAGS.jobs)
     dataset = keras_mhgd.data.load("glyphs")

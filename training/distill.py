@@ -7,11 +7,11 @@ python -m training.distill --dataset=glyphs --teacher=runs/teacher
 from absl import app, flags
 
 import keras_mhgd
-from keras_mhgd.cache import fingerprint, fingerprint_of
+from keras_mhgd.reuse.teacher_cache import fingerprint, fingerprint_of
 from training import options
-from training.interruption import Interruption
-from training.networks import load_network
-from training.run import Run, report
+from training.runs.interruption import Interruption
+from training.runs.run import Run, report
+from training.saved.trained import load_network
 
 options.define_data()
 options.define_training()

@@ -8,8 +8,8 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
-from training.networks import network_file
-from training.results import measure
+from training.saved.results import measure
+from training.saved.trained import network_file
 
 options.define_data()
 flags.DEFINE_string(

@@ -19,12 +19,13 @@ from absl import app, flags
 
 import keras_mhgd
 from keras_mhgd.export import ExportedModel, Serving, export_student
-from keras_mhgd.files import write_atomically
-from training import options, pictures
-from training.benchmarks.machine import machine
-from training.card import card
-from training.networks import load_network
-from training.results import read_result
+from keras_mhgd.storage.files import write_atomically
+from training import options
+from training.reports import pictures
+from training.reports.model_card import card
+from training.saved.machine import machine
+from training.saved.results import read_result
+from training.saved.trained import load_network
 
 options.define_data()
 flags.DEFINE_string("model", None, "Run folder or .keras file.")

@@ -9,8 +9,8 @@ from absl import app, flags
 
 import keras_mhgd
 from training import options
-from training.interruption import Interruption
-from training.run import Run, report
+from training.runs.interruption import Interruption
+from training.runs.run import Run, report
 
 options.define_data()
 options.define_training()

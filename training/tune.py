@@ -24,12 +24,14 @@ import keras_tuner
 from absl import app, flags
 
 import keras_mhgd
-from keras_mhgd.files import locked, require_writable, write_atomically
-from training import options, processes, tables, trials
-from training.interruption import Interruption
-from training.networks import load_network
-from training.results import read_result
-from training.run import Run
+from keras_mhgd.storage.files import locked, require_writable, write_atomically
+from training import options
+from training.reports import search_report, tables
+from training.runs import processes
+from training.runs.interruption import Interruption
+from training.runs.run import Run
+from training.saved.results import read_result
+from training.saved.trained import load_network
 
 _TUNERS = {
     "random": keras_tuner.RandomSearch,
@@ -131,9 +133,9 @@ def _main() -> None:
         tuner = _tuner(run)
         run.write_config()
         _search(tuner)
-        made = trials.rows(tuner.oracle.trials.values())
-        trials.write(run.directory, made, _title())
-        print(f"\n{tables.markdown(trials.cells(made))}", flush=True)
+        made = search_report.rows(tuner.oracle.trials.values())
+        search_report.write(run.directory, made, _title())
+        print(f"\n{tables.markdown(search_report.cells(made))}", flush=True)
         best = tuner.oracle.get_trial(made[0]["trial"])
         if best.score is None:
             raise RuntimeError(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mhgd.checks import require_one_or_more
 from keras_mhgd.distiller import Distiller
 from keras_mhgd.graph import drawing
 from keras_mhgd.graph.record import GraphRecord
@@ -69,8 +70,7 @@ class AttentionGraphs(keras.callbacks.Callback):
     ):
         super().__init__()
         images, labels = np.asarray(images), np.asarray(labels)
-        if freq < 1:
-            raise ValueError(f"`freq` must be 1 or more. Received: freq={freq}")
+        require_one_or_more(freq=freq)
         if labels.shape != images.shape[:1] or len(np.unique(labels)) < 2:
             raise ValueError(
                 "`labels` must give the class of each image, of two classes "

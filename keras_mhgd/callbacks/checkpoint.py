@@ -12,9 +12,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_mhgd import replicas
-from keras_mhgd.arrays import read_arrays
-from keras_mhgd.files import write_atomically
+from keras_mhgd.checks import require_one_or_more
+from keras_mhgd.distribution import replicas
+from keras_mhgd.storage.arrays import read_arrays
+from keras_mhgd.storage.files import write_atomically
 
 _VERSION = 2
 _NAME = re.compile(r"epoch_(\d{5,})(?:_step_(\d{6,}))?\.npz")
@@ -88,12 +89,9 @@ class Checkpoint(keras.callbacks.Callback):
         save_freq: int | None = None,
     ):
         super().__init__()
-        if keep < 1:
-            raise ValueError(f"`keep` must be 1 or more. Received: keep={keep}")
-        if save_freq is not None and save_freq < 1:
-            raise ValueError(
-                f"`save_freq` must be 1 or more. Received: {save_freq}"
-            )
+        require_one_or_more(keep=keep)
+        if save_freq is not None:
+            require_one_or_more(save_freq=save_freq)
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.keep = keep

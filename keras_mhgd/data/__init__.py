@@ -1,6 +1,6 @@
 """Image-classification data sets by name, as reproducible tf.data streams."""
 
 from keras_mhgd.data.dataset import Dataset
-from keras_mhgd.data.sources import load, names
+from keras_mhgd.data.loading import load, names
 
 __all__ = ["Dataset", "load", "names"]

@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 import math
-import numbers
 
 import numpy as np
 import tensorflow as tf
 
+from keras_mhgd.checks import check_integer, require_not_negative
 from keras_mhgd.data import augmentation
 
 # Least deviation of a channel, in units of 0..255: a constant channel is
@@ -253,10 +253,7 @@ class Dataset:
                 f"images on both sides. Received: fraction={fraction}, {size} "
                 "training images. Pass 0.2, say."
             )
-        if check_integer("seed", seed) < 0:
-            raise ValueError(
-                f"`seed` must be 0 or more. Received: seed={seed}."
-            )
+        require_not_negative(seed=check_integer("seed", seed))
         order = np.random.default_rng(seed).permutation(size)
         sizes = np.bincount(self.y_train)[self.y_train]
         # Where an image is in its class, from 0 to 1: a class of any size has
@@ -438,28 +435,6 @@ class Dataset:
 
     def _to_float(self, images: tf.Tensor) -> tf.Tensor:
         return (tf.cast(images, tf.float32) - self.mean) * (1 / self.std)
-
-
-def check_integer(name: str, value: int) -> int:
-    """Gives `value` back if it is an integer.
-
-    Args:
-        name: Name of the argument, for the message.
-        value: What was passed.
-
-    Returns:
-        `value`.
-
-    Raises:
-        TypeError: If it is of another kind; bool is one.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"`{name}` must be an integer. "
-            f"Received: {name}={value!r} of type {type(value).__name__}. "
-            "Pass a whole number."
-        )
-    return value
 
 
 def _check_batch_size(batch_size: int) -> int:

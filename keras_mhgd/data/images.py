@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.data.dataset import Dataset, check_integer
+from keras_mhgd.checks import check_integer
+from keras_mhgd.data.dataset import Dataset
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 

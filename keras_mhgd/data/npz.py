@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mhgd.arrays import read_arrays
 from keras_mhgd.data import images
 from keras_mhgd.data.dataset import Dataset
+from keras_mhgd.storage.arrays import read_arrays
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _MOST_CLASSES = 2**16

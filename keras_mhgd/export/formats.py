@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.export.network import in_structure, sources
+from keras_mhgd.export.inference import in_structure, sources
 from keras_mhgd.export.serving import Serving
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.export.formats import require_onnx
-from keras_mhgd.export.network import (
+from keras_mhgd.export.inference import (
     checked_inputs,
     checked_model,
     in_structure,
@@ -21,7 +21,7 @@ from keras_mhgd.export.network import (
     sources,
 )
 from keras_mhgd.export.runtimes import OPENERS, Arrays, Network, in_batches
-from keras_mhgd.networks import read_network
+from keras_mhgd.storage.networks import read_network
 
 Inputs = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
 Predictor = Callable[[Inputs], np.ndarray | Arrays]

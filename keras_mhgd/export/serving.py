@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.data.images import resize
-from keras_mhgd.export.network import in_structure, named_inputs
+from keras_mhgd.export.inference import in_structure, named_inputs
 
 
 @dataclasses.dataclass(frozen=True)

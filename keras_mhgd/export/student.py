@@ -15,10 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.choices import require_known
+from keras_mhgd.checks import require_known
 from keras_mhgd.export.formats import FORMATS, Content, require_onnx
-from keras_mhgd.export.loading import Inputs, outputs_of
-from keras_mhgd.export.network import (
+from keras_mhgd.export.inference import (
     Sources,
     checked_inputs,
     checked_model,
@@ -28,6 +27,7 @@ from keras_mhgd.export.network import (
     sources,
     with_named_outputs,
 )
+from keras_mhgd.export.loading import Inputs, outputs_of
 from keras_mhgd.export.proof import (
     Agreement,
     ExportedModel,
@@ -36,7 +36,7 @@ from keras_mhgd.export.proof import (
 )
 from keras_mhgd.export.runtimes import Arrays
 from keras_mhgd.export.serving import Serving
-from keras_mhgd.files import require_writable
+from keras_mhgd.storage.files import require_writable
 from keras_mhgd.tasks import KINDS, SINGLE_LABEL
 
 

@@ -1,8 +1,8 @@
 """Sensing points: from layer names to features in one forward pass."""
 
 from keras_mhgd.features.augmentation import split_augmentation
-from keras_mhgd.features.batch import Features, Taught, without_padding
 from keras_mhgd.features.extractor import FeatureExtractor
+from keras_mhgd.features.features import Features, Taught, without_padding
 from keras_mhgd.features.head import End
 from keras_mhgd.features.inputs import Inputs
 from keras_mhgd.features.layers import (

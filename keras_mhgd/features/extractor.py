@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mhgd.features import masks, symbolic
-from keras_mhgd.features.batch import Features
+from keras_mhgd.features import graph_reader, masks
+from keras_mhgd.features.code_reader import Tap
+from keras_mhgd.features.features import Features
 from keras_mhgd.features.head import end_of, graph_origin, squashes
 from keras_mhgd.features.layers import (
     Split,
@@ -21,7 +22,7 @@ from keras_mhgd.features.layers import (
     symbolic_outputs,
     with_input_shapes,
 )
-from keras_mhgd.features.tap import Tap
+from keras_mhgd.features.reading import wanted
 
 
 class FeatureExtractor:
@@ -82,7 +83,7 @@ class FeatureExtractor:
             crosses_code(network, path) for path in (*points, *others)
         )
         if not by_code and {"logits", "embedding"} & set(needs):
-            by_code = symbolic.ends_in_layers(network)
+            by_code = graph_reader.ends_in_layers(network)
         activations = {}
         for path in logits:
             layer = find_layer(network, path)
@@ -90,13 +91,12 @@ class FeatureExtractor:
                 activations[path] = keras.layers.Activation(
                     layer.activation, dtype=layer.compute_dtype
                 )
-        others = list(others)
-        arguments = network, self.points, others, needs, split, activations
+        read = wanted(network, points, others, needs, split, activations)
         if by_code:
-            self._run = Tap(*arguments)
+            self._run = Tap(network, read, needs)
             shapes, self.ends = self._run.shapes, self._run.ends
         else:
-            self._run = symbolic.extractor(*arguments)
+            self._run = graph_reader.extractor(network, read, needs)
             shapes = keras.tree.map_structure(
                 lambda tensor: tuple(tensor.shape), self._run.output
             )
@@ -178,7 +178,7 @@ def _ends(network: keras.Model) -> Any:
         lambda tensor: end_of(tensor, graph_origin), symbolic_outputs(network)
     )
     forms = [end_of(each, graph_origin).form for each in network.outputs]
-    if None in forms and symbolic.ends_in_layers(network):
+    if None in forms and graph_reader.ends_in_layers(network):
         return Tap(network).ends  # a layer's own code may end in a layer
     return ends
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mhgd.features import tap
+from keras_mhgd.features import code_reader
 from keras_mhgd.features.layers import children, graph_of, is_graph, walk
 
 
@@ -60,7 +60,7 @@ def of_code(
     model: keras.Model, layers: Mapping[str, keras.Layer]
 ) -> list[Step]:
     """Lists the calls of layers of a network, in the order they end in."""
-    calls = tap.calls(model, layers.values())
+    calls = code_reader.calls(model, layers.values())
     times = collections.Counter(id(layer) for layer, _, _ in calls)
     paths = {
         id(layer): path

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_mhgd.graph.blocks import over_rows
+from keras_mhgd.graph.row_blocks import over_rows
 
 
 class Edge(NamedTuple):

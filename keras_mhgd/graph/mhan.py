@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from keras_mhgd.checks import require_one_or_more
 from keras_mhgd.graph.attention import AttentionHeads, Edge
 from keras_mhgd.graph.estimator import Estimator
 
@@ -67,10 +68,7 @@ class MHAN(keras.Model):
                 "`sizes` must give the vector length of two or more sensing "
                 f"points. Received: sizes={list(sizes)}."
             )
-        if num_heads < 1:
-            raise ValueError(
-                f"`num_heads` must be 1 or more. Received: {num_heads}."
-            )
+        require_one_or_more(num_heads=num_heads)
         super().__init__(name=name, **{**kwargs, "dtype": "float32"})
         self.sizes = list(sizes)
         self.num_heads = num_heads

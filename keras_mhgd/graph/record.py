@@ -7,8 +7,8 @@ import pathlib
 
 import numpy as np
 
-from keras_mhgd.arrays import read_arrays
-from keras_mhgd.files import write_atomically
+from keras_mhgd.storage.arrays import read_arrays
+from keras_mhgd.storage.files import write_atomically
 
 
 @dataclasses.dataclass(eq=False)

@@ -3,9 +3,9 @@
 import keras
 import tensorflow as tf
 
-from keras_mhgd import replicas
-from keras_mhgd.compression import teacher_vectors
+from keras_mhgd.distribution import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
+from keras_mhgd.features.compression import fixed_signs, teacher_vectors
 from keras_mhgd.graph.mhan import MHAN
 
 
@@ -19,7 +19,7 @@ class MHANTrainer(keras.Model):
     Args:
         mhan: The network to train.
         teacher: The teacher's predictions and sensing points.
-        fix_signs: Of singular vectors: see `keras_mhgd.methods.MHGD`.
+        fix_signs: Of singular vectors: see `keras_mhgd.methods.Variant`.
 
     Example:
         >>> trainer = keras_mhgd.graph.MHANTrainer(
@@ -39,7 +39,7 @@ class MHANTrainer(keras.Model):
         self,
         mhan: MHAN,
         teacher: FeatureExtractor,
-        fix_signs: bool = True,
+        fix_signs: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -57,11 +57,11 @@ class MHANTrainer(keras.Model):
             features = self._teacher(x).without_padding()
         # An MHAN computes in float32. Each replica trains on the whole batch:
         # vectors are small, and heads and normalisation see all samples.
+        vectors = teacher_vectors(features)
+        if self._fix_signs:
+            vectors = fixed_signs(vectors)
         vectors = replicas.joined(
-            [
-                tf.cast(vector, tf.float32)
-                for vector in teacher_vectors(features, self._fix_signs)
-            ]
+            [tf.cast(each, tf.float32) for each in vectors]
         )
         with tf.GradientTape() as tape:
             estimates = self.mhan.estimate(vectors)

@@ -5,9 +5,12 @@ from typing import Any
 
 import keras
 
-from keras_mhgd.choices import require_known
+from keras_mhgd.checks import require_known
 from keras_mhgd.methods.activation_boundaries import ActivationBoundaries
 from keras_mhgd.methods.attention_transfer import AttentionTransfer
+from keras_mhgd.methods.base.keras_loss import KerasLoss
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.base.preparation import Preparation
 from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
 from keras_mhgd.methods.crd import CRD
 from keras_mhgd.methods.dist import DIST
@@ -16,15 +19,13 @@ from keras_mhgd.methods.factor_transfer import FactorTransfer
 from keras_mhgd.methods.fitnet import FitNet
 from keras_mhgd.methods.fsp import FSP
 from keras_mhgd.methods.kd_svd import KDSVD, KDSVDF
-from keras_mhgd.methods.keras_loss import KerasLoss
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.mhgd import MHGD, graph_divergence
+from keras_mhgd.methods.mhgd import MHGD, Variant, graph_divergence
+from keras_mhgd.methods.mhgd_cross import CrossMHGD
 from keras_mhgd.methods.mutual_learning import MutualLearning
 from keras_mhgd.methods.nst import NST
 from keras_mhgd.methods.overhaul import Overhaul
-from keras_mhgd.methods.paraphraser import Paraphraser
+from keras_mhgd.methods.pieces.paraphraser import Paraphraser
 from keras_mhgd.methods.pkt import PKT
-from keras_mhgd.methods.preparation import Preparation
 from keras_mhgd.methods.recommended import recommended
 from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD
@@ -35,6 +36,7 @@ from keras_mhgd.methods.vid import VID
 __all__ = [
     "ActivationBoundaries",
     "CRD",
+    "CrossMHGD",
     "FactorTransfer",
     "Overhaul",
     "Paraphraser",
@@ -59,6 +61,7 @@ __all__ = [
     "RKD",
     "SimilarityPreserving",
     "SoftLogits",
+    "Variant",
     "get",
     "graph_divergence",
     "name_of",
@@ -71,6 +74,7 @@ Identifier = str | Method | keras.distillation.DistillationLoss | dict[str, Any]
 
 _METHODS = {
     "mhgd": MHGD,
+    "mhgd_cross": CrossMHGD,
     "soft_logits": SoftLogits,
     "mutual_learning": MutualLearning,
     "dkd": DKD,

@@ -8,19 +8,18 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.choices import require_known
+from keras_mhgd.checks import require_known, require_positive
 from keras_mhgd.features import without_padding
-from keras_mhgd.methods.connector import connected, connectors
-from keras_mhgd.methods.initializing import InitializingMethod
-from keras_mhgd.methods.maps import (
+from keras_mhgd.methods.base.initializing import InitializingMethod
+from keras_mhgd.methods.base.method import Needs
+from keras_mhgd.methods.pieces.connector import connected, connectors
+from keras_mhgd.methods.pieces.maps import (
     common_size,
     joint_masks,
     masked_maps,
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Needs
-from keras_mhgd.methods.ranges import require_positive
 
 _POINTS = ("first", "last")
 

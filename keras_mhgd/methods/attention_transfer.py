@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.directions import unit
 from keras_mhgd.features import without_padding
-from keras_mhgd.methods.maps import (
+from keras_mhgd.linalg.directions import unit
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.pieces.maps import (
     flatten_positions,
     joint_masks,
     masked_maps,
@@ -21,7 +22,6 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Method, Needs
 
 
 def attention_transfer_loss(

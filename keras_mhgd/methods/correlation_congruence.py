@@ -9,10 +9,13 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_mhgd.choices import require_known
-from keras_mhgd.directions import cosines
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.ranges import require_positive
+from keras_mhgd.checks import (
+    require_known,
+    require_one_or_more,
+    require_positive,
+)
+from keras_mhgd.linalg.directions import cosines
+from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.targets import student_and_target
 
 _RELATIONS = ("kernel", "neighbours")
@@ -121,10 +124,7 @@ class CorrelationCongruence(Method):
         super().__init__(weight=weight, **kwargs)
         require_known("relation", relation, _RELATIONS)
         require_positive(gamma=gamma)
-        if order < 1:
-            raise ValueError(
-                f"`order` must be 1 or more. Received: order={order}."
-            )
+        require_one_or_more(order=order)
         self.relation = relation
         self.gamma = gamma
         self.order = order

@@ -6,11 +6,11 @@ Y. Tian, D. Krishnan, P. Isola, ICLR 2020, arXiv:1910.10699.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.directions import unit
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.ranges import require_positive
+from keras_mhgd.checks import require_positive
+from keras_mhgd.linalg.directions import unit
+from keras_mhgd.linalg.precision import as_float
+from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.targets import student_and_target
-from keras_mhgd.precision import as_float
 from keras_mhgd.tasks import KINDS, MULTI_LABEL, UNKNOWN_CLASS
 
 _EMPTY = -2  # in the place of a class number

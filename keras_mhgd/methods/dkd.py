@@ -6,9 +6,12 @@ B. Zhao, Q. Cui, R. Song, Y. Qiu, J. Liang, CVPR 2022, arXiv:2203.08679.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.divergence import softened_divergence, standardized
-from keras_mhgd.methods.logit_method import LogitMethod
-from keras_mhgd.methods.ranges import require_not_negative
+from keras_mhgd.checks import require_not_negative
+from keras_mhgd.methods.base.logit_method import LogitMethod
+from keras_mhgd.methods.pieces.divergence import (
+    softened_divergence,
+    standardized,
+)
 from keras_mhgd.methods.targets import student_and_target
 from keras_mhgd.tasks import MULTI_LABEL, UNKNOWN_CLASS
 

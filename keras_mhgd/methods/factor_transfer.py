@@ -6,10 +6,12 @@ J. Kim, S. Park, N. Kwak, NeurIPS 2018, arXiv:1802.04977.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.choices import require_known
-from keras_mhgd.directions import unit
+from keras_mhgd.checks import require_known, require_positive
 from keras_mhgd.features import without_padding
-from keras_mhgd.methods.maps import (
+from keras_mhgd.linalg.directions import unit
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.base.preparation import Preparation
+from keras_mhgd.methods.pieces.maps import (
     common_size,
     flatten_positions,
     joint_masks,
@@ -18,14 +20,11 @@ from keras_mhgd.methods.maps import (
     require_positions,
     to_one_size,
 )
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.paraphraser import (
+from keras_mhgd.methods.pieces.paraphraser import (
     Paraphraser,
     ParaphraserTrainer,
 )
-from keras_mhgd.methods.preparation import Preparation
-from keras_mhgd.methods.ranges import require_positive
-from keras_mhgd.methods.reductions import DISTANCES
+from keras_mhgd.methods.pieces.reductions import DISTANCES
 from keras_mhgd.methods.targets import student_and_target
 
 _FACTORS = ("paraphraser", "pyramid", "attention")
@@ -148,7 +147,6 @@ class FactorTransfer(Method):
         self.preparation = Preparation(
             preparation_epochs,
             preparation_learning_rate,
-            depends_on=("factor", "rate", "reconstruction"),
         )
         require_known("factor", factor, _FACTORS)
         require_positive(rate=rate)
@@ -202,6 +200,11 @@ class FactorTransfer(Method):
             self._trainer,
             learns=self.paraphraser,
             networks={"paraphraser": self.paraphraser},
+            depends_on={
+                "factor": self.factor,
+                "rate": self.rate,
+                "reconstruction": self.reconstruction,
+            },
             done=self._paraphraser_given,
         )
         self.translator = self.paraphraser.make_encoder(

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.choices import require_known
-from keras_mhgd.methods.initializing import InitializingMethod
-from keras_mhgd.methods.maps import (
+from keras_mhgd.checks import require_known
+from keras_mhgd.methods.base.initializing import InitializingMethod
+from keras_mhgd.methods.base.method import Needs
+from keras_mhgd.methods.pieces.maps import (
     common_size,
     joint_masks,
     masked_maps,
@@ -19,8 +20,7 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Needs
-from keras_mhgd.methods.projection import projected, projections
+from keras_mhgd.methods.pieces.projection import projected, projections
 
 _SIDES = ("student", "teacher")
 

@@ -11,12 +11,16 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import gradients
-from keras_mhgd.choices import require_known
-from keras_mhgd.compression import student_vectors, teacher_vectors
+from keras_mhgd.checks import require_known, require_positive
 from keras_mhgd.features import Features
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.projection import projected, projections
-from keras_mhgd.methods.reductions import REDUCTIONS
+from keras_mhgd.features.compression import (
+    fixed_signs,
+    student_vectors,
+    teacher_vectors,
+)
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.pieces.projection import projected, projections
+from keras_mhgd.methods.pieces.reductions import REDUCTIONS
 
 
 def singular_relation_loss(
@@ -120,11 +124,12 @@ class _SingularVectors(Method):
         )
 
     def reduce(self, student, teacher):
+        expected = fixed_signs(teacher.vectors)
         maps = projected(self.projections, student.maps)
-        found = student_vectors(maps, teacher.vectors)
+        found = student_vectors(maps, expected)
         return (
             Features(student.outputs, [], vectors=found),
-            Features(teacher.outputs, [], vectors=teacher.vectors),
+            Features(teacher.outputs, [], vectors=expected),
         )
 
     def call(self, student, teacher, labels):
@@ -202,11 +207,7 @@ class KDSVD(_SingularVectors):
         **kwargs,
     ):
         super().__init__(reduction, clipping, clip_bound, weight, **kwargs)
-        if not bandwidth > 0:
-            raise ValueError(
-                "`bandwidth` must be positive. "
-                f"Received: bandwidth={bandwidth}. The authors' is 8."
-            )
+        require_positive(bandwidth=bandwidth)
         self.bandwidth = bandwidth
 
     def compare(self, student, teacher):

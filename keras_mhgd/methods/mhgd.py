@@ -3,21 +3,27 @@
 S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_mhgd import gradients, linalg
-from keras_mhgd.choices import require_known
-from keras_mhgd.compression import student_vectors, teacher_vectors
+from keras_mhgd import gradients
+from keras_mhgd.checks import require_known, require_one_or_more
 from keras_mhgd.features import Features
+from keras_mhgd.features.compression import (
+    fixed_signs,
+    student_vectors,
+    teacher_vectors,
+)
 from keras_mhgd.graph import MHAN, Edge, MHANTrainer
-from keras_mhgd.graph.blocks import over_rows
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.preparation import Preparation
-from keras_mhgd.methods.projection import projected, projections
-from keras_mhgd.methods.reductions import REDUCTIONS
+from keras_mhgd.graph.row_blocks import over_rows
+from keras_mhgd.linalg.singular_vectors import GRADIENTS
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.base.preparation import Preparation
+from keras_mhgd.methods.pieces.projection import projected, projections
+from keras_mhgd.methods.pieces.reductions import REDUCTIONS
 
 # Function and, by its value, its derivative.
 _ACTIVATIONS = {
@@ -25,7 +31,6 @@ _ACTIVATIONS = {
     "linear": (tf.identity, tf.ones_like),
 }
 
-_ATTENTIONS = ("self", "cross")
 _SCOPES = ("global", "replica")
 _STATISTICS = ("moving", "batch")
 
@@ -118,6 +123,37 @@ def _edge_divergence(student, teacher, activation, derivative):
     return divergence(*student)
 
 
+class Variant(NamedTuple):
+    """How MHGD differs from what is published, for ablations.
+
+    Attributes:
+        senses_logits: Whether the networks' logits, what a last softmax or
+            sigmoid gets, are a last sensing point beside the others: also of
+            methods beside this one that read sensing points.
+        logit_activation: `"tanh"` before the softmax (the published code) or
+            `"linear"` (the published formula).
+        reduction: `"sum"` over heads and rows (published) or `"mean"`.
+        fix_signs: Whether the teacher's singular vectors have the sign that
+            makes their components' sum not negative. Published is the sign
+            that the solver gives.
+        statistics: What the heads normalise by in the transfer: `"moving"`,
+            the averages of MHAN's training (published), or `"batch"`, those
+            of the batch, each network's own.
+        svd_gradient: `"exact"`, or `"published"`, which is that of the
+            authors' code: see `keras_mhgd.linalg.right_singular_vectors`.
+
+    Raises:
+        ValueError: From `MHGD`, if a value is none of these.
+    """
+
+    senses_logits: bool = False
+    logit_activation: str = "tanh"
+    reduction: str = "sum"
+    fix_signs: bool = False
+    statistics: str = "moving"
+    svd_gradient: str = "exact"
+
+
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class MHGD(Method):
     """Transfers the teacher's graphs of a batch, learnt by attention.
@@ -134,44 +170,24 @@ class MHGD(Method):
         preparation_epochs: Epochs that MHAN trains for, >= 1.
         preparation_learning_rate: Rate of MHAN's SGD (Nesterov momentum
             0.9), > 0.
-        attention: Whom the student's back-end samples attend to: `"self"`,
-            the student's own at the front end (published), or `"cross"`, the
-            teacher's, which is ours: G^S = softmax(queries^S keys^T). Then a
-            sample is placed among fixed ones, where by itself all move at
-            once, and graphs may agree while both ends are wrong. The first
-            sensing point takes part by the teacher's features alone.
-        logit_activation: `"tanh"` before the softmax (the published code) or
-            `"linear"` (the published formula).
-        senses_logits: Whether the networks' logits, what a last softmax or
-            sigmoid gets, are a last sensing point beside the others: also of
-            methods beside this one that read sensing points.
-        scale_logits: Whether logits are divided by the square root of a
-            head's width, in MHAN's training and in the transfer. The paper's
-            are not; those of `recommended` are.
-        reduction: `"sum"` over heads and rows (published) or `"mean"`. The
-            default is the published one; clipped as published, the two were
-            not told apart (docs/evidence.md).
+        scale_logits: Whether the logits of attention are divided by the
+            square root of a head's width, in MHAN's training and in the
+            transfer. The paper's are not.
         clipping: How the gradient joins the task's: `"per_variable"`
             (published code), `"per_feature"` (one backward pass),
             `"formula"` (published formula) or `None`. See
             `keras_mhgd.gradients`.
         clip_bound: Multiplier of the norm that the first two allow, > 0.
-        fix_signs: Whether the teacher's singular vectors have the sign that
-            makes their components' sum not negative; else what the solver
-            happens to give (published; docs/evidence.md compares them).
-        statistics: What the heads normalise by in the transfer: `"moving"`,
-            the averages of MHAN's training (published), or `"batch"`, those
-            of the batch, each network's own.
-        svd_gradient: `"exact"`, or `"published"`, which is that of the
-            authors' code: see `keras_mhgd.linalg.right_singular_vectors`.
         graph_scope: Of several replicas of a `tf.distribute` strategy:
             `"global"`, whose graphs are those of the whole batch, as on one
             device, or `"replica"`, each those of its own part.
         mhan: A trained `MHAN` of the same teacher and sensing points: it is
             used as it is and not trained again. `num_heads` and
-            `scale_logits` are its own then; `fix_signs` must be as it was
-            trained.
+            `scale_logits` are its own then; the variant's `fix_signs` must
+            be as it was trained.
         weight: Multiplier of the loss, >= 0. Clipping can undo it.
+        variant: A `Variant`, or a dict of those of its values that differ
+            from this class's.
 
     Call arguments:
         student: `Features` of the student. Where its maps' channels differ
@@ -185,7 +201,7 @@ class MHGD(Method):
         `{"mhgd": loss}`, a scalar, float32.
 
     Raises:
-        TypeError: If `mhan` is no `MHAN`.
+        TypeError: If `mhan` or `variant` is of another kind.
         ValueError: If an argument is out of range.
 
     Example:
@@ -200,40 +216,27 @@ class MHGD(Method):
     terms = ("mhgd",)
     needs = Needs(maps=True, least_points=2)  # an edge of the graph joins two
 
+    _variant = Variant()
+    _first_point = 0  # where the student takes part
+
     def __init__(
         self,
         num_heads: int = 8,
         preparation_epochs: int = 40,
         preparation_learning_rate: float = 0.1,
-        attention: str = "self",
-        logit_activation: str = "tanh",
-        senses_logits: bool = False,
         scale_logits: bool = False,
-        reduction: str = "sum",
         clipping: str | None = "per_variable",
         clip_bound: float = 1.0,
-        fix_signs: bool = True,
-        statistics: str = "moving",
-        svd_gradient: str = "exact",
         graph_scope: str = "global",
         mhan: MHAN | None = None,
         weight: float = 1.0,
+        variant: Variant | Mapping[str, Any] | None = None,
         **kwargs,
     ):
         super().__init__(weight=weight, **kwargs)
-        for name, value in (
-            ("num_heads", num_heads),
-            ("preparation_epochs", preparation_epochs),
-        ):
-            if value < 1:
-                raise ValueError(
-                    f"`{name}` must be 1 or more. Received: {name}={value}."
-                )
-        require_known("attention", attention, _ATTENTIONS)
-        require_known("logit_activation", logit_activation, _ACTIVATIONS)
-        require_known("reduction", reduction, REDUCTIONS)
-        require_known("statistics", statistics, _STATISTICS)
-        require_known("svd_gradient", svd_gradient, linalg.GRADIENTS)
+        require_one_or_more(
+            num_heads=num_heads, preparation_epochs=preparation_epochs
+        )
         require_known("graph_scope", graph_scope, _SCOPES)
         if mhan is not None and not isinstance(mhan, MHAN):
             raise TypeError(
@@ -243,25 +246,22 @@ class MHGD(Method):
         self.preparation = Preparation(
             preparation_epochs,
             preparation_learning_rate,
-            depends_on=("num_heads", "scale_logits", "fix_signs"),
         )
-        self.needs = self.needs._replace(logits_as_point=senses_logits)
+        self.variant = _checked(self._variant, variant)
+        self.needs = self.needs._replace(
+            logits_as_point=self.variant.senses_logits
+        )
         self.num_heads = num_heads if mhan is None else mhan.num_heads
         self.scale_logits = scale_logits if mhan is None else mhan.scale_logits
-        self.attention = attention
-        self.logit_activation = logit_activation
-        self.reduction = reduction
         self.clipping = clipping
         self.clip_bound = clip_bound
-        self.fix_signs = fix_signs
-        self.statistics = statistics
-        self.svd_gradient = svd_gradient
         self.graph_scope = graph_scope
         self.mhan = mhan
         self._mhan_given = mhan is not None
         self.gradient_rule = gradients.get(clipping, clip_bound)
         if graph_scope == "replica":
-            self.spans = "replica" if reduction == "sum" else "sample"
+            is_sum = self.variant.reduction == "sum"
+            self.spans = "replica" if is_sum else "sample"
 
     def build(self, student, teacher):
         super().build(student, teacher)
@@ -281,10 +281,15 @@ class MHGD(Method):
         self.preparation.build(
             self,
             lambda teacher, student: MHANTrainer(
-                self.mhan, teacher, self.fix_signs
+                self.mhan, teacher, self.variant.fix_signs
             ),
             learns=self.mhan,
             networks={} if self._mhan_given else {"mhan": self.mhan},
+            depends_on={
+                "num_heads": self.num_heads,
+                "scale_logits": self.scale_logits,
+                "fix_signs": self.variant.fix_signs,
+            },
             done=self._mhan_given,
         )
         points = slice(self._first_point, None)
@@ -293,21 +298,20 @@ class MHGD(Method):
         )
 
     def targets(self, teacher):
-        # Vectors that are kept for other methods have signs that are fixed.
-        if not self.fix_signs:
-            return teacher
         return teacher._replace(
             maps=[], vectors=teacher_vectors(teacher), masks=None
         )
 
     def reduce(self, student, teacher):
         # Vectors, which are much smaller than maps.
-        expected = teacher_vectors(teacher, self.fix_signs)
+        expected = teacher.vectors
+        if self.variant.fix_signs:
+            expected = fixed_signs(expected)
         first = self._first_point
         found = student_vectors(
             projected(self.projections, student.maps[first:]),
             expected[first:],
-            self.svd_gradient,
+            self.variant.svd_gradient,
         )
         found = [*expected[:first], *found]
         return (
@@ -315,18 +319,13 @@ class MHGD(Method):
             Features(teacher.outputs, [], vectors=expected),
         )
 
-    @property
-    def _first_point(self) -> int:
-        """The first sensing point where the student takes part."""
-        return 1 if self.attention == "cross" else 0
-
     def call(self, student, teacher, labels):
         loss = graph_divergence(
             *self._edges(student, teacher),
-            activation=self.logit_activation,
-            reduction=self.reduction,
+            activation=self.variant.logit_activation,
+            reduction=self.variant.reduction,
         )
-        return {"mhgd": self.weight * loss}
+        return {self.terms[0]: self.weight * loss}
 
     def graphs(
         self, student: Features, teacher: Features
@@ -335,31 +334,27 @@ class MHGD(Method):
 
         Args:
             student: `Features` of the student.
-            teacher: The teacher's `targets`.
+            teacher: Those of the teacher.
 
         Returns:
             The student's and the teacher's: for each edge `(num_heads, batch,
             batch)`, float32, rows of which each sums to 1.
         """
-        activation, _ = _ACTIVATIONS[self.logit_activation]
+        activation, _ = _ACTIVATIONS[self.variant.logit_activation]
+        reduced = self.reduce(student, self.targets(teacher))
         return tuple(
             [tf.nn.softmax(activation(edge.logits)) for edge in edges]
-            for edges in self._edges(*self.reduce(student, teacher))
+            for edges in self._edges(*reduced)
         )
 
     def _edges(self, student, teacher):
-        ours, theirs = (
+        return tuple(
             self.mhan.edges(
-                each.vectors, batch_statistics=self.statistics == "batch"
+                each.vectors,
+                batch_statistics=self.variant.statistics == "batch",
             )
             for each in (student, teacher)
         )
-        if self.attention == "cross":
-            ours = [
-                our._replace(keys=their.keys)
-                for our, their in zip(ours, theirs, strict=True)
-            ]
-        return ours, theirs
 
     def get_config(self):
         # No MHAN: `build` makes one like it, and its weights are saved and
@@ -368,15 +363,30 @@ class MHGD(Method):
             **super().get_config(),
             **self.preparation.get_config(),
             "num_heads": self.num_heads,
-            "attention": self.attention,
-            "senses_logits": self.needs.logits_as_point,
-            "logit_activation": self.logit_activation,
             "scale_logits": self.scale_logits,
-            "reduction": self.reduction,
             "clipping": self.clipping,
             "clip_bound": self.clip_bound,
-            "fix_signs": self.fix_signs,
-            "statistics": self.statistics,
-            "svd_gradient": self.svd_gradient,
             "graph_scope": self.graph_scope,
+            "variant": self.variant._asdict(),
         }
+
+
+def _checked(
+    default: Variant, given: Variant | Mapping[str, Any] | None
+) -> Variant:
+    """Fills in what is not given, and checks all values."""
+    found = given if isinstance(given, Variant) else default
+    if isinstance(given, Mapping):
+        for name in given:
+            require_known("variant", name, Variant._fields)
+        found = default._replace(**given)
+    elif given is not None and not isinstance(given, Variant):
+        raise TypeError(
+            "`variant` must be a keras_mhgd.methods.Variant or a dict. "
+            f"Received: {given!r} of type {type(given).__name__}."
+        )
+    require_known("logit_activation", found.logit_activation, _ACTIVATIONS)
+    require_known("reduction", found.reduction, REDUCTIONS)
+    require_known("statistics", found.statistics, _STATISTICS)
+    require_known("svd_gradient", found.svd_gradient, GRADIENTS)
+    return found

@@ -6,9 +6,12 @@ Y. Zhang, T. Xiang, T. M. Hospedales, H. Lu, CVPR 2018, arXiv:1706.00384.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.methods.divergence import softened_divergence, standardized
-from keras_mhgd.methods.logit_method import LogitMethod
-from keras_mhgd.precision import as_float
+from keras_mhgd.linalg.precision import as_float
+from keras_mhgd.methods.base.logit_method import LogitMethod
+from keras_mhgd.methods.pieces.divergence import (
+    softened_divergence,
+    standardized,
+)
 
 
 def mutual_losses(

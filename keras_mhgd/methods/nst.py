@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.directions import unit
 from keras_mhgd.features import without_padding
-from keras_mhgd.methods.maps import (
+from keras_mhgd.linalg.directions import unit
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.pieces.maps import (
     flatten_positions,
     joint_masks,
     masked_maps,
@@ -19,7 +20,6 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Method, Needs
 
 
 def neuron_selectivity_loss(

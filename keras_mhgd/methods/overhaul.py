@@ -10,19 +10,19 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd import replicas
+from keras_mhgd.distribution import replicas
 from keras_mhgd.features import FeatureExtractor, Taught, without_padding
-from keras_mhgd.methods.connector import connected, connectors
-from keras_mhgd.methods.maps import (
+from keras_mhgd.linalg.precision import as_float
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.base.preparation import Preparation
+from keras_mhgd.methods.pieces.connector import connected, connectors
+from keras_mhgd.methods.pieces.maps import (
     common_size,
     joint_masks,
     masked_maps,
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.preparation import Preparation
-from keras_mhgd.precision import as_float
 
 
 def overhaul_loss(

@@ -6,8 +6,8 @@ N. Passalis, A. Tefas, ECCV 2018, arXiv:1803.10837.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.directions import cosines
-from keras_mhgd.methods.method import Method, Needs
+from keras_mhgd.linalg.directions import cosines
+from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.targets import student_and_target
 
 _EPSILON = 1e-7  # of the published code, in both arguments of the logarithm

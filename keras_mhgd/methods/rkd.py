@@ -6,9 +6,9 @@ W. Park, D. Kim, Y. Lu, M. Cho, CVPR 2019, arXiv:1904.05068.
 import keras
 import tensorflow as tf
 
-from keras_mhgd.directions import direction_and_length
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.ranges import require_not_negative
+from keras_mhgd.checks import require_not_negative
+from keras_mhgd.linalg.directions import direction_and_length
+from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.targets import student_and_target
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_mhgd.directions import unit
-from keras_mhgd.methods.maps import flatten_positions
-from keras_mhgd.methods.method import Method, Needs
+from keras_mhgd.linalg.directions import unit
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.pieces.maps import flatten_positions
 from keras_mhgd.methods.targets import student_and_target
 
 

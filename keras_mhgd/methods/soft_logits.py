@@ -7,9 +7,12 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import tasks
-from keras_mhgd.methods.divergence import softened_divergence, standardized
-from keras_mhgd.methods.logit_method import LogitMethod
-from keras_mhgd.methods.method import Needs
+from keras_mhgd.methods.base.logit_method import LogitMethod
+from keras_mhgd.methods.base.method import Needs
+from keras_mhgd.methods.pieces.divergence import (
+    softened_divergence,
+    standardized,
+)
 from keras_mhgd.methods.targets import student_and_target
 
 

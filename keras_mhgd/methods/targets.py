@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_mhgd.precision import as_float
+from keras_mhgd.linalg.precision import as_float
 
 
 def student_and_target(

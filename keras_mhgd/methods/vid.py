@@ -10,7 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.methods.maps import (
+from keras_mhgd.checks import require_positive
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.pieces.maps import (
     common_size,
     flatten_positions,
     joint_masks,
@@ -19,8 +21,6 @@ from keras_mhgd.methods.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.method import Method, Needs
-from keras_mhgd.methods.ranges import require_positive
 from keras_mhgd.methods.targets import student_and_target
 
 _INITIAL_VARIANCE = 5.0

@@ -9,7 +9,7 @@ import re
 
 import keras
 
-from keras_mhgd.choices import unknown
+from keras_mhgd.checks import require_not_negative, unknown
 from keras_mhgd.models.mobilenet import mobilenet
 from keras_mhgd.models.normalization import (
     fuse_batch_normalization,
@@ -123,11 +123,7 @@ def get(
             "`num_classes` must be 2 or more. "
             f"Received: num_classes={num_classes}."
         )
-    if weight_decay < 0:
-        raise ValueError(
-            "`weight_decay` must be 0 or more. "
-            f"Received: weight_decay={weight_decay}."
-        )
+    require_not_negative(weight_decay=weight_decay)
     options = {}
     if ("wide_resnet" if wide else name) in _POOLED_STEM:
         options["stem_pooling"] = min(input_shape[:2]) >= 64

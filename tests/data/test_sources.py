@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_mhgd import data
-from keras_mhgd.data import catalogue, idx, npz
+from keras_mhgd.data import idx, npz, tfds
 
 RNG = np.random.default_rng(0)
 
@@ -517,7 +517,7 @@ def test_download_without_network_fails_soon(monkeypatch, tmp_path):
     def refuse(*_):
         raise OSError("offline")
 
-    monkeypatch.setattr(catalogue.socket, "create_connection", refuse)
+    monkeypatch.setattr(tfds.socket, "create_connection", refuse)
     with pytest.raises(
         ConnectionError, match=r"'cifar10' must reach the network\. .* within 3"
     ):
@@ -610,6 +610,6 @@ def test_another_version(tmp_path, prepare, name):
 
 
 def test_unknown_to_tensorflow_datasets(monkeypatch, tmp_path):
-    monkeypatch.setattr(catalogue, "_check_online", lambda *_: None)
+    monkeypatch.setattr(tfds, "_check_online", lambda *_: None)
     with pytest.raises(ValueError, match="'no_such_set'. Choose one of http"):
         data.load("no_such_set", data_dir=tmp_path, download=True)

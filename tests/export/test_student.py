@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd import export
-from keras_mhgd.export import contents, formats, network, proof, student
+from keras_mhgd.export import contents, formats, inference, proof, student
 from keras_mhgd.export.runtimes import BATCH_SIZE
 from tests.export.networks import (
     SERVING,
@@ -333,7 +333,7 @@ def test_mixed_precision_is_exported_in_float32(mixed_precision, net, tmp_path):
     model = net()
     assert model.outputs[0].dtype == policy.compute_dtype
     x = images(7, model.input_shape[1:])
-    rebuilt = network.in_float32(model)
+    rebuilt = inference.in_float32(model)
     assert keras.config.dtype_policy() == policy
     for layer in rebuilt._flatten_layers():
         assert layer.compute_dtype == "float32", layer
@@ -343,7 +343,7 @@ def test_mixed_precision_is_exported_in_float32(mixed_precision, net, tmp_path):
     plain = net()
     plain.set_weights(model.get_weights())
     expected = plain.predict(x, verbose=0)
-    assert network.in_float32(plain) is plain
+    assert inference.in_float32(plain) is plain
     np.testing.assert_array_equal(rebuilt.predict(x, verbose=0), expected)
 
     keras.config.set_dtype_policy(policy)
@@ -499,7 +499,7 @@ def test_exports_do_not_augment(tmp_path, kind):
         with pytest.warns(UserWarning, match="same view of a sample"):
             trained = distiller(model, sensing_points=["scaled"])
         trained.export(tmp_path / "keras", verbose=False)
-    wrapped = network.in_inference_mode(model)
+    wrapped = inference.in_inference_mode(model)
     assert wrapped.weights == model.weights
     np.testing.assert_allclose(wrapped(x), expected, atol=1e-6)
     content = formats.Content(wrapped, False, None, None, False)
@@ -557,7 +557,7 @@ def test_training_forced_inside_of_a_subclassed_network_is_refused():
     model = Augmenting(forced=True)
     model(np.zeros((1, 4, 4, 3), "float32"))
     with pytest.raises(ValueError, match=r"at inference too, \['drop'\] of"):
-        network.in_inference_mode(model)
+        inference.in_inference_mode(model)
 
 
 def test_a_network_that_was_never_built_is_not_exported():
@@ -565,7 +565,7 @@ def test_a_network_that_was_never_built_is_not_exported():
         ValueError,
         match="A network must be built to be exported, .* Received: 'unbuilt'",
     ):
-        network.in_inference_mode(Augmenting(name="unbuilt"))
+        inference.in_inference_mode(Augmenting(name="unbuilt"))
 
 
 def tagger():

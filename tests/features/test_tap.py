@@ -162,7 +162,7 @@ def test_refuses_what_a_tap_cannot_tell(x):
     model(x)
     with pytest.raises(ValueError, match="'front', called more times. Choose"):
         FeatureExtractor(model, ["front"])
-    with pytest.raises(ValueError, match="'front', called 2 times. Choose"):
+    with pytest.raises(ValueError, match="'front', called more times. Choose"):
         FeatureExtractor(model, [], others=["front"])
     with pytest.raises(ValueError, match=r"gets vectors .*'twice', where"):
         FeatureExtractor(model, [], ("embedding",))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.compression import student_vector
+from keras_mhgd.features.compression import student_vector
 from keras_mhgd.graph import MHAN, estimation_loss, kept_heads
 from keras_mhgd.methods import graph_divergence
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
-from benchmarks import pairs
+from benchmarks.correctness import pairs
 
 # Data stays in graphs, which is all right.
 pytestmark = pytest.mark.filterwarnings(

@@ -1,6 +1,6 @@
 """What the distiller does around a method's call."""
 
-from keras_mhgd.methods import sharing
+from keras_mhgd.methods.base import sharing
 
 
 def called(method, student, teacher, labels=None):

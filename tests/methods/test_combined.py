@@ -97,7 +97,7 @@ def test_parts_takes_lists_and_joined_names():
         methods.parts("mhgd+rk_d")
     for each in (["recommended", "rkd"], "recommended+rkd"):
         names = [methods.name_of(part) for part in methods.parts(each)]
-        assert names == ["mhgd", "soft_logits", "dist", "rkd"]
+        assert names == ["mhgd_cross", "soft_logits", "dist", "rkd"]
     for several in ("recommended", "mhgd+rkd"):
         with pytest.raises(ValueError, match="must stand for one method"):
             methods.get(several)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.methods.connector import Connector, connected, connectors
+from keras_mhgd.methods.pieces.connector import Connector, connected, connectors
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 4, 5), (4, 3, 5), (4, 5)])

@@ -13,7 +13,8 @@ from tests.methods.calls import called
 BATCH, CLASSES = 6, 4
 SIZES = (5, 4, 3)  # of the sensing points, height and width
 WIDTHS = (5, 6, 7)
-AT_LEAST = {"mhgd": 2, "fsp": 2, "kd_svd": 2}  # sensing points; others 1
+# Sensing points; others need 1.
+AT_LEAST = {"mhgd": 2, "mhgd_cross": 2, "fsp": 2, "kd_svd": 2}
 # Between the networks stand layers of the method's own, drawn at random, or
 # a margin: being equal is not what they ask for.
 NO_MINIMUM_AT_EQUALITY = {
@@ -290,8 +291,8 @@ def test_refuses_a_negative_weight(name):
 def test_trains_saves_and_loads(name, small_net, task, images, tmp_path):
     x, y = images
     method = methods.get(name)
-    if name == "mhgd":
-        method = methods.MHGD(num_heads=2, preparation_epochs=1)
+    if name in ("mhgd", "mhgd_cross"):
+        method = type(method)(num_heads=2, preparation_epochs=1)
     if name == "factor_transfer":
         method = methods.FactorTransfer(preparation_epochs=1)
     if name == "crd":

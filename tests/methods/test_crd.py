@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.directions import unit
 from keras_mhgd.features import Features
+from keras_mhgd.linalg.directions import unit
 from keras_mhgd.methods.crd import CRD, contrastive_loss, log_mean_score
 
 LN2, LN3 = np.log(2), np.log(3)

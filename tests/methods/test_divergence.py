@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.methods.divergence import softened_divergence, standardized
+from keras_mhgd.methods.pieces.divergence import (
+    softened_divergence,
+    standardized,
+)
 
 
 def test_standardized_hand_value():

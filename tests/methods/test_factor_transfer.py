@@ -8,7 +8,10 @@ from keras_mhgd.methods.factor_transfer import (
     FactorTransfer,
     factor_transfer_loss,
 )
-from keras_mhgd.methods.paraphraser import Paraphraser, ParaphraserTrainer
+from keras_mhgd.methods.pieces.paraphraser import (
+    Paraphraser,
+    ParaphraserTrainer,
+)
 
 FORMS = ("paraphraser", "pyramid")
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.compression import student_vector
 from keras_mhgd.features import Features
+from keras_mhgd.features.compression import student_vector
 from keras_mhgd.methods.kd_svd import (
     KDSVD,
     KDSVDF,

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd import gradients
-from keras_mhgd.compression import student_vector, teacher_vector
 from keras_mhgd.features import Features
+from keras_mhgd.features.compression import student_vector, teacher_vector
 from keras_mhgd.methods import Needs, attention_transfer, fsp, kd_svd, nst
 from keras_mhgd.methods import similarity_preserving as sp
 from keras_mhgd.methods.fitnet import FitNet, hint_loss

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.methods import maps
+from keras_mhgd.methods.pieces import maps
 
 POOLINGS = {"average": np.mean, "max": np.max}
 

@@ -6,10 +6,14 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd import gradients, methods
-from keras_mhgd.compression import student_vector, teacher_vector
 from keras_mhgd.features import FeatureExtractor, Features
+from keras_mhgd.features.compression import (
+    fixed_signs,
+    student_vector,
+    teacher_vector,
+)
 from keras_mhgd.graph import MHAN, Edge
-from keras_mhgd.methods import MHGD, graph_divergence
+from keras_mhgd.methods import MHGD, CrossMHGD, Variant, graph_divergence
 from tests.methods.calls import called
 
 HEADS, BATCH = 2, 5
@@ -214,32 +218,46 @@ def test_names():
         assert method.terms
 
 
-def test_config_round_trip_of_every_argument():
+@pytest.mark.parametrize("kind", [MHGD, CrossMHGD])
+def test_config_round_trip_of_every_argument(kind):
     arguments = {
         "num_heads": 3,
         "preparation_epochs": 7,
         "preparation_learning_rate": 0.2,
-        "attention": "cross",
-        "senses_logits": True,
-        "logit_activation": "linear",
         "scale_logits": True,
-        "reduction": "mean",
         "clipping": "formula",
         "clip_bound": 0.5,
-        "fix_signs": False,
-        "statistics": "batch",
-        "svd_gradient": "published",
         "graph_scope": "replica",
         "weight": 2.0,
+        "variant": {
+            "senses_logits": True,
+            "logit_activation": "linear",
+            "reduction": "mean",
+            "fix_signs": True,
+            "statistics": "batch",
+            "svd_gradient": "published",
+        },
         "name": "mine",
     }
-    config = keras.saving.serialize_keras_object(MHGD(**arguments))
+    assert arguments["variant"].keys() == set(Variant._fields)
+    config = keras.saving.serialize_keras_object(kind(**arguments))
     for _ in range(2):
         found = methods.get(config)
         config = found.get_config()
         assert {key: config[key] for key in arguments} == arguments
         config = keras.saving.serialize_keras_object(found)
+    assert type(found) is kind
     assert isinstance(found.gradient_rule, gradients.PublishedFormula)
+
+
+def test_a_variant_fills_in_what_is_not_given():
+    """A dict changes its class's own values, a Variant all."""
+    given = {"reduction": "mean"}
+    assert MHGD(variant=given).variant == Variant(reduction="mean")
+    cross = CrossMHGD(variant=given).variant
+    assert cross == Variant(True, "tanh", "mean", True)
+    assert CrossMHGD(variant=Variant()).variant == Variant()
+    assert MHGD().variant == Variant()
 
 
 def test_a_configuration_makes_an_mhan_alike_but_untrained():
@@ -306,7 +324,7 @@ def run(method, student, teacher):
     """Loss, and its gradient to the student's maps."""
     with tf.GradientTape() as tape:
         tape.watch([student.maps, teacher.maps])
-        loss = called(method, student, teacher)["mhgd"]
+        (loss,) = called(method, student, teacher).values()
     found = tape.gradient(loss, [*student.maps, *teacher.maps])
     count = len(student.maps)
     assert all(gradient is None for gradient in found[count:])
@@ -324,7 +342,7 @@ def test_name_class_and_default_agree():
 
 
 def test_is_the_divergence_of_the_heads_graphs():
-    method = built(MHGD(num_heads=3, weight=2.0, reduction="mean"))
+    method = built(MHGD(num_heads=3, weight=2.0, variant={"reduction": "mean"}))
     equal, _ = run(method, features(0), features(0))
     assert float(equal) == pytest.approx(0, abs=1e-6)
     sums = built(MHGD(num_heads=3, mhan=method.mhan))
@@ -335,12 +353,12 @@ def test_is_the_divergence_of_the_heads_graphs():
 
 
 def test_cross_attention_is_to_the_teachers_samples():
-    method = built(MHGD(num_heads=3, attention="cross", weight=2.0))
+    method = built(CrossMHGD(num_heads=3, weight=2.0))
     equal, _ = run(method, features(0), features(0))
     assert float(equal) == pytest.approx(0, abs=1e-6)
     student, teacher = features(0), features(1)
     loss, (front, back) = run(method, student, teacher)
-    expected = [teacher_vector(each) for each in teacher.maps]
+    expected = fixed_signs([teacher_vector(each) for each in teacher.maps])
     found = [
         student_vector(*each)
         for each in zip(student.maps, expected, strict=True)
@@ -362,7 +380,9 @@ def test_cross_attention_is_to_the_teachers_samples():
 
 def test_batch_statistics_are_those_of_each_network():
     moving = built(MHGD(num_heads=3))
-    method = built(MHGD(num_heads=3, statistics="batch", mhan=moving.mhan))
+    method = built(
+        MHGD(num_heads=3, variant={"statistics": "batch"}, mhan=moving.mhan)
+    )
     before = moving.mhan.get_weights()
     student, teacher = features(0), features(1)
     loss, found = run(method, student, teacher)
@@ -387,16 +407,20 @@ def test_batch_statistics_are_those_of_each_network():
     assert float(loss) != float(run(moving, student, teacher)[0])
 
 
-def test_signs_that_are_not_fixed_are_the_solvers():
-    """Nothing is computed before the call that others could take over."""
-    method = built(MHGD(num_heads=3, fix_signs=False))
+@pytest.mark.parametrize("fix_signs", [False, True])
+def test_signs_are_the_solvers_unless_they_are_fixed(fix_signs):
+    """What is kept for all methods is the same."""
+    method = built(MHGD(num_heads=3, variant={"fix_signs": fix_signs}))
     teacher = features(1)
-    kept = method.targets(teacher)
-    assert kept.vectors is None
+    expected = method.targets(teacher).vectors
+    for a, b in zip(expected, teacher.maps, strict=True):
+        np.testing.assert_array_equal(a, teacher_vector(b))
+    assert any(np.sum(each, axis=1).min() < 0 for each in expected)
+    if fix_signs:
+        expected = fixed_signs(expected)
+        assert all(np.sum(each, axis=1).min() >= 0 for each in expected)
     student = features(0)
     loss = float(run(method, student, teacher)[0])
-    expected = [teacher_vector(each, fix_sign=False) for each in teacher.maps]
-    assert any(np.sum(each, axis=1).min() < 0 for each in expected)
     aligned = [
         student_vector(*each)
         for each in zip(student.maps, expected, strict=True)
@@ -416,7 +440,12 @@ def test_the_published_gradient_is_that_of_the_vectors():
     arguments = {"num_heads": 3, "clipping": None}
     exact = built(MHGD(**arguments), shapes)
     published = built(
-        MHGD(**arguments, svd_gradient="published", mhan=exact.mhan), shapes
+        MHGD(
+            **arguments,
+            variant={"svd_gradient": "published"},
+            mhan=exact.mhan,
+        ),
+        shapes,
     )
     (loss, (front, back)), (other, (front_twice, same)) = (
         run(method, features(0, shapes=shapes), features(1, shapes=shapes))
@@ -448,18 +477,17 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("attention", ["self", "cross"])
+@pytest.mark.parametrize("kind", [MHGD, CrossMHGD])
 @pytest.mark.parametrize("activation", ["tanh", "linear"])
 @pytest.mark.parametrize("name", DEGENERATE)
-def test_degenerate_maps(name, activation, attention):
+def test_degenerate_maps(name, activation, kind):
     student, teacher = DEGENERATE[name]
-    method = built(
-        MHGD(num_heads=2, logit_activation=activation, attention=attention)
-    )
+    variant = {"logit_activation": activation}
+    method = built(kind(num_heads=2, variant=variant))
     loss, found = run(method, student, teacher)
     assert loss.dtype == tf.float32
     assert np.isfinite(loss) and float(loss) >= -1e-5
-    if attention == "cross":
+    if kind is CrossMHGD:
         assert found.pop(0) is None
     for gradient in found:
         assert gradient.dtype == student.maps[0].dtype
@@ -476,9 +504,9 @@ def test_eager_equals_graph():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["self", "cross"])
-def test_permuting_the_batch_changes_nothing(attention):
-    method = built(MHGD(num_heads=2, attention=attention))
+@pytest.mark.parametrize("kind", [MHGD, CrossMHGD])
+def test_permuting_the_batch_changes_nothing(kind):
+    method = built(kind(num_heads=2))
     order = np.array([3, 0, 4, 1, 2])
     permuted = [
         Features(each.outputs, [tf.gather(m, order) for m in each.maps])
@@ -517,17 +545,22 @@ def test_frozen_heads_stay_as_they_are():
             "`preparation_learning_rate` must be positive. Received: .*=nan",
         ),
         (
-            {"logit_activation": "tahn"},
+            {"variant": {"logit_activation": "tahn"}},
             ValueError,
             "`logit_activation` must be one of tanh, linear.*mean 'tanh'",
         ),
         (
-            {"attention": "cros"},
+            {"variant": {"reductoin": "mean"}},
             ValueError,
-            "`attention` must be one of self, cross.*Did you mean 'cross'",
+            "`variant` must be one of senses_logits, .*Did you mean 'reductio",
         ),
         (
-            {"reduction": "means"},
+            {"variant": "mean"},
+            TypeError,
+            "`variant` must be a keras_mhgd.methods.Variant or a dict.*'mean'",
+        ),
+        (
+            {"variant": {"reduction": "means"}},
             ValueError,
             "`reduction` must be one of sum, mean.*Did you mean 'mean'",
         ),
@@ -537,12 +570,12 @@ def test_frozen_heads_stay_as_they_are():
             "`clipping` must be one of .*Did you mean 'per_variable'",
         ),
         (
-            {"statistics": "bach"},
+            {"variant": {"statistics": "bach"}},
             ValueError,
             "`statistics` must be one of moving, batch.*Did you mean 'batch'",
         ),
         (
-            {"svd_gradient": "publishd"},
+            {"variant": Variant(svd_gradient="publishd")},
             ValueError,
             "`svd_gradient` must be one of exact, .*Did you mean 'published'",
         ),

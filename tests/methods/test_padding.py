@@ -9,11 +9,11 @@ from keras_mhgd import methods
 from keras_mhgd.features import Features
 from keras_mhgd.methods.activation_boundaries import activation_boundary_loss
 from keras_mhgd.methods.attention_transfer import attention_transfer_loss
-from keras_mhgd.methods.connector import Connector
 from keras_mhgd.methods.fitnet import hint_loss
 from keras_mhgd.methods.fsp import fsp_loss, fsp_matrix
 from keras_mhgd.methods.nst import neuron_selectivity_loss
 from keras_mhgd.methods.overhaul import overhaul_loss
+from keras_mhgd.methods.pieces.connector import Connector
 from keras_mhgd.methods.vid import variational_information_loss
 from tests.methods.calls import shares
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mhgd.methods.projection import Projection
+from keras_mhgd.methods.pieces.projection import Projection
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 5), (2, 5)])

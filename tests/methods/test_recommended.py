@@ -8,42 +8,42 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd import gradients, methods
 from keras_mhgd.features import Features
-from keras_mhgd.methods import DIST, MHGD, SoftLogits
+from keras_mhgd.methods import DIST, MHGD, CrossMHGD, SoftLogits
 
 
 @pytest.fixture
 def recommended():
     """With a short preparation."""
-    mhgd, *others = methods.recommended()
-    config = {**mhgd.get_config(), "preparation_epochs": 1}
-    return [MHGD.from_config(config), *others]
+    _, *others = methods.recommended()
+    return [CrossMHGD(preparation_epochs=1), *others]
 
 
 def test_what_it_is():
     made = methods.parts("recommended")
-    mhgd, *others = made
-    assert type(mhgd) is MHGD
-    for other, kind in zip(others, [SoftLogits, DIST], strict=True):
-        assert type(other) is kind
-        expected = kind().get_config() | {"name": other.name}
-        assert other.get_config() == expected
-    # What it doesn't say is as published.
-    default = MHGD().get_config()
+    for each, kind in zip(made, [CrossMHGD, SoftLogits, DIST], strict=True):
+        assert type(each) is kind
+        expected = kind().get_config() | {"name": each.name}
+        assert each.get_config() == expected
+    # What cross attention doesn't say is as published.
+    default, ours = (
+        config | config.pop("variant")
+        for config in (MHGD().get_config(), CrossMHGD().get_config())
+    )
     changed = {
         name: value
-        for name, value in mhgd.get_config().items()
+        for name, value in ours.items()
         if value != default[name] and name != "name"
     }
     assert changed == {
-        "attention": "cross",
         "senses_logits": True,
+        "fix_signs": True,
         "scale_logits": True,
         "clipping": "per_feature",
         "clip_bound": 0.3,
     }
-    assert isinstance(mhgd.gradient_rule, gradients.PerFeatureClipping)
+    assert isinstance(made[0].gradient_rule, gradients.PerFeatureClipping)
     assert [methods.name_of(each) for each in made] == [
-        "mhgd",
+        "mhgd_cross",
         "soft_logits",
         "dist",
     ]
@@ -73,7 +73,7 @@ def test_trains_saves_and_goes_on(distiller, images, recommended, tmp_path):
     history = model.fit(*images, epochs=3, verbose=0).history
     assert {"task_loss", *model.terms} < history.keys()
     # Not soft_logits: this teacher is unsure, and DIST doesn't ask how much.
-    for term in ("mhgd", "dist_inter", "dist_intra"):
+    for term in ("mhgd_cross", "dist_inter", "dist_intra"):
         assert history[term][-1] < history[term][0]
     model.save(tmp_path / "run.keras")
     again = keras.saving.load_model(tmp_path / "run.keras")
@@ -117,4 +117,5 @@ def test_networks_that_end_in_softmax(small_net, images, recommended, ending):
     assert model.sensing_points[-1] == (last, last)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy())
     history = model.fit(*images, verbose=0).history
-    assert np.isfinite(history["mhgd"]).all() and history["mhgd"][0] > 0
+    found = history["mhgd_cross"]
+    assert np.isfinite(found).all() and found[0] > 0

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-from training import processes
+from training.runs import processes
 
 
 @contextlib.contextmanager

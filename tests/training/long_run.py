@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 import keras_mhgd
-from training.interruption import Interruption
-from training.run import Run
+from training.runs.interruption import Interruption
+from training.runs.run import Run
 
 IMAGES, BATCH = 400, 4  # 100 steps an epoch
 

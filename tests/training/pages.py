@@ -1,9 +1,11 @@
 """What must hold for every page that a program writes."""
 
+import base64
 import html.parser
 import re
 import xml.etree.ElementTree as tree
 
+_DRAWING = "data:image/svg+xml;base64,"
 _VOID = {"meta", "link", "img", "br"}
 
 
@@ -38,13 +40,17 @@ class Page(html.parser.HTMLParser):
 
 
 def assert_self_contained(text):
-    """No script, no picture from elsewhere; each SVG is well-formed."""
+    """No script, no picture from elsewhere; each drawing is well-formed."""
     page = Page(text)
     assert "script" not in page.tags
     assert all(source.startswith("data:") for source in page.sources)
     assert not re.search(r"url\(|@import|https?:", text)
-    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    for svg in svgs:
-        tree.fromstring(svg)
+    page.drawings = [
+        base64.b64decode(source.removeprefix(_DRAWING)).decode()
+        for source in page.sources
+        if source.startswith(_DRAWING)
+    ]
+    for drawing in page.drawings:
+        tree.fromstring(drawing)
     assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
-    return page, svgs
+    return page

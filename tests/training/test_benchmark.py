@@ -5,10 +5,10 @@ import re
 
 import pytest
 
+from benchmarks.speed import contest, presentation
+from benchmarks.speed.bars import bars
+from benchmarks.speed.spread import CPU, Spread, ratio, seconds
 from tests.training.launcher import launch
-from training.benchmarks import contest, report
-from training.benchmarks.bars import bars
-from training.benchmarks.spread import CPU, Spread, ratio, seconds
 
 
 def rounds(**routes):
@@ -106,7 +106,7 @@ def test_bars_of_all_sections():
 
 
 def test_page(results):
-    text = report.text(results, "A machine.", batch_size=128)
+    text = presentation.text(results, "A machine.", batch_size=128)
     assert "A machine. Batches of 128." in text
     assert "| glyphs: naive MHGD over MHGD | at least 2 |" in text
     line = "| MHGD | 6000.0 | 2.50 (2.00 to 3.00) | 21 | 12000.0 | 512 |\n"
@@ -115,14 +115,14 @@ def test_page(results):
 
 
 def test_comma_separated(results):
-    lines = report.comma_separated(results).splitlines()
+    lines = presentation.comma_separated(results).splitlines()
     assert lines[0] == "task,route,round,seconds,cpu_seconds"
     assert lines[1] == "steps/glyphs/MHGD,student,0,1.000000,2.000000"
     assert len(lines) == 10
 
 
 def test_picture(results):
-    axes = report.picture(results).axes
+    axes = presentation.picture(results).axes
     assert [each.get_title() for each in axes] == ["glyphs"]
     names = [label.get_text() for label in axes[0].get_yticklabels()]
     assert names == ["naive MHGD", "MHGD", "student"]
@@ -160,7 +160,7 @@ def test_contest_tells_which_process_failed():
 
 def benchmark(folder, *arguments, fails=False):
     code, output = launch(
-        "training.benchmark",
+        "benchmarks.speed",
         f"--run={folder}",
         "--pairs=glyphs",
         "--routes=student,MHGD per-feature cached",

@@ -8,13 +8,13 @@ import subprocess
 
 import pytest
 
-from keras_mhgd.arrays import read_arrays
 from keras_mhgd.callbacks import checkpoint
+from keras_mhgd.storage.arrays import read_arrays
 from tests.training import limits
 from tests.training.launcher import launch
 from tests.training.runs import assert_same_run, run
-from training.networks import load_network
-from training.results import read_metrics
+from training.saved.results import read_metrics
+from training.saved.trained import load_network
 
 pytestmark = pytest.mark.slow
 

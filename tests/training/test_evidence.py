@@ -5,14 +5,14 @@ import os
 import pathlib
 import re
 import tarfile
+import tomllib
 
 import numpy as np
 import pytest
 
-from benchmarks import archive, evidence, summary
-from keras_mhgd import methods
+from benchmarks.accuracy import archive, evidence, summary
 from training import options
-from training.comparison import Comparison
+from training.runs.comparison import Comparison, command_line
 
 
 def test_a_search_begins_around_the_default():
@@ -73,15 +73,14 @@ class MadeUp(Comparison):
     def run(self, trials, jobs):
         failed = False
         for way in self.ways:
-            arguments = " ".join(way.arguments)
-            teacher = f"--teacher={evidence.RUNS}/glyphs_teacher_for_search"
+            teacher = f"{evidence.RUNS}/glyphs_teacher_for_search"
             alone = "student " in way.name
-            assert (teacher in arguments) != alone
-            assert ("--cache_teacher" in arguments) != (
-                alone or "--method=mutual_learning" in arguments
+            assert way.flags.get("teacher") == (None if alone else teacher)
+            assert ("cache_teacher" in way.flags) != (
+                alone or way.flags["method"] == "mutual_learning"
             )
             if "learning_rate" not in way.name:
-                assert "--learning_rate=0.025" in arguments
+                assert way.flags["learning_rate"] == 0.025
             accuracy = self.accuracies[way.name]
             if accuracy is None:
                 failed = True
@@ -98,8 +97,12 @@ class MadeUp(Comparison):
 def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch, capsys):
     started = []
 
-    def run(program, *flags):
-        started.append([program, *flags])
+    def run(program, flags):
+        ways = {}
+        if "ways" in flags:
+            found = tomllib.loads(flags["ways"].read_text())["way"]
+            ways = {way.pop("name"): way for way in found}
+        started.append((flags, ways))
         caches = list((tmp_path / "runs/small").glob("teacher_*"))
         assert not caches  # gone with the table that needed them
         if program == "training.compare":
@@ -115,7 +118,7 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch, capsys):
         "resnet_small",
         8,
         ("dist", "mhgd", "mutual_learning"),
-        {"one head": "--method=mhgd --set=num_heads=1"},
+        {"one head": {"method": "mhgd", "set": {"num_heads": 1}}},
     )
     monkeypatch.setattr(evidence, "_run", run)
     monkeypatch.setattr(evidence, "Comparison", MadeUp)
@@ -147,34 +150,39 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch, capsys):
         "mutual_learning,weight,4,60.00",
     ]
     assert "All trainings must succeed." in capsys.readouterr().err
-    teacher, compare, close = started
+    (teacher, _), (compare, ways), (close, closest) = started
     # What weights are chosen by was held out when their teacher was trained.
     config = json.loads(
         (tmp_path / "runs/small_search/config.json").read_text()
     )
-    held_out = "--validation_split=0.25"
-    assert held_out in teacher and held_out in config["shared"]
-    assert "--epochs=4" in config["shared"]
-    assert "--learning_rate=0.025" in compare
-    assert held_out not in compare and "--epochs=8" in compare
-    assert "--methods=student,mhgd,recommended" in compare
-    assert [each for each in compare if each.startswith("--way")] == [
-        *(f"--way={way}: {flags}" for way, flags in evidence.OURS.items()),
-        "--way=one head: --method=mhgd --set=num_heads=1",
-        "--way=dist, weight 4: --method=dist --set=weight=4",
-        "--way=mutual_learning, weight 0.25: --method=mutual_learning "
-        "--set=weight=0.25",
-    ]
+    for flags in (teacher, config["shared"]):
+        assert flags["validation_split"] == 0.25
+    assert config["shared"]["epochs"] == 4
+    assert compare["learning_rate"] == "0.025"
+    assert "validation_split" not in compare and compare["epochs"] == 8
+    assert compare["methods"] == ["student", "recommended"]
+    found = {
+        "dist, weight 4": {"method": "dist", "set": {"weight": 4.0}},
+        "mutual_learning, weight 0.25": {
+            "method": "mutual_learning",
+            "set": {"weight": 0.25},
+        },
+    }
+    fixed = {"variant": {"fix_signs": True}}
+    assert ways == {
+        "mhgd": {"method": "mhgd", "set": fixed},
+        **evidence.OURS,
+        "one head": {"method": "mhgd", "set": {"num_heads": 1}},
+        **found,
+    }
     # Over more trials the best single ones, and ours, also without MHGD.
-    assert "--methods=student,recommended" in close
-    assert [each for each in close if each.startswith("--way")] == [
-        "--way=dist, weight 4: --method=dist --set=weight=4",
-        "--way=mutual_learning, weight 0.25: --method=mutual_learning "
-        "--set=weight=0.25",
-        "--way=soft_logits + dist: --method=soft_logits+dist",
-    ]
-    assert "--trials=3" in compare and "--trials=10" in close
-    assert close[-1] == compare[-1] == f"--run={tmp_path}/runs/small"
+    assert close["methods"] == ["student", "recommended"]
+    assert closest == {
+        **found,
+        "soft_logits + dist": {"method": "soft_logits+dist"},
+    }
+    assert (compare["trials"], close["trials"]) == (3, 10)
+    assert close["run"] == compare["run"] == tmp_path / "runs/small"
     assert (tmp_path / "results/small/close.csv").exists()
     assert not list((tmp_path / "runs/small").glob("teacher_*"))
 
@@ -182,24 +190,24 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch, capsys):
 def test_a_table_without_a_search(tmp_path, monkeypatch):
     started = []
 
-    def run(program, *flags):
-        started.append([program, *flags])
+    def run(program, flags):
+        started.append((program, flags))
         write_table(tmp_path / "runs/plain/table.csv", {"student": [1, 2]})
         for name in ("table.md", "result.png"):
             (tmp_path / "runs/plain" / name).touch()
 
-    ways = {"dkd": "--method=dkd"}
+    ways = {"dkd": {"method": "dkd"}}
     table = evidence.Table("glyphs", 100, "resnet_small", 8, (), ways, 5)
     monkeypatch.setattr(evidence, "_run", run)
     monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
     monkeypatch.setitem(evidence.TABLES, "plain", table)
     evidence.main(["plain"])
-    (compare,) = started
-    assert compare[0] == "training.compare"
-    assert "--learning_rate=0.1" in compare and "--trials=5" in compare
-    assert "--methods=student,mhgd" in compare
-    assert "--way=dkd: --method=dkd" in compare
+    ((program, flags),) = started
+    assert program == "training.compare"
+    assert flags["learning_rate"] == "0.1" and flags["trials"] == 5
+    assert flags["methods"] == ["student"]
+    assert 'name = "dkd"\nmethod = "dkd"' in flags["ways"].read_text()
     names = {each.name for each in (tmp_path / "results/plain").iterdir()}
     made = {"table.md", "table.csv", "result.png", "differences.md"}
     assert names == made
@@ -347,7 +355,7 @@ def tables(name):
 
 
 def test_the_docs_have_the_figures_of_the_summary():
-    _, _, *lines = tables("benchmarks/evidence/summary.md")
+    _, _, *lines = tables("benchmarks/accuracy/evidence/summary.md")
     docs, readme = tables("docs/evidence.md"), tables("README.md")
     found = {cells[0]: cells[1:] for cells in docs if "table.md" in cells[0]}
     start = [cells[-1] for cells in readme].index("less best single") + 2
@@ -364,7 +372,9 @@ def test_the_docs_have_the_figures_of_the_summary():
 
 
 def test_the_docs_have_the_figures_of_the_ablations():
-    head, _, *rows = tables("benchmarks/evidence/ablations/differences.md")
+    head, _, *rows = tables(
+        "benchmarks/accuracy/evidence/ablations/differences.md"
+    )
     assert head[3:] == ["less mhgd", "less MHGD, cross"]
     shown = {way: cells for way, *cells in tables("docs/evidence.md")}
     names = {"student": "student alone", "mhgd": "`mhgd`, as published"}
@@ -378,22 +388,34 @@ def test_the_docs_have_the_figures_of_the_ablations():
     ) + len(names)
 
 
-def test_cross_attention_is_that_of_recommended():
-    flags = evidence.CROSS["MHGD, cross"].split()
-    arguments = [each.removeprefix("--set=") for each in flags[1:]]
-    ours, *_ = methods.recommended()
-    found, expected = (
-        each.get_config() | {"name": None}
-        for each in (*options.methods("mhgd", arguments), ours)
-    )
-    assert found == expected
+def made(flags):
+    """The methods that flags of `training.distill` make."""
+    arguments = command_line({"set": flags.get("set", {})})
+    arguments = [each.removeprefix("--set=") for each in arguments]
+    return options.methods(flags["method"], arguments)
 
 
 @pytest.mark.parametrize("name", evidence.TABLES)
 def test_ways_name_methods_and_their_arguments(name):
-    for flags in evidence.TABLES[name].ways.values():
-        method = re.search(r"--method=(\S+)", flags)[1]
-        assert options.methods(method, re.findall(r"--set=(\S+)", flags))
+    """Also once they were written to a file and read from it."""
+    ways = evidence.TABLES[name].ways
+    again = tomllib.loads(evidence.toml(ways)).get("way", [])
+    assert [each["name"] for each in again] == list(ways)
+    for flags, read in zip(ways.values(), again, strict=True):
+        found, expected = (
+            [each.get_config() | {"name": None} for each in made(each_flags)]
+            for each_flags in (read, flags)
+        )
+        assert found == expected
+
+
+FILES = sorted((ROOT / "benchmarks/accuracy").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_of_ways_name_methods_and_their_arguments(path):
+    ways = tomllib.loads(path.read_text())["way"]
+    assert all(each["name"] and made(each) for each in ways)
 
 
 def test_an_unknown_table_is_told():

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import keras_mhgd
-from benchmarks import archive
+from benchmarks.accuracy import archive
 from tests.training.pages import assert_self_contained
 from tests.training.runs import (
     PREPARATION,
@@ -289,9 +289,8 @@ def test_arguments_of_the_method_and_sensing_points(folder, data, teacher):
         "--student=resnet_small",
         "--epochs=1",
         "--set=preparation_epochs=1",
-        "--set=logit_activation=linear",
+        '--set=variant={"logit_activation": "linear", "reduction": "mean"}',
         "--set=clipping=null",
-        "--set=reduction=mean",
         "--sensing_points=stage2:stage2_pool,stage3",
         "--gradient_norms",
         "--profile=2,3",
@@ -337,7 +336,7 @@ def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
         ("uses", ["--seed=1"]),
         ("beside", ["--method=mhgd+soft_logits"]),
         ("other", ["--set=num_heads=3"]),
-        ("one more point", ["--set=senses_logits=true"]),
+        ("one more point", ['--set=variant={"senses_logits": true}']),
     ):
         flags = [
             f"--set=mhgd.{flag.removeprefix('--set=')}"
@@ -367,6 +366,25 @@ def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
         assert ("Preparing" in output) == prepares
 
 
+WAYS = """
+[[way]]
+name = "mutual_learning"
+method = "mutual_learning"
+[[way]]
+name = "MHGD, 2 heads"
+method = "mhgd"
+set = {{num_heads = 2, preparation_epochs = 1}}
+[[way]]
+name = "other teacher"
+method = "soft_logits"
+teacher = "{other}"
+[[way]]
+name = "other views"
+method = "soft_logits"
+views = 2
+"""
+
+
 @pytest.fixture(scope="module")
 def compared(folder, data, teacher):
     """Arguments of a small comparison, and its folder after it was killed."""
@@ -374,6 +392,7 @@ def compared(folder, data, teacher):
     network = keras.saving.load_model(teacher / "last.keras")
     network.set_weights([2 * each for each in network.get_weights()])
     network.save(other)
+    (folder / "ways.toml").write_text(WAYS.format(other=other))
     arguments = [
         *data,
         f"--teacher={teacher}",
@@ -381,11 +400,7 @@ def compared(folder, data, teacher):
         "--methods=student,soft_logits,mhgd",
         "--set=mhgd.preparation_epochs=1",
         "--set=soft_logits.temperature=2",
-        "--way=mutual_learning: --method=mutual_learning",
-        "--way=MHGD, 2 heads: --method=mhgd --set=num_heads=2 "
-        "--set=preparation_epochs=1",
-        f"--way=other teacher: --method=soft_logits --teacher={other}",
-        "--way=other views: --method=soft_logits --views=2",
+        f"--ways={folder}/ways.toml",
         "--epochs=1",
         "--views=1",
         "--weight_decay=0",
@@ -489,17 +504,21 @@ def test_a_comparison_with_other_flags_is_refused(compared):
     output = run("compare", *arguments, "--epochs=2", fails=True)
     assert "holds a comparison with other flags (all ways: " in output
     output = run("compare", *arguments, "--set=mhgd.num_heads=3", fails=True)
-    assert "(mhgd: [" in output
+    assert "(mhgd: {" in output
 
 
 def test_a_failed_training_is_named(folder, data, teacher):
+    (folder / "wrong.toml").write_text(
+        '[[way]]\nname = "wrong"\nmethod = "mhgd"\n'
+        'sensing_points = ["stage1", "stage9"]\n'
+    )
     output = run(
         "compare",
         *data,
         f"--teacher={teacher}",
         "--student=resnet_small",
         "--methods=student",
-        "--way=wrong: --method=mhgd --sensing_points=stage1,stage9",
+        f"--ways={folder}/wrong.toml",
         "--epochs=1",
         "--trials=1",
         f"--run={folder}/failing",
@@ -566,8 +585,13 @@ WRONG = {
     ),
     "way of a comparison": (
         "compare",
-        ["--teacher=TEACHER", "--student=resnet_small", "--way=--method=rkd"],
-        "--way must be 'name: flags of training.distill'",
+        ["--teacher=TEACHER", "--student=resnet_small", "--ways=NAMELESS"],
+        "must hold tables .*, each with a name and flags.*'method': 'rkd'",
+    ),
+    "ways that are no TOML": (
+        "compare",
+        ["--teacher=TEACHER", "--student=resnet_small", "--ways=CORRUPT"],
+        "--ways=.* must be TOML: ",
     ),
     "two ways of one name": (
         "compare",
@@ -575,7 +599,7 @@ WRONG = {
             "--teacher=TEACHER",
             "--student=resnet_small",
             "--methods=student,mhgd",
-            "--way=MHGD: --method=mhgd",
+            "--ways=TWICE",
         ],
         "must have names of their own.*'mhgd', 'MHGD'",
     ),
@@ -639,7 +663,16 @@ def test_wrong_input_is_told(folder, data, teacher, what):
     program, arguments, message = WRONG[what]
     corrupt = folder / "corrupt.keras"
     corrupt.write_bytes(b"PK not a zip")
-    places = {"TEACHER": teacher, "CORRUPT": corrupt, "EMPTY": folder / "empty"}
+    nameless, twice = folder / "nameless.toml", folder / "twice.toml"
+    nameless.write_text('[[way]]\nmethod = "rkd"\n')
+    twice.write_text('[[way]]\nname = "MHGD"\nmethod = "mhgd"\n')
+    places = {
+        "TEACHER": teacher,
+        "CORRUPT": corrupt,
+        "EMPTY": folder / "empty",
+        "NAMELESS": nameless,
+        "TWICE": twice,
+    }
     for name, path in places.items():
         arguments = [a.replace(f"={name}", f"={path}") for a in arguments]
     output = run(

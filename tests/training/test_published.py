@@ -66,11 +66,14 @@ def compare(folder, dataset, data_dir, *arguments, **options):
 
 def test_cifar100(tmp_path, cifar100):
     """The teacher is trained first, and published results stand beside."""
+    (tmp_path / "heads.toml").write_text(
+        '[[way]]\nname = "1 head"\nmethod = "mhgd"\n'
+        "set = {num_heads = 1, preparation_epochs = 1}\n"
+    )
     arguments = [
         "--methods=published",
         "--set=mhgd.preparation_epochs=1",
-        "--way=1 head: --method=mhgd --set=num_heads=1 "
-        "--set=preparation_epochs=1",
+        f"--ways={tmp_path}/heads.toml",
     ]
     output = compare(tmp_path, "cifar100", cifar100, *arguments)
     for name, result in [
@@ -90,6 +93,7 @@ def test_cifar100(tmp_path, cifar100):
     assert (tmp_path / "vgg16_0" / "last.keras").exists()
     # It goes on where it has been moved to.
     moved = tmp_path.rename(tmp_path.with_name("moved"))
+    arguments[-1] = f"--ways={moved}/heads.toml"
     assert compare(moved, "cifar100", cifar100, *arguments).count("$") == 0
 
 

@@ -1,15 +1,13 @@
 """Pages are one file that nothing is missing from; see also `browser`."""
 
-import re
-import xml.etree.ElementTree as tree
-
 import numpy as np
 import pytest
 
 import keras_mhgd
 from keras_mhgd.graph import GraphRecord
 from tests.training.pages import assert_self_contained
-from training import charts, confusions, report
+from training.reports import confusions_section, pictures
+from training.reports.run_report import run_page
 
 
 @pytest.fixture
@@ -56,23 +54,19 @@ def graphs():
 
 def test_a_runs_page(dataset, rows, graphs):
     predicted = np.array([0, 1, 1, 1, 2, 0])
-    page, svgs = assert_self_contained(
-        report.of_run("a & b", RESULT, rows, dataset, predicted, graphs)
-    )
-    text = report.of_run("a & b", RESULT, rows, dataset, predicted, graphs)
+    text = run_page("a & b", RESULT, rows, dataset, predicted, graphs)
+    page = assert_self_contained(text)
     for part in ("a &amp; b", "50.00 %", "62.50 %", "12,345", "a=1\nb=2"):
         assert part in text
     assert "b → &lt;c&gt;" in text
     assert "&lt;script&gt;" in text
     # Losses, test accuracy, clipped share; both distances of the graphs.
-    assert len(svgs) == 5
-    assert "test accuracy <b>50 %</b>" in text
+    assert len(page.drawings) == 5
+    assert "test accuracy 50" in page.drawings[0]
     # Panels and heads of two edges, three samples with twice six images, and
     # one image for each of the two errors.
-    assert page.tags.count("img") == 2 * 4 + 2 * 2 + 3 * 13 + 2
-    assert "Attention" not in report.of_run(
-        "", RESULT, rows, dataset, predicted
-    )
+    assert page.tags.count("img") == 5 + 2 * 4 + 2 * 2 + 3 * 13 + 2
+    assert "Attention" not in run_page("", RESULT, rows, dataset, predicted)
 
 
 @pytest.fixture
@@ -85,26 +79,38 @@ def dataset():
 
 def test_confusions_are_counted(dataset):
     predicted = np.array([0, 1, 1, 1, 2, 0])
-    counts = confusions.confusions(dataset, predicted)
+    counts = confusions_section.confusions(dataset, predicted)
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 2, 0], [1, 0, 1]])
-    text = confusions.of_run(dataset, predicted)
-    assert text.count("1 of 2 images") == 2
+    found = confusions_section.of_run(dataset, predicted)
+    assert [(each["true"], each["predicted"]) for each in found] == [
+        ("<a>", "b"),
+        ("c", "<a>"),
+    ]
+    assert all(each["text"] == "1 of 2 images" for each in found)
+    text = run_page("", RESULT, [], dataset, predicted)
     assert "&lt;a&gt; → b" in text and "c → &lt;a&gt;" in text
-    assert "None." in confusions.of_run(dataset, dataset.y_test)
+    assert confusions_section.of_run(dataset, dataset.y_test) == []
+    assert "None." in run_page("", RESULT, [], dataset, dataset.y_test)
 
 
 def test_confusions_that_distillation_fixed_and_added(dataset):
     """Of two trials alone both take c for a once; distilled, b for c."""
     alone = [np.array([0, 0, 1, 1, 2, 0]), np.array([0, 1, 1, 1, 2, 0])]
     way = [np.array([0, 0, 1, 2, 2, 2]), np.array([0, 0, 1, 2, 2, 2])]
-    text = confusions.of_comparison(dataset, alone, way, "<way>")
-    fixed, added = text.split("Most added")
-    pairs = re.findall(r"<b>(.*?)</b>", fixed)
-    assert pairs == ["c → &lt;a&gt;", "&lt;a&gt; → b"]
-    assert re.findall(r"</i>([\d.]+)<", fixed) == ["1.0", "0.0", "0.5", "0.0"]
-    assert re.findall(r'alt="test image (\d)', fixed) == ["5", "1"]
-    assert re.findall(r"<b>(.*?)</b>", added) == ["b → c"]
-    assert "of 2 errors, 1 are left" in text
+    found = confusions_section.of_comparison(dataset, alone, way, "<way>")
+
+    def pairs(kind):
+        return [(each["true"], each["predicted"]) for each in found[kind]]
+
+    assert pairs("fixed") == [("c", "<a>"), ("<a>", "b")]
+    assert pairs("added") == [("b", "c")]
+    errors = [each["bars"] for each in found["fixed"]]
+    assert errors == [
+        [("before", 1.0, 1.0), ("after", 0.0, 0.0)],
+        [("before", 0.5, 0.5), ("after", 0.0, 0.0)],
+    ]
+    assert [list(each["images"]) for each in found["fixed"]] == [[5], [1]]
+    assert (found["before"], found["after"]) == (1.5, 1.0)
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -112,26 +118,17 @@ def test_confusions_that_distillation_fixed_and_added(dataset):
     "values",
     [[0.3], [5.0, 5.0], [1e-9, 1e-7], [0.1, 273.0], [0.0, 0.0], [-1.0, 2.0]],
 )
-def test_lines_lie_within_the_chart(values, log):
+def test_curves_hold_all_values(values, log):
     points = list(enumerate(values))
-    svg = charts.lines("a < b", {"s": points}, log=log)
-    if log and max(values) <= 0:
-        assert svg == ""
+    figure = pictures.curves({"a < b": points, "none": []}, log=log)
+    kept = [(x, y) for x, y in points if y > 0 or not log]
+    if not kept:
+        assert figure is None
         return
-    drawing = tree.fromstring(svg[svg.index("<svg") : svg.index("</svg>") + 6])
-    _, _, width, height = map(float, drawing.get("viewBox").split())
-    for circle in drawing.iter("circle"):
-        assert 0 <= float(circle.get("cx")) <= width
-        assert 0 <= float(circle.get("cy")) <= height - 28
-    path = next(
-        each for each in drawing.iter("path") if each.get("class") == "line"
-    )
-    for _, y in re.findall(r"([\d.-]+) ([\d.-]+)", path.get("d")):
-        assert 0 <= float(y) <= height - 28
-
-
-def test_strips_hold_all_values():
-    text = charts.strips({"way": [1.0, 3.0]}, {"alone": 1.0, "teacher": 5.0})
-    left = [float(value) for value in re.findall(r"left:([\d.]+)%", text)]
-    assert left == pytest.approx([3.7, 96.3, 3.7, 50, 26.85], abs=0.01)
-    assert "<b>2.00</b>" in text
+    (axes,) = figure.axes
+    (line,) = axes.lines
+    assert list(zip(*line.get_data(), strict=True)) == kept
+    low, high = axes.get_ylim()
+    assert low <= min(y for _, y in kept) <= max(y for _, y in kept) <= high
+    assert line.get_label() == f"a < b {kept[-1][1]:.4g}"
+    assert (axes.get_yscale() == "log") == log

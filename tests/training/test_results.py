@@ -1,10 +1,14 @@
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
 import keras_mhgd
-from training import pictures, results, tables
-from training.benchmarks.program import Benchmark
-from training.comparison import Comparison, Way
+from benchmarks.speed.program import Benchmark
+from training.reports import pictures, tables
+from training.runs.comparison import Comparison, Way, command_line
+from training.saved import results
 
 
 def rows(*accuracies):
@@ -47,50 +51,72 @@ def test_comparison_is_a_picture(tmp_path, ways):
 
 def test_names_that_are_one_folders(tmp_path):
     """What was trained by other flags isn't taken for a way's own."""
-    alone = Way("student", "train", ())
-    way = Way("MHGD", "distill", ("--method=mhgd",))
-    Comparison(tmp_path, [alone, way], [])
-    again = Way("mhgd", "distill", ("--method=mhgd",))
-    Comparison(tmp_path, [alone, again], [])
-    other = Way("mhgd", "distill", ("--method=mhgd", "--set=num_heads=1"))
+    alone = Way("student", "train")
+    way = Way("MHGD", "distill", {"method": "mhgd"})
+    Comparison(tmp_path, [alone, way], {})
+    again = Way("mhgd", "distill", {"method": "mhgd"})
+    Comparison(tmp_path, [alone, again], {})
+    other = Way("mhgd", "distill", {"method": "mhgd", "set": {"num_heads": 1}})
     with pytest.raises(ValueError, match=r"other flags \(mhgd: .*num_heads"):
-        Comparison(tmp_path, [alone, other], [])
-    teacher = Way("mhgd", "train", ("--model=vgg_small",))
+        Comparison(tmp_path, [alone, other], {})
+    teacher = Way("mhgd", "train", {"model": "vgg_small"})
     with pytest.raises(ValueError, match=r"other flags \(mhgd: .*vgg_small"):
-        Comparison(tmp_path, [alone], [], teacher)
+        Comparison(tmp_path, [alone], {}, teacher)
 
 
 def test_a_comparison_whose_config_is_damaged_is_refused(tmp_path):
-    ways = [Way("student", "train", ())]
-    for damaged in "{}", '{"shared": []}', '{"shared": [], "ways": []}':
+    ways = [Way("student", "train")]
+    for damaged in "{}", '{"shared": {}}', '{"shared": {}, "ways": []}':
         (tmp_path / "config.json").write_text(damaged)
         with pytest.raises(ValueError, match="config.json must hold the comp"):
-            Comparison(tmp_path, ways, [])
+            Comparison(tmp_path, ways, {})
         assert (tmp_path / "config.json").read_text() == damaged
 
 
 def test_methods_of_ways():
-    def methods(*flags):
+    def methods(**flags):
         way = Way("x", "distill", flags)
         return [type(each).__name__ for each in way.methods]
 
-    assert methods("--student=x", "--method=recommended", "--epochs=1") == [
-        "MHGD",
+    assert methods(student="x", method="recommended") == [
+        "CrossMHGD",
         "SoftLogits",
         "DIST",
     ]
-    assert methods("--method=rkd+mhgd") == ["RKD", "MHGD"]
-    assert methods("--student", "x", "--method", "rkd") == ["RKD"]
-    assert methods("--method=mhgd", "-method=rkd") == ["RKD"]
-    assert methods("--model=x") == []
+    assert methods(method="rkd+mhgd") == ["RKD", "MHGD"]
+    assert methods(model="x") == []
+
+
+def test_flags_are_written_as_programs_get_them():
+    flags = {
+        "method": "mhgd",
+        "set": {"clipping": None, "variant": {"reduction": "mean"}, "a": "b c"},
+        "cache_teacher": True,
+        "fused": False,
+        "sensing_points": ["a", "b:c"],
+        "epochs": 3,
+        "run": pathlib.Path("here"),
+    }
+    assert command_line(flags) == [
+        "--method=mhgd",
+        "--set=clipping=null",
+        '--set=variant={"reduction": "mean"}',
+        "--set=a=b c",
+        "--cache_teacher",
+        "--nofused",
+        "--sensing_points=a,b:c",
+        "--epochs=3",
+        "--run=here",
+    ]
 
 
 def test_one_way_makes_what_others_use(tmp_path, monkeypatch):
     """The first to use MHGD; others don't wait, nor what has no MHAN."""
     ways = [
-        Way(method, "distill", (f"--method={method}",))
-        for method in ("soft_logits", "recommended", "soft_logits+dist", "mhgd")
+        Way(method, "distill", {"method": method})
+        for method in ("soft_logits", "mhgd", "soft_logits+dist")
     ]
+    ways.append(Way("mhgd, one head", "distill", {"method": "mhgd"}))
     waiting = {}
 
     def train(self, way, trial, waits):
@@ -98,16 +124,16 @@ def test_one_way_makes_what_others_use(tmp_path, monkeypatch):
         return 0
 
     monkeypatch.setattr(Comparison, "_train", train)
-    Comparison(tmp_path, ways, []).run(trials=2, jobs=1)
+    Comparison(tmp_path, ways, {}).run(trials=2, jobs=1)
     assert [key for key, count in waiting.items() if count] == [
-        ("mhgd", 0),
-        ("recommended", 1),
+        ("mhgd, one head", 0),
         ("mhgd", 1),
+        ("mhgd, one head", 1),
     ]
 
 
 def test_a_way_may_have_a_teacher_of_its_own(tmp_path):
-    """Of a flag that is given twice the last one counts."""
+    """And other flags than all."""
     started = []
 
     class Process:
@@ -117,20 +143,26 @@ def test_a_way_may_have_a_teacher_of_its_own(tmp_path):
             pass
 
     def start(program, flags, output):
-        started.append([each for each in flags if "--teacher" in each])
+        started.append(
+            [each for each in flags if re.match("--(teacher|epochs)", each)]
+        )
         return Process()
 
     ways = [
-        Way("student", "train", ()),
-        Way("theirs", "distill", ("--method=rkd",)),
-        Way("own", "distill", ("--method=rkd", "--teacher=own.keras")),
+        Way("student", "train"),
+        Way("theirs", "distill", {"method": "rkd"}),
+        Way("own", "distill", {"teacher": "own.keras", "epochs": 3}),
     ]
-    teacher = Way("vgg16", "train", ("--model=vgg16",))
-    comparison = Comparison(tmp_path, ways, [], teacher)
+    teacher = Way("vgg16", "train", {"model": "vgg16"})
+    comparison = Comparison(tmp_path, ways, {"epochs": 2}, teacher)
     comparison._processes.start = start
     comparison.run(trials=1, jobs=1)
-    made = f"--teacher={tmp_path}/vgg16_0"
-    assert started == [[], [], [made], [made, "--teacher=own.keras"]]
+    assert started == [
+        ["--epochs=2"],
+        ["--epochs=2"],
+        [f"--teacher={tmp_path}/vgg16_0", "--epochs=2"],
+        ["--teacher=own.keras", "--epochs=3"],
+    ]
 
 
 def test_predictions_are_read_again(tmp_path):
@@ -144,7 +176,7 @@ def test_predictions_are_read_again(tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda folder: Comparison(folder, [Way("student", "train", ())], []),
+        lambda folder: Comparison(folder, [Way("student", "train")], {}),
         lambda folder: Benchmark(folder, {"rounds": 1}),
     ],
     ids=["comparison", "benchmark"],

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from keras_mhgd.files import locked
+from keras_mhgd.storage.files import locked
 from tests.training.launcher import started
 from tests.training.runs import TEACHER, assert_same_run, read_rows, run
-from training.run import RequireFinite
+from training.runs.run import RequireFinite
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from training import literature, tables
+from training.reports import published, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -88,10 +88,10 @@ def test_interval_covers_95_percent(count):
 
 
 def test_literature():
-    source, known = literature.published("cifar100", "resnet32", "resnet8")
+    source, known = published.published("cifar100", "resnet32", "resnet8")
     assert "five trials" in source
     assert known["mhgd"] == "73.98 / 74.30"
-    assert literature.published("glyphs", "vgg_small", "resnet_small") == (
+    assert published.published("glyphs", "vgg_small", "resnet_small") == (
         "",
         {},
     )
@@ -100,5 +100,5 @@ def test_literature():
 def test_published_results_stand_in_the_docs():
     """And beside none of them, yet, one of ours."""
     page = (ROOT / "docs/published.md").read_text()
-    assert page == literature.text()
+    assert page == published.text()
     assert "| mhgd | 67.02 |  |" in page

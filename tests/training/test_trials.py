@@ -1,7 +1,7 @@
 import keras_tuner
 import pytest
 
-from training import pictures, trials
+from training.reports import pictures, search_report
 
 
 def trial(number, score, message=None, **values):
@@ -16,7 +16,7 @@ def trial(number, score, message=None, **values):
 
 @pytest.fixture
 def made():
-    return trials.rows(
+    return search_report.rows(
         [
             trial(0, 0.5, method="mhgd", **{"mhgd/num_heads": 8}),
             trial(1, None, "Traceback\n  ...\nNaNError: loss\n", method="rkd"),
@@ -27,7 +27,7 @@ def made():
 
 def test_table(made):
     """The best first; what all trials have in common is left out."""
-    assert trials.cells(made)[1:] == [
+    assert search_report.cells(made)[1:] == [
         ["2", "62.50", "rkd", "weight=0.333"],
         ["0", "50.00", "mhgd", "num_heads=8"],
         ["1", "failed", "rkd", "NaNError: loss"],
@@ -37,16 +37,24 @@ def test_table(made):
 def test_of_equal_trials_the_first_is_best():
     """A resumed search may have them in another order."""
     equal = [trial(number, 0.5, method="rkd") for number in (10, 9, 11)]
-    assert [row["trial"] for row in trials.rows(equal)] == ["9", "10", "11"]
+    assert [row["trial"] for row in search_report.rows(equal)] == [
+        "9",
+        "10",
+        "11",
+    ]
 
 
 def test_files(made, tmp_path):
-    trials.write(tmp_path, made, "A search")
+    search_report.write(tmp_path, made, "A search")
     lines = (tmp_path / "trials.csv").read_text().splitlines()
     assert lines[0].startswith("trial,status,val_accuracy,student,")
     assert [line.split(",")[0] for line in lines[1:]] == ["2", "0", "1"]
     page = (tmp_path / "report.html").read_text()
-    assert "A search" in page and "NaNError: loss" in page and "<svg" in page
+    assert (
+        "A search" in page
+        and "NaNError: loss" in page
+        and "image/svg+xml" in page
+    )
 
 
 def test_picture(made):

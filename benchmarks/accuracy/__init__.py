@@ -1,0 +1,1 @@
+"""Tables of accuracy: searches, comparisons, and what they come to."""

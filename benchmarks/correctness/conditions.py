@@ -1,0 +1,168 @@
+"""Every method in other precisions, ways to run, and tasks, by single steps.
+
+A column of `benchmarks.correctness.matrix` each. Networks are as small as can
+be, and most steps run without tracing: a column takes seconds a method.
+"""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_mhgd
+from benchmarks.correctness.devices import small
+from tests.situations import SITUATIONS
+
+# The largest difference that is allowed, relative to the largest entry or 1.
+TOLERANCES = {
+    "run_eagerly": 1e-4,
+    "steps_per_execution": 1e-5,
+    "jit_compile": 1e-5,
+    "mixed_bfloat16": 0.02,
+    "mixed_float16": 0.01,
+}
+COUNT = 8
+
+
+def network(width, seed):
+    """Two convolutions for images 8 x 8 x 1, of three classes."""
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((8, 8, 1))
+    for stage in (1, 2):
+        x = keras.layers.Conv2D(
+            width,
+            3,
+            strides=stage,
+            padding="same",
+            activation="relu",
+            name=f"stage{stage}",
+        )(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3, dtype="float32")(x))
+
+
+def data():
+    """A batch of images and class numbers."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(COUNT, 8, 8, 1)).astype("float32")
+    return x, np.arange(COUNT) % 3
+
+
+def image_distiller(row, policy="float32", **options):
+    """A compiled distiller of such networks, of a dtype policy."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        teacher, student = network(6, 1), network(4, 2)
+        keras.utils.set_random_seed(3)
+        distiller = keras_mhgd.Distiller(
+            student, teacher, small(row), ["stage1", "stage2"]
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    distiller.compile(
+        keras.optimizers.SGD(0.001),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **options,
+    )
+    return distiller
+
+
+def step(distiller, *batch):
+    """One step without tracing: its losses by name."""
+    batch = keras.tree.map_structure(
+        lambda x: None if x is None else tf.convert_to_tensor(x), batch
+    )
+    logs = distiller.train_step(batch)
+    return {name: float(value) for name, value in logs.items()}
+
+
+def losses(row, condition):
+    """The losses of a step, or of a short `fit`, and the weights after it."""
+    if condition.startswith("mixed"):
+        distiller = image_distiller(row, condition)
+        found = step(distiller, *data())
+        return {name: found[name] for name in distiller.terms}
+    if condition == "run_eagerly":
+        distiller = image_distiller(row)
+        found = step(distiller, *data())
+    else:
+        options = {}
+        if condition == "steps_per_execution":
+            options = {"steps_per_execution": 2}
+        elif condition == "jit_compile":
+            options = {"jit_compile": True}
+        distiller = image_distiller(row, **options)
+        for method in distiller.methods:  # as it begins
+            if method.preparation and not method.preparation.done:
+                method.preparation.adopt(method.preparation.networks)
+        batches = tf.data.Dataset.from_tensors(data())
+        history = distiller.fit(batches, verbose=0, shuffle=False).history
+        found = {name: values[0] for name, values in history.items()}
+    weights = distiller.student.get_weights()
+    return found | {str(i): each for i, each in enumerate(weights)}
+
+
+def difference(a, b):
+    """Largest difference, relative to the largest entry or to 1."""
+    return max(
+        float(np.abs(np.subtract(a[name], b[name])).max())
+        / max(1.0, float(np.abs(a[name]).max()))
+        for name in a
+        if name in b
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def expected(row):
+    """What a step by `fit` gives in float32."""
+    return losses(row, "fit")
+
+
+def of_condition(row, condition):
+    """The largest difference from `fit` in float32."""
+    return difference(losses(row, condition), expected(row))
+
+
+def of_task(row, task):
+    """0.0 if the losses of a step are finite; or a warning, or the refusal."""
+    situation = SITUATIONS[task]
+    try:
+        distiller = keras_mhgd.Distiller(
+            situation.student(), situation.teacher(), small(row)
+        )
+        distiller.compile(keras.optimizers.SGD(0.001), **situation.task)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            found = step(distiller, situation.x, situation.y, situation.weight)
+    except ValueError as error:
+        return reason(str(error))
+    terms = [found[term] for term in distiller.terms]
+    if not terms or not np.isfinite(terms).all():
+        raise FloatingPointError(f"{row} for {task}: {found}")
+    if told:
+        return f"Trains, and warns: {reason(str(told[0].message))}"
+    return 0.0
+
+
+def reason(message):
+    """What a refusal says, without what was received."""
+    # Keras puts the message of an error in a layer's call in bold.
+    message = message.split("\x1b[1m")[-1].split("\x1b[0m")[0]
+    return message.split(" Received:")[0]
+
+
+def _column(
+    cell, argument
+) -> Callable[[Sequence[str], str | os.PathLike], dict]:
+    return lambda rows, folder: {row: cell(row, argument) for row in rows}
+
+
+COLUMNS = {
+    **{name: _column(of_condition, name) for name in TOLERANCES},
+    **{name: _column(of_task, name) for name in SITUATIONS},
+}

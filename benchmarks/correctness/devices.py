@@ -1,0 +1,158 @@
+"""Trains every method on several devices and tells how far one device is off.
+
+python -m benchmarks.correctness.devices <devices> <folder> <row> ...
+
+A row is what `methods.parts` takes. Devices are parts of this processor:
+TensorFlow must see them from the start, and takes one strategy a process. With
+TF_CONFIG this is one of so many workers. What one device trains is kept in the
+folder.
+The last line printed is a JSON object: for each row the largest difference, or
+why there is none.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_mhgd
+from keras_mhgd import methods
+from keras_mhgd.distribution import replicas
+
+BATCH = 16
+# The last batch is 9: TensorFlow would leave one of four devices without any.
+COUNT = 2 * BATCH + 9
+CLASS_WEIGHT = {0: 1.0, 1: 3.0, 2: 0.5}
+
+
+def small(row: str) -> list[methods.Method]:
+    """Makes the methods of a row, with little to learn before the student."""
+    made = methods.parts(row)
+    for each in made:
+        if each.preparation and each.preparation.epochs:
+            each.preparation.epochs = 1
+        for name, value in (("num_heads", 2), ("bank_size", 64)):
+            if hasattr(each, name):
+                setattr(each, name, value)
+    return made
+
+
+def network(width: int, seed: int) -> keras.Model:
+    """Makes a network of two convolutions for images 8 x 8 x 1."""
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((8, 8, 1))
+    for stage in (1, 2):
+        x = keras.layers.Conv2D(
+            width,
+            3,
+            strides=stage,
+            padding="same",
+            activation="relu",
+            name=f"stage{stage}",
+            kernel_regularizer=keras.regularizers.L2(1e-3),
+        )(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def trained(row: str, strategy: tf.distribute.Strategy | None):
+    """Trains on a data set with weights, then on arrays with class weights.
+
+    Returns:
+        Arrays by name: the entries of both histories and all weights.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(COUNT, 8, 8, 1)).astype("float32")
+    y = rng.integers(0, 3, COUNT).astype("uint8")
+    weight = rng.uniform(0, 2, COUNT).astype("float32")
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        teacher, student = network(6, 1), network(4, 2)
+        keras.utils.set_random_seed(3)
+        distiller = keras_mhgd.Distiller(
+            student, teacher, small(row), ["stage1", "stage2"]
+        )
+        distiller.compile(
+            keras.optimizers.SGD(0.01, 0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    batches = tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(BATCH)
+    of_class = {"class_weight": CLASS_WEIGHT}
+    if replicas.across_workers(strategy):  # which have no `class_weight`
+        of_class = {"sample_weight": np.float32([CLASS_WEIGHT[i] for i in y])}
+    arguments = {"shuffle": False, "verbose": 0}
+    numbers = {}
+    for part, data in (
+        ("data set", {"x": batches}),
+        ("arrays", {"x": x, "y": y, "batch_size": BATCH, **of_class}),
+    ):
+        history = distiller.fit(**data, **arguments).history
+        numbers |= {f"{part} {name}": history[name] for name in history}
+    weights = student.get_weights()
+    for method in distiller.methods:
+        weights += method.get_weights()
+    numbers |= {f"weight {i}": each for i, each in enumerate(weights)}
+    return {name: np.asarray(numbers[name]) for name in numbers}
+
+
+def reference(row: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """Gives what one device trains, from the folder if it is there."""
+    path = folder / f"{row}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **trained(row, None))
+    return dict(np.load(path))
+
+
+def difference(
+    one: dict[str, np.ndarray], several: dict[str, np.ndarray]
+) -> float:
+    """Largest difference, relative to an array's largest entry or to 1."""
+    if one.keys() != several.keys():
+        raise ValueError(f"Other names: {sorted(one)} and {sorted(several)}.")
+    return max(
+        float(np.abs(one[name] - several[name]).max())
+        / max(1.0, float(np.abs(one[name]).max()))
+        for name in one
+    )
+
+
+def main(devices: str, folder: str, *rows: str) -> None:
+    """Prints the cells of a column."""
+    if "TF_CONFIG" in os.environ:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * int(devices),
+        )
+        strategy = tf.distribute.MirroredStrategy()
+    if strategy.num_replicas_in_sync != int(devices):
+        raise ValueError(f"There are other devices. Received: {devices}.")
+    # Each graph runs a few times: making it faster takes longer.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+    cells = {}
+    for row in rows:
+        try:
+            several = trained(row, strategy)
+            with strategy.scope():
+                is_chief = replicas.is_chief()
+            if is_chief:
+                one = reference(row, pathlib.Path(folder))
+                cells[row] = difference(one, several)
+        except Exception as error:  # an outcome as well
+            cells[row] = f"{type(error).__name__}: {error}"
+    with strategy.scope():
+        replicas.wait_for_workers()
+    print(json.dumps(cells))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

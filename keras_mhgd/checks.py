@@ -1,0 +1,78 @@
+"""Checks arguments, and raises errors of one form."""
+
+import difflib
+import numbers
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+
+def unknown(what: str, received: object, valid: Iterable[str]) -> ValueError:
+    """Makes the error for an unknown name; near names come first.
+
+    Args:
+        what: The argument, as the user knows it.
+        received: What was given.
+        valid: All valid names.
+
+    Returns:
+        The `ValueError` to raise.
+    """
+    valid = list(valid)
+    near = difflib.get_close_matches(str(received), valid)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return ValueError(
+        f"`{what}` must be one of {', '.join(valid)}. "
+        f"Received: {what}={received!r}.{hint}"
+    )
+
+
+def require_known(what: str, received: object, valid: Collection[str]) -> None:
+    """Raises the error of `unknown` unless a name is one of the valid ones."""
+    if received not in valid:
+        raise unknown(what, received, valid)
+
+
+def require_positive(**values: float) -> None:
+    """Raises `ValueError` unless each named value is above 0."""
+    _require(lambda value: value > 0, "positive", values)
+
+
+def require_not_negative(**values: float) -> None:
+    """Raises `ValueError` unless each named value is 0 or more."""
+    _require(lambda value: value >= 0, "0 or more", values)
+
+
+def require_one_or_more(**values: float) -> None:
+    """Raises `ValueError` unless each named value is 1 or more."""
+    _require(lambda value: value >= 1, "1 or more", values)
+
+
+def check_integer(name: str, value: int) -> int:
+    """Gives `value` back if it is an integer.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What was passed.
+
+    Returns:
+        `value`.
+
+    Raises:
+        TypeError: If it is of another kind; bool is one.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"`{name}` must be an integer. "
+            f"Received: {name}={value!r} of type {type(value).__name__}. "
+            "Pass a whole number."
+        )
+    return value
+
+
+def _require(
+    holds: Callable[[float], bool], what: str, values: Mapping[str, float]
+) -> None:
+    for name, value in values.items():
+        if not holds(value):
+            raise ValueError(
+                f"`{name}` must be {what}. Received: {name}={value}."
+            )

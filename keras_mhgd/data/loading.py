@@ -1,0 +1,160 @@
+"""Finds a data set by name, folder or file."""
+
+import difflib
+import functools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from keras_mhgd.data import folders, idx, images, npz, tfds
+from keras_mhgd.data.dataset import Dataset
+
+# name, name:1.2.3, name/config, name/config:1.2.3
+_CATALOGUE_NAME = re.compile(r"[a-z]\w*(/[\w.\-]+)?(:[\w.*]+)?", re.ASCII)
+
+
+def names() -> tuple[str, ...]:
+    """Lists the built-in names, sorted."""
+    return tuple(sorted(_READERS))
+
+
+def load(
+    name: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    subset: int | None = None,
+    download: bool = False,
+    image_size: tuple[int, int] | None = None,
+) -> Dataset:
+    """Reads a labelled image set into memory.
+
+    Args:
+        name: One of `names()`, any image-classification set of TensorFlow
+            Datasets (`"mnist"`, `"emnist/letters"`), the path of a folder
+            `<split>/<class>/<image>`, or the path of an `.npz` file with
+            `x_train`, `y_train`, `x_test`, `y_test`.
+        data_dir: Folder that holds the set, where it is not embedded.
+            Defaults to `None`: that of Debian's package for `fashion_mnist`,
+            else the one of TensorFlow Datasets.
+        subset: Number of training images to keep, class-balanced and
+            independent of any seed; normalised as in the full set. Defaults
+            to `None`: all.
+        download: Whether TensorFlow Datasets may download and prepare the set.
+        image_size: Height and width that all images are resized to, pixels.
+            Needed where those of a set differ. Defaults to `None`.
+
+    Returns:
+        `Dataset`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If the name is unknown, or the files do not hold a
+            labelled image set.
+        FileNotFoundError: If the set is not there; the message says how to
+            get it.
+        OSError: If a file can't be read.
+        ConnectionError: If it has to be downloaded and there is no network.
+
+    Example:
+        >>> glyphs = keras_mhgd.data.load("glyphs", subset=2000)
+        >>> glyphs.steps_per_epoch(batch_size=64)
+        32
+        >>> stream = glyphs.train(batch_size=64, seed=1)
+        >>> x, y = next(iter(stream))
+        >>> x.shape
+        TensorShape([64, 28, 28, 1])
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(
+            "`name` must be a string or a path. "
+            f"Received: name={name!r} of type {type(name).__name__}. "
+            f"{_choices('')}"
+        )
+    name = os.fspath(name)
+    data_dir = None if data_dir is None else Path(data_dir).expanduser()
+    image_size = None if image_size is None else images.check_size(image_size)
+    dataset = _read(name, data_dir, download, image_size)
+    # Sets that come as arrays: files were resized one by one.
+    if image_size not in (None, dataset.input_shape[:2]):
+        dataset = images.resize_dataset(dataset, image_size)
+    return dataset if subset is None else dataset.take(subset)
+
+
+def _read(
+    name: str,
+    data_dir: Path | None,
+    download: bool,
+    image_size: tuple[int, int] | None,
+) -> Dataset:
+    if name in _READERS:
+        return _READERS[name](data_dir, download, image_size)
+    if name.endswith(".npz"):
+        return npz.read(Path(data_dir or "", name).expanduser())
+    if os.path.isdir(os.path.expanduser(name)):
+        return folders.read_image_folder(Path(name).expanduser(), image_size)
+    if not _CATALOGUE_NAME.fullmatch(name):
+        raise ValueError(
+            "`name` must be a built-in name, a name of TensorFlow Datasets, "
+            f"an existing image folder or an .npz file. Received: {name!r}. "
+            f"{_choices(name)}"
+        )
+    return tfds.read(name, data_dir, download, image_size, _choices(name))
+
+
+def _read_cifar(name: str, *options) -> Dataset:
+    return tfds.read(name, *options, hint=_choices(name))
+
+
+def _read_fashion_mnist(
+    data_dir: Path | None,
+    download: bool,
+    image_size: tuple[int, int] | None,
+) -> Dataset:
+    folder = data_dir or idx.DEBIAN_FOLDER
+    if idx.is_folder(folder):
+        return idx.read_fashion_mnist(folder)
+    hint = (
+        f"There are no IDX files in {folder} either: `apt-get install "
+        f"dataset-fashion-mnist` puts them in {idx.DEBIAN_FOLDER}. "
+    )
+    return tfds.read(
+        "fashion_mnist",
+        data_dir,
+        download,
+        image_size,
+        hint + _choices("fashion_mnist"),
+    )
+
+
+def _choices(name: str) -> str:
+    unknown = name not in _READERS
+    close = difflib.get_close_matches(name, names()) if unknown else ()
+    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return (
+        f"{hint}Built-in names: {', '.join(names())}; else the path of an "
+        "image folder or of an .npz file."
+    )
+
+
+def _need_folder(name: str, data_dir: Path | None) -> Path:
+    if data_dir is None:
+        raise FileNotFoundError(
+            f"{name!r} must be read from a folder. Received: data_dir=None. "
+            "Pass the folder as data_dir / --data_dir."
+        )
+    return data_dir
+
+
+# Each reader takes (data_dir, download, image_size).
+_READERS: dict[str, Callable[..., Dataset]] = {
+    "cifar10": functools.partial(_read_cifar, "cifar10"),
+    "cifar100": functools.partial(_read_cifar, "cifar100"),
+    "fashion_mnist": _read_fashion_mnist,
+    "glyphs": lambda *_: npz.read_glyphs(),
+    "image_folder": lambda data_dir, _, image_size: folders.read_image_folder(
+        _need_folder("image_folder", data_dir), image_size
+    ),
+    "tiny_imagenet": lambda data_dir, _, image_size: folders.read_tiny_imagenet(
+        _need_folder("tiny_imagenet", data_dir), image_size
+    ),
+}

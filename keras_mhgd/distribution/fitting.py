@@ -1,0 +1,388 @@
+"""`fit` and `evaluate` under every strategy, that of several workers included.
+
+Keras's own fail under `tf.distribute.MultiWorkerMirroredStrategy`: they build
+the model from a batch and average logs in ways that need one process. There,
+each worker is a process that runs the same program, and what is called here
+must be called by all of them with equal data; else these are Keras's.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.distribution import replicas
+
+# Several processes must not write the same files.
+_WRITERS = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TensorBoard,
+)
+
+
+def build(
+    model: keras.Model,
+    output_shapes: Any,
+    x: Any,
+    y: Any = None,
+) -> None:
+    """Makes the variables of optimizer and metrics.
+
+    A step that makes them itself is traced twice, and what is not made can't
+    be restored. It is called in the scope of the model's strategy.
+
+    Args:
+        model: A compiled model.
+        output_shapes: Shape of what its losses and metrics compare with the
+            labels, a tuple; of several outputs a list or dict of these.
+        x: Inputs, or a `tf.data.Dataset` with labels.
+        y: Labels, if they are not in `x`.
+    """
+    if not model.optimizer.built:  # a second time would make others
+        model.optimizer.build(model.trainable_variables)
+    if isinstance(x, tf.data.Dataset):
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+    if y is None or not all(
+        hasattr(each, "shape") for each in keras.tree.flatten(y)
+    ):
+        return
+    outputs = keras.tree.map_shape_structure(tf.TensorSpec, output_shapes)
+    metrics = model._compile_metrics
+    if metrics is not None and not metrics.built:
+        metrics.build(y, outputs)
+    loss = model._compile_loss
+    if isinstance(outputs, (list, dict)) and loss and not loss.built:
+        _build_losses(loss, y, outputs)
+
+
+class _Built(Exception):
+    """Ends a call."""
+
+
+def _build_losses(loss: Any, y: Any, outputs: Any) -> None:
+    """Makes the metric that each output's loss has.
+
+    The call does this once it has brought labels and outputs to one structure.
+    It is ended there: variables made in a graph could not leave it where a
+    strategy has several replicas.
+    """
+    build = loss.build
+
+    def build_and_end(*both):
+        build(*both)
+        raise _Built
+
+    loss.build = build_and_end
+    try:
+        loss(y, outputs)
+    except _Built:
+        pass
+    finally:
+        del loss.build
+
+
+def fit(
+    model: keras.Model, x: Any = None, y: Any = None, **arguments: Any
+) -> keras.callbacks.History:
+    """Trains a model as `keras.Model.fit` does.
+
+    Of several workers, each trains on its rows of each batch. All of them run
+    the callbacks, on the same logs, so that a schedule acts on all; but the
+    progress bar and Keras's `ModelCheckpoint`, `CSVLogger`, `TensorBoard` and
+    `RemoteMonitor` are the chief's alone. Any other callback that writes files
+    must ask `replicas.is_chief()`.
+
+    Args:
+        model: A compiled model; with several workers its optimizer and metrics
+            must be built: see `build`.
+        x: As for `keras.Model.fit`; with several workers a `tf.data.Dataset`
+            of whole batches in the same order on each, or arrays, which are
+            shuffled by a fixed seed.
+        y: Labels, if they are not in `x`.
+        **arguments: Others of `keras.Model.fit`; with several workers neither
+            `class_weight` nor `validation_split`.
+
+    Raises:
+        RuntimeError: If another worker is lost.
+        ValueError: If an argument can't be had with several workers.
+    """
+    if not replicas.across_workers(model.distribute_strategy):
+        with _evenly_shared(model):
+            return keras.Model.fit(model, x, y, **arguments)
+    for name in ("class_weight", "validation_split"):
+        if arguments.get(name):
+            raise ValueError(
+                f"`{name}` can't be had with several workers. Received: "
+                f"{name}={arguments[name]!r}. Use `sample_weight`, or "
+                "`validation_data`."
+            )
+    with _on_workers(model):
+        batch_size = arguments.pop("batch_size", None)
+        batches = _batches(
+            x,
+            y,
+            arguments.pop("sample_weight", None),
+            batch_size,
+            arguments.pop("shuffle", True),
+        )
+        steps = _steps(batches, "steps_per_epoch", arguments)
+        validation = arguments.pop("validation_data", None)
+        if validation is not None:
+            size = arguments.pop("validation_batch_size", None) or batch_size
+            parts = keras.utils.unpack_x_y_sample_weight(validation)
+            validation = _batches(*parts, size)
+            arguments["validation_steps"] = _steps(
+                validation, "validation_steps", arguments
+            )
+            validation = _distributed(validation.repeat())
+        callbacks = arguments.pop("callbacks", None) or []
+        if not replicas.is_chief():
+            arguments["verbose"] = 0
+            callbacks = [
+                each for each in callbacks if not isinstance(each, _WRITERS)
+            ]
+        return keras.Model.fit(
+            model,
+            _distributed(batches.repeat(), least=replicas.number()),
+            shuffle=False,  # that has been done
+            steps_per_epoch=steps,
+            validation_data=validation,
+            callbacks=callbacks,
+            **arguments,
+        )
+
+
+def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
+    """Evaluates a model as `keras.Model.evaluate` does.
+
+    Args:
+        model: A compiled model; with several workers its metrics must be
+            built: see `build`.
+        x: As for `fit`.
+        y: Labels, if they are not in `x`.
+        **arguments: Others of `keras.Model.evaluate`.
+
+    Raises:
+        RuntimeError: If another worker is lost.
+    """
+    # Within `fit` it has been distributed.
+    if not replicas.across_workers(model.distribute_strategy) or isinstance(
+        x, tf.distribute.DistributedDataset
+    ):
+        return keras.Model.evaluate(model, x, y, **arguments)
+    with _on_workers(model):
+        batch_size = arguments.pop("batch_size", None)
+        weight = arguments.pop("sample_weight", None)
+        if not replicas.is_chief():
+            arguments["verbose"] = 0
+        batches = _batches(x, y, weight, batch_size)
+        steps = _steps(batches, "steps", arguments)
+        return keras.Model.evaluate(
+            model, _distributed(batches.repeat()), steps=steps, **arguments
+        )
+
+
+def static_batches(
+    batches: tf.data.Dataset, batch_size: int, num_samples: int
+) -> tf.data.Dataset:
+    """Gives batches the static shapes that a TPU needs.
+
+    Args:
+        batches: A data set of batches.
+        batch_size: Samples in a batch.
+        num_samples: Samples in an epoch.
+
+    Returns:
+        The same batches.
+
+    Raises:
+        ValueError: If the last batch of an epoch would be smaller.
+    """
+    if num_samples % batch_size:
+        raise ValueError(
+            "All batches must have one size on a TPU. Received: "
+            f"{num_samples} samples in batches of {batch_size}. Choose a "
+            "batch size that divides the number of samples."
+        )
+
+    def fix(*batch):
+        return tf.nest.map_structure(
+            lambda part: tf.ensure_shape(part, [batch_size, *part.shape[1:]]),
+            batch,
+        )
+
+    return batches.map(fix)
+
+
+class _Evenly:
+    """A strategy of one process that shares each batch evenly.
+
+    TensorFlow gives each device the same number of samples as long as there
+    are any: of 9 on 4 devices 3, 3, 3 and 0, where this gives 2, 2, 2 and 3.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self._strategy = strategy
+
+    def experimental_distribute_dataset(self, batches: tf.data.Dataset):
+        with self._strategy.scope():
+            return _distributed(batches)
+
+    def reduce(self, reduce_op, value, axis=None):
+        if reduce_op != "MEAN" or axis is not None:
+            return self._strategy.reduce(reduce_op, value, axis)
+        # Keras asks for a batch to see its shapes. Of uneven parts there is
+        # no mean.
+        return tf.nest.map_structure(
+            lambda part: self.experimental_local_results(part)[0], value
+        )
+
+    def __getattr__(self, name):
+        return getattr(self._strategy, name)
+
+
+@contextlib.contextmanager
+def _evenly_shared(model: keras.Model) -> Iterator[None]:
+    """Makes Keras's loops share batches evenly among mirrored devices."""
+    own = model._distribute_strategy
+    if isinstance(own, tf.distribute.MirroredStrategy):
+        model._distribute_strategy = _Evenly(own)
+    try:
+        yield
+    finally:
+        model._distribute_strategy = own
+
+
+@contextlib.contextmanager
+def _on_workers(model: keras.Model) -> Iterator[None]:
+    """Makes Keras's loops over distributed data run on several workers.
+
+    The data must be without end: then no worker asks the others whether it has
+    ended.
+    """
+    strategy = model.distribute_strategy
+    if model.train_function is None:
+        model.train_function = _step_function(model, model.train_step)
+    if model.test_function is None:
+        model.test_function = _step_function(model, _if_any(model.test_step))
+    # With a strategy of its own the model would be built from a batch. Without
+    # it takes that of the scope.
+    model._distribute_strategy = None
+    try:
+        with strategy.scope(), replicas.connected():
+            yield
+            replicas.leave()
+    finally:
+        model._distribute_strategy = strategy
+
+
+def _step_function(model: keras.Model, step: Callable) -> Callable:
+    """Makes what `fit` calls with an iterator; it returns logs."""
+
+    @tf.autograph.experimental.do_not_convert
+    def run(iterator):
+        names = []
+        model.distribute_strategy.run(
+            lambda batch: names.extend(step(batch)), (next(iterator),)
+        )
+        results = model.get_metrics_result()
+        return {name: results[name] for name in names}
+
+    return run if model.run_eagerly else tf.function(run)
+
+
+def _if_any(step: Callable) -> Callable:
+    """Leaves out a step on a device that has no sample of the last batch."""
+
+    def run(batch):
+        names = []
+
+        def on_some():
+            names.extend(step(batch))
+            return tf.constant(0)
+
+        tf.cond(_count(batch) > 0, on_some, lambda: tf.constant(0))
+        return names
+
+    return run
+
+
+def _batches(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+    shuffle: bool = False,
+) -> tf.data.Dataset:
+    """Gives a data set of batches as it is, and makes one of arrays."""
+    if isinstance(x, tf.data.Dataset):
+        return x
+    if x is None or not hasattr(x, "shape"):
+        raise ValueError(
+            "`x` must be an array or a `tf.data.Dataset` with several workers. "
+            f"Received: {type(x).__name__}."
+        )
+    parts = [part for part in (x, y, sample_weight) if part is not None]
+    batches = tf.data.Dataset.from_tensor_slices(tuple(parts))
+    if shuffle:
+        batches = batches.shuffle(len(x), seed=0)  # the same on each worker
+    return batches.batch(batch_size or 32)
+
+
+def _steps(
+    batches: tf.data.Dataset, name: str, arguments: dict[str, Any]
+) -> int:
+    """Takes out the argument that says how many batches are used."""
+    steps = arguments.pop(name, None) or int(batches.cardinality())
+    if steps < 0:
+        raise ValueError(
+            f"`{name}` must be given with several workers for a data set of "
+            f"unknown length. Received: {name}=None."
+        )
+    return steps
+
+
+def _distributed(
+    batches: tf.data.Dataset, least: int = 0
+) -> tf.distribute.DistributedDataset:
+    """Gives each device its rows of each batch, in order."""
+
+    def rows(context):
+        number = context.num_replicas_in_sync
+        local = number // context.num_input_pipelines
+        first = local * context.input_pipeline_id
+        parts = batches.flat_map(
+            lambda *batch: _rows(batch, number, first, local, least)
+        )
+        return parts.prefetch(local)  # one batch
+
+    strategy = tf.distribute.get_strategy()
+    return strategy.distribute_datasets_from_function(rows)
+
+
+def _rows(
+    batch: tuple, number: int, first: int, local: int, least: int
+) -> tf.data.Dataset:
+    """Splits a batch for `number` devices; gives `local` parts."""
+    count = _count(batch)
+    check = tf.debugging.assert_greater_equal(
+        count,
+        tf.constant(least, tf.int64),
+        f"{replicas.TOO_FEW} Received samples:",
+    )
+
+    def part(replica):
+        start, end = replica * count // number, (replica + 1) * count // number
+        return tf.nest.map_structure(lambda whole: whole[start:end], batch)
+
+    with tf.control_dependencies([check]):
+        replica = tf.range(first, first + local, dtype=tf.int64)
+    return tf.data.Dataset.from_tensor_slices(replica).map(part)
+
+
+def _count(batch: Any) -> tf.Tensor:
+    return tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]

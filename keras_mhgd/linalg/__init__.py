@@ -1,0 +1,5 @@
+"""Singular vectors with an exact gradient, and what they are made of."""
+
+from keras_mhgd.linalg.singular_vectors import align, right_singular_vectors
+
+__all__ = ["align", "right_singular_vectors"]

@@ -1,0 +1,121 @@
+"""The losses of `keras.distillation` as methods."""
+
+import re
+import warnings
+
+import keras
+import tensorflow as tf
+
+from keras_mhgd.distribution import replicas
+from keras_mhgd.features import Features
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.tasks import SINGLE_LABEL
+
+
+@keras.saving.register_keras_serializable(package="keras_mhgd")
+class KerasLoss(Method):
+    """Trains the student by a loss of `keras.distillation`.
+
+    `keras_mhgd.methods.get` makes one from such a loss, so that it can be
+    passed to a `Distiller` as it is, alone or beside other methods.
+
+    Args:
+        loss: A `keras.distillation.LogitsDistillation`, whose logits are
+            read before a softmax that the networks end in; a
+            `FeatureDistillation`, whose layers may be named by path; or a
+            `DistillationLoss` of your own, which gets the networks' outputs.
+        weight: Multiplier of the loss, >= 0.
+
+    Call arguments:
+        student: `Features` of the student.
+        teacher: `Features` of the teacher.
+        labels: Not used.
+
+    Returns:
+        A dict with one scalar, float32, by the loss's name in snake case; of
+        a named layer of the student, with that.
+
+    Raises:
+        TypeError: If `loss` is no loss of `keras.distillation`.
+
+    Example:
+        >>> loss = keras.distillation.LogitsDistillation(
+        ...     temperature=4.0, loss=keras.losses.KLDivergence()
+        ... )
+        >>> distiller = keras_mhgd.Distiller(student, teacher, loss)
+    """
+
+    def __init__(
+        self,
+        loss: keras.distillation.DistillationLoss,
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(weight=weight, **kwargs)
+        if not isinstance(loss, keras.distillation.DistillationLoss):
+            raise TypeError(
+                "`loss` must be a loss of keras.distillation. "
+                f"Received: {loss!r} of type {type(loss).__name__}. Pass a "
+                "LogitsDistillation or a FeatureDistillation."
+            )
+        self.loss = loss
+        self._named = (
+            getattr(loss, "student_layer_name", None),
+            getattr(loss, "teacher_layer_name", None),
+        )
+        self._reads_logits = isinstance(
+            loss, keras.distillation.LogitsDistillation
+        )
+        self.needs = Needs()
+        if self._reads_logits:
+            # Its softmax is over the classes of one label.
+            self.needs = Needs(logits=True, tasks=(SINGLE_LABEL,))
+        elif any(self._named):
+            self.needs = Needs(layers=(self._named,))
+        if self._reads_logits and loss.loss is keras.losses.kl_divergence:
+            warnings.warn(
+                "LogitsDistillation(loss='kl_divergence'), the default, "
+                "compares raw logits without a softmax (Keras 3.15). Pass "
+                "loss=keras.losses.KLDivergence(), or use the method "
+                "'soft_logits'.",
+                stacklevel=2,
+            )
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(loss).__name__).lower()
+        layer = (self._named[0] or "").replace("/", "_")
+        self.terms = (f"{name}_{layer}" if layer else name,)
+
+    def call(self, student, teacher, labels):
+        if (student.weights, student.masks, student.output_masks) != 3 * (
+            None,
+        ):
+            raise ValueError(
+                "A loss of keras.distillation takes its mean over all "
+                "positions, so that none may be padded or ignored. Received: "
+                f"{type(self.loss).__name__} for networks with a mask, or for "
+                "labels that leave out positions. Use a method of "
+                "keras_mhgd.methods, such as 'soft_logits' or 'fitnet'."
+            )
+        ours, theirs = (
+            self._read(features, layer)
+            for features, layer in zip(
+                (student, teacher), self._named, strict=True
+            )
+        )
+        loss = self.loss.compute_loss(tf.stop_gradient(theirs), ours)
+        if replicas.keras_shares(getattr(self.loss, "loss", None)):
+            loss *= replicas.number()  # which Keras has divided it by
+        return {self.terms[0]: self.weight * tf.cast(loss, tf.float32)}
+
+    def _read(self, features: Features, layer: str | None) -> tf.Tensor:
+        if layer is not None:
+            return features.layers[layer]
+        return features.logits if self._reads_logits else features.outputs
+
+    def get_config(self):
+        loss = keras.saving.serialize_keras_object(self.loss)
+        return {**super().get_config(), "loss": loss}
+
+    @classmethod
+    def from_config(cls, config):
+        loss = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**{**config, "loss": loss})

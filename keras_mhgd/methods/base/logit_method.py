@@ -1,0 +1,128 @@
+"""What the methods that compare the networks' outputs have in common."""
+
+import tensorflow as tf
+
+from keras_mhgd.checks import require_positive
+from keras_mhgd.features import Features
+from keras_mhgd.linalg.directions import unit
+from keras_mhgd.methods.base.method import Method, Needs
+from keras_mhgd.methods.pieces.divergence import mean_over_rows
+from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.tasks import (
+    EMBEDDING,
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    Rows,
+)
+
+
+class LogitMethod(Method):
+    """Compares logits at a temperature; a subclass says how.
+
+    It gets rows of logits, `(rows, outputs)`: see `keras_mhgd.tasks.Task`.
+
+    Args:
+        temperature: Divides the logits, > 0.
+        standardize: Whether logits are standardized for each sample first.
+            It has a meaning for outputs of one class each alone.
+        weight: Multiplier of the method's terms, >= 0.
+
+    Raises:
+        ValueError: If an argument is out of range, or the outputs differ.
+    """
+
+    needs = Needs(logits=True, tasks=(SINGLE_LABEL, MULTI_LABEL))
+
+    def __init__(self, temperature, standardize, weight, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+        require_positive(temperature=temperature)
+        self.temperature = temperature
+        self.standardize = standardize
+        if standardize:  # a shift of all logits would change the others
+            self.needs = self.needs._replace(tasks=(SINGLE_LABEL,))
+
+    def build(self, student, teacher):
+        super().build(student, teacher)
+        counts = [each.logits[-1] for each in (student, teacher)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                "`logits` must be of the same classes in student and teacher. "
+                f"Received: {counts[0]} and {counts[1]} outputs. "
+                "Give both networks one logit for each class."
+            )
+
+    @property
+    def compares_values(self) -> bool:
+        """Whether the outputs are values or embeddings, not scores."""
+        return self.task.kind in (REGRESSION, EMBEDDING)
+
+    def rows(
+        self, student: Features, teacher: Features, labels: tf.Tensor | None
+    ) -> Rows:
+        """Gives what is compared: scores of two or more classes, or values.
+
+        An independent label becomes a row of its own, with the classes no and
+        yes: sigmoid(z) is the second of softmax(0, z).
+        """
+        rows = Rows(student.logits, teacher.logits, student.weights, labels)
+        width = rows.student.shape[-1]
+        if self.task.kind != MULTI_LABEL and (
+            width > 1 or self.compares_values
+        ):
+            return rows
+        weights = rows.weights
+        if weights is not None:
+            weights = tf.repeat(weights, width)
+        if labels is not None:
+            labels = tf.reshape(labels, [-1])
+        return Rows(
+            _no_and_yes(rows.student),
+            _no_and_yes(rows.teacher),
+            weights,
+            labels,
+        )
+
+    def difference(self, rows: Rows) -> tf.Tensor:
+        """Compares values: see `values_difference`."""
+        return values_difference(
+            *student_and_target(rows.student, rows.teacher),
+            self.task.kind,
+            rows.weights,
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "standardize": self.standardize,
+        }
+
+
+def values_difference(
+    a: tf.Tensor, b: tf.Tensor, kind: str, weights: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Computes how far outputs that are values or embeddings differ.
+
+    Values: mean over rows and outputs of (a - b)^2. Embeddings: mean over
+    rows of 1 - cos(a, b).
+
+    Args:
+        a: `(rows, outputs)`, floating point.
+        b: The same, of the same dtype.
+        kind: `"regression"` or `"embedding"`.
+        weights: 1 for rows that count and 0 for others, `(rows,)`.
+
+    Returns:
+        Scalar >= 0.
+    """
+    if kind == REGRESSION:
+        rows = tf.reduce_mean(tf.math.squared_difference(a, b), axis=-1)
+    else:
+        rows = 1 - tf.reduce_sum(unit(a) * unit(b), axis=-1)
+    return mean_over_rows(rows, weights)
+
+
+def _no_and_yes(logits: tf.Tensor) -> tf.Tensor:
+    logits = tf.reshape(logits, [-1, 1])
+    return tf.concat([tf.zeros_like(logits), logits], axis=-1)

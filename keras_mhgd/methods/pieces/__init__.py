@@ -1,0 +1,1 @@
+"""Functions and layers that several methods are made of."""

@@ -1,0 +1,345 @@
+"""The teacher's features, computed once for all epochs and all runs."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.lib.format import open_memmap
+
+from keras_mhgd.checks import require_known
+from keras_mhgd.data import Dataset
+from keras_mhgd.distiller import Distiller
+from keras_mhgd.distribution import replicas
+from keras_mhgd.features import Features, Taught
+from keras_mhgd.storage.arrays import map_array
+from keras_mhgd.storage.files import (
+    read_json,
+    replacing,
+    require_writable,
+    write_atomically,
+)
+
+_FORMAT = 1
+_DTYPES = ("float32", "float16")
+
+
+class TeacherCache:
+    """Runs the teacher once over a fixed number of views of each image.
+
+    Augmentation depends on (seed, view, image) alone, so what is kept belongs
+    to the very images that the student sees: training with the cache ends
+    with the same weights as training without. What is kept is what the method
+    reads (`Method.targets`): for MHGD a few vectors an image and view, for a
+    method on whole feature maps a thousand times as much.
+
+    In a folder, each feature is an `.npy` file, mapped into memory, which
+    other runs and other methods with the same teacher, images, views and seed
+    use as well; what they need beside is added.
+
+    Args:
+        distiller: A `keras_mhgd.Distiller`: its teacher and its method.
+        dataset: The data.
+        batch_size: Images in a batch.
+        views: Augmented views of each image, >= 1.
+        seed: Seed of order and augmentation.
+        directory: Folder of the files; in memory if `None`.
+        dtype: `"float32"`, or `"float16"` for half the size and rounded
+            features.
+
+    Raises:
+        ValueError: If the method trains the teacher along, or if the folder
+            holds features of another teacher, other data, or another format.
+        OSError: If the folder can't be written.
+
+    Example:
+        >>> dataset = keras_mhgd.data.load("glyphs", subset=200)
+        >>> student, teacher = (
+        ...     keras_mhgd.models.get("resnet_small", (28, 28, 1), 100)
+        ...     for _ in range(2)
+        ... )
+        >>> distiller = keras_mhgd.Distiller(student, teacher, "kd_svd")
+        >>> distiller.compile(
+        ...     "sgd",
+        ...     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        ... )
+        >>> cache = keras_mhgd.TeacherCache(
+        ...     distiller, dataset, batch_size=64, views=2
+        ... )
+        >>> history = distiller.fit(
+        ...     cache.train(),
+        ...     epochs=3,
+        ...     steps_per_epoch=4,
+        ...     shuffle=False,
+        ...     verbose=0,
+        ... )
+    """
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        dataset: Dataset,
+        batch_size: int,
+        views: int,
+        seed: int = 0,
+        directory: str | os.PathLike | None = None,
+        dtype: str = "float32",
+    ):
+        require_known("dtype", dtype, _DTYPES)
+        several = len(distiller.teachers) > 1
+        if distiller.trains_teacher:
+            raise ValueError(
+                "`distiller` must have a frozen teacher: the features of one "
+                "that learns change with every step. Received: the methods "
+                f"{[each.name for each in distiller.methods]}. Train without "
+                "a cache."
+            )
+        if distiller.augments:
+            raise ValueError(
+                "`distiller` must have a student that does not augment: each "
+                "step it would show the teacher another view. Received: "
+                f"{distiller.student.name!r}, which starts with random layers. "
+                "Leave them out of the student, and augment the data."
+            )
+        self._dataset = dataset
+        self._stream = {"batch_size": batch_size, "seed": seed, "views": views}
+        self._targets = tf.function(
+            lambda images: _all_known(distiller.targets(images)),
+            input_signature=self._batches().element_spec[:1],
+        )
+        found = self._targets.get_concrete_function().structured_outputs
+        points = distiller.sensing_points
+        self._names = (
+            tuple(
+                _names(each, [theirs for _, theirs in of_it], f"{number}.")
+                for number, (each, of_it) in enumerate(
+                    zip(found, points, strict=True)
+                )
+            )
+            if several
+            else _names(found, [theirs for _, theirs in points])
+        )
+        specs = {
+            name: (
+                (views, len(dataset.x_train), *each.shape[1:]),
+                dtype if each.dtype.is_floating else each.dtype.name,
+            )
+            for name, each in self._by_name(found).items()
+        }
+        if directory is None:
+            self._kept = {
+                name: np.empty(shape, kind)
+                for name, (shape, kind) in specs.items()
+            }
+            self._fill(self._kept)
+            return
+        directory = require_writable(directory)
+        files = {
+            name: directory / f"{name}.{kind}.npy"
+            for name, (_, kind) in specs.items()
+        }
+        if replicas.is_chief():
+            _require_own(
+                directory / "manifest.json",
+                {
+                    "format": _FORMAT,
+                    "teacher": fingerprint(
+                        *(
+                            weights
+                            for teacher in distiller.teachers
+                            for weights in teacher.get_weights()
+                        )
+                    ),
+                    "data": fingerprint_of(dataset),
+                    "views": views,
+                    "seed": seed,
+                },
+            )
+            self._write(files, specs)
+        replicas.wait_for_workers()
+        self._kept = {
+            name: _mapped(path, *specs[name]) for name, path in files.items()
+        }
+
+    def train(self, initial_epoch: int = 0) -> tf.data.Dataset:
+        """Streams `dataset.train(batch_size, seed, views=views)`, taught.
+
+        Args:
+            initial_epoch: Epoch that the stream starts with, from 0.
+
+        Returns:
+            `tf.data.Dataset` of `Taught` and labels, without end.
+        """
+        dtypes = [
+            tf.float32 if each.dtype.kind == "f" else tf.as_dtype(each.dtype)
+            for each in self._kept.values()
+        ]
+
+        def read(view, positions):
+            # Of a file only these rows are read.
+            return [
+                each[view, positions].astype(dtype.as_numpy_dtype)
+                for each, dtype in zip(self._kept.values(), dtypes, strict=True)
+            ]
+
+        def teach(images, labels, view, positions):
+            rows = tf.numpy_function(
+                read, [view, positions], dtypes, stateful=False
+            )
+            found = {}
+            for (name, whole), row in zip(
+                self._kept.items(), rows, strict=True
+            ):
+                shape = positions.shape[0], *whole.shape[2:]
+                found[name] = tf.ensure_shape(row, shape)
+            return Taught(
+                images, keras.tree.map_structure(found.get, self._names)
+            ), labels
+
+        return self._batches(initial_epoch).map(
+            teach, num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    def _batches(self, initial_epoch: int = 0) -> tf.data.Dataset:
+        return self._dataset.train_with_places(
+            initial_epoch=initial_epoch, **self._stream
+        )
+
+    def _by_name(self, found: dict[str, Any]) -> dict[str, tf.Tensor]:
+        names = keras.tree.flatten(self._names)
+        return dict(zip(names, keras.tree.flatten(found), strict=True))
+
+    def _fill(self, kept: dict[str, np.ndarray]) -> None:
+        """Runs the teacher over all views, for these of its features."""
+        count = self._stream["views"] * self._dataset.steps_per_epoch(
+            self._stream["batch_size"]
+        )
+        for images, _, view, positions in self._batches().take(count):
+            found = self._by_name(self._targets(images))
+            for name, whole in kept.items():
+                whole[int(view), positions.numpy()] = found[name]
+
+    def _write(
+        self,
+        files: dict[str, pathlib.Path],
+        specs: dict[str, tuple[tuple[int, ...], str]],
+    ) -> None:
+        """Writes the files that are missing, each whole or not at all."""
+        missing = [name for name, path in files.items() if not path.exists()]
+        if not missing:
+            return
+        with contextlib.ExitStack() as written:
+            kept = {}
+            for name in missing:
+                path = written.enter_context(replacing(files[name]))
+                shape, dtype = specs[name]
+                kept[name] = open_memmap(path, "w+", dtype, shape)
+                # A mapped file that meets a full disk later kills the process.
+                with path.open("rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            self._fill(kept)
+            for each in kept.values():
+                each.flush()
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """Computes a number, in hexadecimal, that other arrays don't have."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of(dataset: Dataset) -> str:
+    """Computes a number for what determines the training images' views."""
+    return fingerprint(
+        dataset.x_train,
+        dataset.index_train,
+        dataset.mean,
+        dataset.std,
+        np.array([dataset.full_size, dataset.padding, dataset.flip]),
+    )
+
+
+def _require_own(path: pathlib.Path, manifest: dict[str, Any]) -> None:
+    """Writes what a folder holds, or raises if it holds something else."""
+    if not path.exists():
+        write_atomically(path, json.dumps(manifest, indent=2) + "\n")
+        return
+    found = read_json(path)
+    others = [
+        f"{name}: {found.get(name)!r} there, {value!r} now"
+        for name, value in manifest.items()
+        if found.get(name) != value
+    ]
+    if others:
+        raise ValueError(
+            f"The teacher cache {path.parent} must belong to this teacher, "
+            f"data and number of views. Received: {'; '.join(others)}. Choose "
+            "another folder, or delete this one."
+        )
+
+
+def _mapped(
+    path: pathlib.Path, shape: tuple[int, ...], dtype: str
+) -> np.ndarray:
+    """Maps an array of this form in a file into memory."""
+    try:
+        found = map_array(path)
+        if (found.shape, found.dtype.name) == (shape, dtype):
+            return found
+        cause = f"{found.shape}, {found.dtype}"
+    except ValueError as error:
+        cause = str(error)
+    raise ValueError(
+        f"{path} must hold the teacher's features as {shape}, {dtype}. "
+        f"Received: {cause}. Delete the file."
+    )
+
+
+def _all_known(features: Features | list[Features]) -> Any:
+    if isinstance(features, Features):
+        return _known(features)
+    return tuple(_known(each) for each in features)
+
+
+def _known(features: Features) -> dict[str, Any]:
+    return {
+        field: tuple(value) if isinstance(value, list) else value
+        for field, value in features._asdict().items()
+        if value is not None
+    }
+
+
+def _names(
+    known: dict[str, Any], points: list[str], prefix: str = ""
+) -> dict[str, Any]:
+    """A name for each tensor of `_known`, good for a file.
+
+    Args:
+        known: The tensors.
+        points: The teacher's sensing points.
+        prefix: Of the names, for one of several teachers.
+    """
+
+    def name(field, point):
+        return f"{prefix}{field}@{point}".replace("/", "__")
+
+    names = {}
+    for field, value in known.items():
+        if isinstance(value, tuple):
+            # A method that leaves out maps reads the last ones.
+            last = points[len(points) - len(value) :]
+            names[field] = tuple(name(field, point) for point in last)
+        elif isinstance(value, dict):
+            names[field] = {point: name(field, point) for point in value}
+        else:
+            names[field] = prefix + field
+    return names

@@ -1,0 +1,56 @@
+"""Networks as `.keras` files, which nobody needs to vouch for."""
+
+import os
+import pathlib
+
+import keras
+
+from keras_mhgd.storage.files import replacing
+
+
+def read_network(path: str | os.PathLike) -> keras.Model:
+    """Reads a `.keras` file in Keras's safe mode, which runs no code of it.
+
+    The file says how large the network is: one as large as memory is tried.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The network, not compiled.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is damaged, holds no network, or asks for code to
+            run.
+    """
+    path = pathlib.Path(path)
+    with path.open("rb"):  # here, since damage raises OSError as well
+        pass
+    try:
+        if path.suffix != ".keras":
+            raise ValueError("its name must end in .keras.")
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+        if not isinstance(network, keras.Model):
+            raise TypeError(f"it holds a {type(network).__name__}.")
+        return network
+    # The file names what is called with which arguments: anything is raised.
+    except Exception as error:
+        raise ValueError(
+            f"{path} must be a Keras model in the .keras format. "
+            f"It can't be loaded: {error}"
+        ) from error
+
+
+def save_network(network: keras.Model, path: str | os.PathLike) -> None:
+    """Saves a network as `.keras`: whole, or not at all.
+
+    Args:
+        network: Any Keras model.
+        path: The file to write or replace.
+
+    Raises:
+        OSError: If it can't be written; an older file is left as it is.
+    """
+    with replacing(path) as temporary:
+        network.save(temporary)

@@ -1,1 +1,0 @@
-"""What `training.benchmark` times, and how."""

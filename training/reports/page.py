@@ -1,0 +1,48 @@
+"""Renders pages: a file each, without scripts, with all pictures inside."""
+
+import base64
+import io
+from typing import Any
+
+import jinja2
+import numpy as np
+import tensorflow as tf
+
+
+def render(template: str, **content: Any) -> str:
+    """Renders a page.
+
+    Args:
+        template: File in `templates`.
+        **content: What the template shows; text is escaped.
+
+    Returns:
+        HTML that loads nothing from elsewhere.
+    """
+    return _TEMPLATES.get_template(template).render(**content)
+
+
+def _png(pixels: np.ndarray) -> str:
+    """Encodes uint8 pixels `(height, width, 1 or 3)` as an address."""
+    return _address("png", tf.io.encode_png(pixels).numpy())
+
+
+def _svg(figure: Any) -> str:
+    """Encodes a `matplotlib.figure.Figure` as an address."""
+    content = io.BytesIO()
+    figure.savefig(content, format="svg")
+    return _address("svg+xml", content.getvalue())
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("training.reports"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters |= {"png": _png, "svg": _svg}

@@ -1,0 +1,65 @@
+"""Published results, to stand beside one's own.
+
+python -m training.reports.published > docs/published.md
+"""
+
+import pathlib
+import tomllib
+from typing import Any
+
+from training.reports import tables
+
+_HEAD = """# Published results
+
+The commands are in [BUILD.md](../BUILD.md); nobody has run them here yet, so
+the last column is empty. Left out, since the publications don't say enough of
+them: students VGG and ResNet of WRN22-4 on CIFAR-100, and KD-EID.
+"""
+
+
+def _pairs() -> list[dict[str, Any]]:
+    content = pathlib.Path(__file__).with_suffix(".toml").read_text()
+    return tomllib.loads(content)["pair"]
+
+
+def published(
+    dataset: str, teacher: str, student: str
+) -> tuple[str, dict[str, str]]:
+    """Looks up published results of a pair of networks.
+
+    Args:
+        dataset: Name of the data set.
+        teacher: Name of the teacher's architecture.
+        student: Name of the student's.
+
+    Returns:
+        The source, and results by the name of the method; two empty ones if
+        none are known.
+    """
+    for pair in _pairs():
+        if (pair["dataset"], pair["teacher"], pair["student"]) == (
+            dataset,
+            teacher,
+            student,
+        ):
+            return pair["source"], pair["results"]
+    return "", {}
+
+
+def text() -> str:
+    """Writes all published results as Markdown, beside an empty column."""
+    parts = [_HEAD]
+    for pair in _pairs():
+        cells = [["", "published", "here"]]
+        cells += [[name, each, ""] for name, each in pair["results"].items()]
+        source = pair["source"]
+        parts.append(
+            f"## {pair['student']} from {pair['teacher']}, "
+            f"{pair['dataset']}\n\n"
+            f"{tables.markdown(cells)}\n{source[0].upper()}{source[1:]}.\n"
+        )
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(text(), end="")

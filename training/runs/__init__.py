@@ -1,0 +1,1 @@
+"""Run folders: training in them, resuming, comparing several."""

@@ -1,0 +1,300 @@
+"""Several ways to train one student, trial by trial, each in a run folder."""
+
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import shlex
+import threading
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import keras_mhgd
+from keras_mhgd.storage.files import (
+    locked,
+    read_json,
+    require_writable,
+    write_atomically,
+)
+from training.runs import processes
+from training.runs.interruption import EXIT_CODE, Interruption
+
+Flags = Mapping[str, Any]
+"""Flags of a program: a list is joined by commas, `set` is a dict."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One way of training.
+
+    Attributes:
+        name: What tables call it.
+        program: `"train"` or `"distill"`.
+        flags: Of that program, those that are this way's own.
+    """
+
+    name: str
+    program: str
+    flags: Flags = dataclasses.field(default_factory=dict)
+
+    @property
+    def methods(self) -> list[keras_mhgd.methods.Method]:
+        """The methods that it uses, by default arguments."""
+        if "method" not in self.flags:
+            return []
+        return keras_mhgd.methods.parts(self.flags["method"])
+
+
+def command_line(flags: Flags) -> list[str]:
+    """Writes flags as a program gets them."""
+    made = []
+    for name, value in flags.items():
+        if name == "set":
+            made += [f"--set={key}={_json(value[key])}" for key in value]
+        elif isinstance(value, bool):
+            made.append(f"--{'' if value else 'no'}{name}")
+        elif isinstance(value, list):
+            made.append(f"--{name}={','.join(value)}")
+        else:
+            made.append(f"--{name}={value}")
+    return made
+
+
+def _json(value: Any) -> str:
+    # `--set` takes words as they are, and reads null, true and numbers.
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class Comparison:
+    """A folder with the runs of all ways and trials.
+
+    Trial k of every way has seed k. What a way learns from the teacher alone,
+    and the teacher's outputs on the views of a seed, are made once and shared.
+    The same comparison again goes on where it was ended; ways and trials may
+    be added to it.
+
+    Args:
+        directory: The folder; made if missing.
+        ways: All ways.
+        shared: Flags of all programs and ways; a way's own go before.
+        teacher: A training that comes before all others, once, with seed 0:
+            that of the teacher, if the ways don't name one.
+
+    Raises:
+        OSError: If the folder can't be written.
+        ValueError: If two ways have one name, as far as folders tell names
+            apart, if the folder holds the same ways with other flags, or if
+            its `config.json` is damaged.
+    """
+
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        ways: Sequence[Way],
+        shared: Flags,
+        teacher: Way | None = None,
+    ):
+        self.directory = require_writable(directory)
+        self.ways = list(ways)
+        self._shared = dict(shared)
+        self._teacher = teacher
+        self._processes = _Processes()
+        names = [way.name for way in [*ways, teacher] if way]
+        if len(set(map(_slug, names))) < len(names):
+            raise ValueError(
+                "All ways of a comparison must have names of their own, and "
+                f"the teacher too. Received: {names}."
+            )
+        self._configure()
+
+    def _configure(self) -> None:
+        path = self.directory / "config.json"
+        config = {"shared": self._shared, "ways": {}}
+        if path.exists():
+            config = read_json(path)
+            if not all(
+                isinstance(config.get(name), dict)
+                for name in ("shared", "ways")
+            ):
+                raise ValueError(
+                    f"{path} must hold the comparison's shared flags and its "
+                    f"ways. Received: {config}. Put a whole file in its place, "
+                    "or delete it: what the folder holds then counts as "
+                    "trained by the present flags."
+                )
+        there = {_slug(name): flags for name, flags in config["ways"].items()}
+        ways = [way for way in [*self.ways, self._teacher] if way]
+        changed = [
+            f"{name}: {before} there, {now} now"
+            for name, before, now in (
+                ("all ways", config["shared"], self._shared),
+                *(
+                    (way.name, there[_slug(way.name)], _described(way))
+                    for way in ways
+                    if _slug(way.name) in there
+                ),
+            )
+            if before != now
+        ]
+        if changed:
+            raise ValueError(
+                f"The folder {self.directory} holds a comparison with other "
+                f"flags ({'; '.join(changed)}). Choose another --run, or "
+                "delete the folder."
+            )
+        config["ways"] |= {way.name: _described(way) for way in ways}
+        write_atomically(path, json.dumps(config, indent=2) + "\n")
+
+    def folder(self, way: Way, trial: int) -> pathlib.Path:
+        """The run folder of a trial."""
+        return self.directory / f"{_slug(way.name)}_{trial}"
+
+    def finished(self, trials: int) -> list[Way]:
+        """The ways of which so many trials are finished."""
+        return [
+            way
+            for way in self.ways
+            if all(
+                (self.folder(way, trial) / "result.json").exists()
+                for trial in range(trials)
+            )
+        ]
+
+    def run(self, trials: int, jobs: int) -> None:
+        """Trains what is not trained yet.
+
+        On SIGTERM and SIGINT the trainings save and end, then the program
+        does: see `Interruption`.
+
+        Args:
+            trials: Seeds 0, 1, ... of each way.
+            jobs: Trainings at a time, each in a process of its own.
+
+        Raises:
+            RuntimeError: If trainings failed, naming them; the others were
+                finished first, unless it was the teacher's.
+        """
+        trainings = {}
+        makers = {}  # for each method that prepares its first training
+        with (
+            concurrent.futures.ThreadPoolExecutor(jobs) as pool,
+            self._processes,
+            Interruption(),
+        ):
+            if self._teacher:
+                first = pool.submit(self._train, self._teacher, 0, [])
+                folder = self.folder(self._teacher, 0)
+                _require_success({folder: first.result()})
+            for trial in range(trials):
+                for way in self.ways:
+                    prepared = [
+                        type(each)
+                        for each in way.methods
+                        if each.preparation and not each.preparation.done
+                    ]
+                    # Those wait that use what another is about to make.
+                    waits = [
+                        makers[kind] for kind in prepared if kind in makers
+                    ]
+                    training = pool.submit(self._train, way, trial, waits)
+                    trainings[self.folder(way, trial)] = training
+                    for kind in prepared:
+                        makers.setdefault(kind, training)
+            concurrent.futures.wait(trainings.values())
+        _require_success(
+            {folder: each.result() for folder, each in trainings.items()}
+        )
+
+    def _train(
+        self,
+        way: Way,
+        trial: int,
+        waits: Sequence[concurrent.futures.Future],
+    ) -> int:
+        """Trains one trial; returns the exit code."""
+        folder = self.folder(way, trial)
+        if (folder / "result.json").exists():
+            return 0
+        concurrent.futures.wait(waits)
+        # A training that a killed comparison left ends with its next line.
+        with locked(require_writable(folder), wait=True):
+            pass
+        flags = {}
+        if way.program == "distill":
+            flags["preparation_dir"] = self.directory / "preparations"
+            flags["cache_dir"] = self.directory / f"teacher_{trial}"
+            if self._teacher:
+                flags["teacher"] = self.folder(self._teacher, 0)
+        flags |= {**self._shared, **way.flags, "seed": trial, "run": folder}
+        program, arguments = f"training.{way.program}", command_line(flags)
+        output, end = multiprocessing.Pipe(duplex=False)
+        process = self._processes.start(program, arguments, end)
+        end.close()
+        _print(f"$ python -m {program} {shlex.join(arguments)}\n")
+        with os.fdopen(os.dup(output.fileno())) as lines, output:
+            for line in lines:
+                _print(f"{folder.name} | {line}")
+        process.join()
+        return process.exitcode
+
+
+class _Processes:
+    """Trainings that are told to end when the program ends, as a context."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._all = []
+        self._ended = False
+
+    def start(
+        self, program: str, flags: Sequence[str], output: Connection
+    ) -> BaseProcess:
+        with self._lock:
+            # Not after the others were told to end.
+            if self._ended:
+                raise SystemExit(EXIT_CODE)
+            process = processes.start(program, flags, output)
+            self._all.append(process)
+        return process
+
+    def __enter__(self) -> "_Processes":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        with self._lock:
+            self._ended = error is not None
+            for process in self._all:
+                process.terminate()
+
+
+def _require_success(codes: Mapping[pathlib.Path, int]) -> None:
+    failed = [
+        f"{folder} (exit code {code})" for folder, code in codes.items() if code
+    ]
+    if failed:
+        raise RuntimeError(
+            f"All trainings must succeed. Failed: {', '.join(failed)}. "
+            "What they printed is above; the same command again goes on."
+        )
+
+
+def _slug(name: str) -> str:
+    """A name for a folder: letters, digits, `+` and `_`."""
+    return re.sub(r"[^a-z0-9+]+", "_", name.lower()).strip("_")
+
+
+def _described(way: Way) -> dict[str, Any]:
+    return {"program": way.program, **way.flags}
+
+
+_printing = threading.Lock()
+
+
+def _print(text: str) -> None:
+    with _printing:
+        print(text, end="", flush=True)

@@ -1,0 +1,415 @@
+"""Run folders: what a program leaves behind, and how it resumes."""
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_mhgd
+from keras_mhgd.callbacks import Checkpoint, Position
+from keras_mhgd.distribution import fitting, replicas
+from keras_mhgd.graph import GraphRecord, drawing
+from keras_mhgd.storage.files import (
+    locked,
+    read_json,
+    require_writable,
+    write_atomically,
+)
+from keras_mhgd.storage.networks import save_network
+from training.reports.run_report import run_page
+from training.runs import watching
+from training.runs.interruption import Interruption
+from training.saved.results import (
+    read_metrics,
+    read_result,
+    validated,
+    write_predictions,
+)
+
+
+class Run:
+    """A folder with everything that one training leaves.
+
+    `config.json`, `metrics.csv` (a row per epoch), `logs/` (TensorBoard),
+    `checkpoints/`, `best.keras` and `last.keras` (the student),
+    `predictions.npz` (its classes of the test images), `attention.npz` and
+    `attention.png` (the graphs of MHGD), `result.json` and `report.html`.
+
+    Args:
+        directory: The folder; made if missing.
+        config: Everything that determines the result, plain JSON values.
+
+    Raises:
+        OSError: If the folder is not writable.
+        ValueError: If the folder holds a run of another configuration, or a
+            damaged one.
+    """
+
+    def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
+        self.directory = require_writable(directory)
+        self.config = config
+        if self._config_file.exists():
+            _require_equal(self._config_file, config)
+
+    @property
+    def _config_file(self) -> pathlib.Path:
+        return self.directory / "config.json"
+
+    @property
+    def _checkpoints(self) -> pathlib.Path:
+        return self.directory / "checkpoints"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The content of `result.json`, or `None` before the run's end."""
+        return read_result(self.directory)
+
+    def write_config(self) -> None:
+        """Writes `config.json`.
+
+        Not before the work begins: a command that failed before leaves none.
+        """
+        write_atomically(self._config_file, _json(self.config))
+
+    def fit(
+        self,
+        model: keras.Model,
+        student: keras.Model,
+        dataset: keras_mhgd.data.Dataset,
+        variables: Sequence[keras.Variable],
+        interruption: Interruption,
+        cache: keras_mhgd.TeacherCache | None = None,
+        preparations: keras_mhgd.Preparations | None = None,
+        save_freq: int | None = None,
+        profile: tuple[int, int] | None = None,
+    ) -> None:
+        """Trains to the last epoch, from the last checkpoint if there is one.
+
+        Of several workers the chief alone writes; it is called in the scope
+        of their strategy.
+
+        Args:
+            model: The compiled model whose `fit` is called.
+            student: The network that is saved: `model` or its student.
+            dataset: The data.
+            variables: What a resumed training needs beside the optimizer's.
+            interruption: What ends the program on a signal.
+            cache: The teacher's features on the views of the images; `None`
+                runs the teacher in each step.
+            preparations: Where networks learnt from the teacher are kept for
+                other runs.
+            save_freq: Steps from one checkpoint to the next within an epoch,
+                beside those at the end of epochs; `None` for these alone.
+            profile: First and last batch that are profiled, if any.
+
+        Raises:
+            BlockingIOError: If another process trains in the folder.
+        """
+        replicas.require_same("configuration", self.config)
+        chief = replicas.is_chief()
+        with locked(self.directory) if chief else contextlib.nullcontext():
+            if chief:
+                self.write_config()
+            test = _test(dataset)
+            fitting.build(model, student.output_shape, test)
+            checkpoint = Checkpoint(
+                self._checkpoints,
+                [*variables, *model.optimizer.variables],
+                save_freq=save_freq,
+            )
+            position = checkpoint.restore()
+            data = self._data(dataset, cache)
+            if any(position):
+                print(f"Resuming {self.directory} {_after(position)}.")
+            elif isinstance(model, keras_mhgd.Distiller):
+                if preparations:
+                    preparations.restore(model.methods)
+                self._prepare(model, data, interruption, save_freq)
+                if preparations and chief:
+                    preparations.keep(model.methods)
+                checkpoint.save(0)
+            recorder = Recorder(self.directory, student, position.epochs)
+            epochs, every = (
+                self.config["epochs"],
+                self.config["validation_freq"],
+            )
+            _fit_from(
+                position,
+                _fit_of(model),
+                **data,
+                validation_data=test,
+                validation_freq=[*range(every, epochs, every), epochs],
+                epochs=epochs,
+                callbacks=[
+                    RequireFinite(),
+                    recorder,
+                    *watching.callbacks(
+                        self.directory, model, dataset, epochs, profile
+                    ),
+                    checkpoint,
+                    interruption.callback(checkpoint),
+                ],
+            )
+            if chief:
+                save_network(student, self.directory / "last.keras")
+                self._finish(student, dataset, recorder.rows)
+            replicas.wait_for_workers()
+            replicas.leave()
+
+    def _data(self, dataset, cache) -> dict[str, Any]:
+        """Arguments of `fit`; `x` gives the stream from an epoch on."""
+        batch_size = self.config["batch_size"]
+
+        def stream(initial_epoch):
+            if cache:
+                batches = cache.train(initial_epoch)
+            else:
+                batches = dataset.train(
+                    batch_size,
+                    self.config["seed"],
+                    initial_epoch,
+                    views=self.config["views"],
+                )
+            if _on_tpu():
+                size = len(dataset.x_train)
+                batches = fitting.static_batches(batches, batch_size, size)
+            return batches
+
+        return {
+            "x": stream,
+            "steps_per_epoch": dataset.steps_per_epoch(batch_size),
+            "shuffle": False,  # the stream is
+            # A line an epoch where nobody sees a bar move.
+            "verbose": 1 if sys.stdout.isatty() else 2,
+        }
+
+    def _prepare(self, model, data, interruption, save_freq) -> None:
+        """Prepares the method, from where a killed process left it."""
+
+        def fit(trainer, **arguments):
+            checkpoint = Checkpoint(
+                self._checkpoints / trainer.name,
+                [*trainer.variables, *trainer.optimizer.variables],
+                save_freq=save_freq,
+            )
+            position = checkpoint.restore()
+            if any(position):
+                print(f"Resuming {trainer.name} {_after(position)}.")
+            _fit_from(
+                position,
+                _fit_of(trainer),
+                **arguments,
+                callbacks=[
+                    RequireFinite(),
+                    checkpoint,
+                    interruption.callback(checkpoint),
+                ],
+            )
+
+        if not model.prepared:
+            model.prepare(**data, fit=fit)
+        if replicas.is_chief():
+            for name, network in model.prepared_networks.items():
+                save_network(network, self.directory / f"{name}.keras")
+
+    def _finish(self, student, dataset, rows) -> None:
+        # Not `predict`, which would wait for the other workers.
+        outputs = [
+            student(images, training=False)
+            for images, _ in dataset.test(batch_size=500)
+        ]
+        predicted = np.concatenate(outputs).argmax(axis=-1)
+        write_predictions(self.directory, dataset.y_test, predicted)
+        accuracies = [accuracy for _, accuracy in validated(rows)]
+        result = {
+            "accuracy": accuracies[-1],
+            "best_accuracy": max(accuracies),
+            "epochs": len(rows),
+            "seed": self.config["seed"],
+            "parameters": student.count_params(),
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "configuration": self.config,
+        }
+        watching.write_hparams(
+            self.directory / "logs",
+            watching.hyperparameters(self.config),
+            {name: result[name] for name in ("accuracy", "best_accuracy")},
+        )
+        graphs = GraphRecord.load(self.directory / "attention.npz")
+        if graphs:
+            png = tf.io.encode_png(drawing.draw_edges(graphs)).numpy()
+            write_atomically(self.directory / "attention.png", png)
+        write_atomically(
+            self.directory / "report.html",
+            run_page(
+                self.directory.name, result, rows, dataset, predicted, graphs
+            ),
+        )
+        write_atomically(self.directory / "result.json", _json(result))
+
+
+class RequireFinite(keras.callbacks.Callback):
+    """Raises `FloatingPointError` where a loss is not finite.
+
+    After a step, and in the test after an epoch. It comes first of all
+    callbacks, so that none of the others saves that state.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.on_epoch_end(self._epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        lost = [name for name in logs if not math.isfinite(logs[name])]
+        if lost:
+            raise FloatingPointError(
+                "The losses must be finite. Received NaN or infinity in epoch "
+                f"{epoch + 1}: {', '.join(lost)}. Lower the learning rate or "
+                "the method's weight. What was saved is of before."
+            )
+
+
+class Recorder(keras.callbacks.Callback):
+    """Writes `metrics.csv` after every epoch and `best.keras` when due.
+
+    Args:
+        directory: The run folder.
+        student: The network to save.
+        initial_epoch: Finished epochs: later rows of an earlier, killed
+            process are dropped, since those epochs are trained again.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        student: keras.Model,
+        initial_epoch: int = 0,
+    ):
+        super().__init__()
+        self.directory = directory
+        self.student = student
+        path = directory / "metrics.csv"
+        self.rows = read_metrics(path)[:initial_epoch] if initial_epoch else []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begin = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        best = max((value for _, value in validated(self.rows)), default=-1.0)
+        chief = replicas.is_chief()
+        if chief and logs.get("val_accuracy", -1.0) > best:
+            save_network(self.student, self.directory / "best.keras")
+        rate = float(self.model.optimizer.learning_rate)
+        seconds = round(time.monotonic() - self._begin, 3)
+        self.rows.append(
+            {"epoch": epoch + 1}
+            | {name: float(value) for name, value in logs.items()}
+            | {"learning_rate": rate, "seconds": seconds}
+        )
+        if chief:
+            write_atomically(self.directory / "metrics.csv", _csv(self.rows))
+
+
+def _test(dataset: keras_mhgd.data.Dataset) -> tf.data.Dataset:
+    if not _on_tpu():
+        return dataset.test(batch_size=500)
+    size = len(dataset.x_test)
+    batch_size = max(each for each in range(1, 501) if size % each == 0)
+    batches = dataset.test(batch_size)
+    return fitting.static_batches(batches, batch_size, size)
+
+
+def _on_tpu() -> bool:
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+
+
+def _csv(rows: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    names = {name: None for row in rows for name in row}
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _fit_of(model: keras.Model) -> Callable:
+    if isinstance(model, keras_mhgd.Distiller):
+        return model.fit
+    return functools.partial(fitting.fit, model)
+
+
+def _fit_from(
+    position: Position,
+    fit: Callable,
+    x: Callable[[int], tf.data.Dataset],
+    steps_per_epoch: int,
+    epochs: int,
+    **arguments: Any,
+) -> None:
+    """Goes on with `fit` from a checkpoint, also from one within an epoch."""
+    epoch, steps = position
+    if steps:
+        fit(
+            x(epoch).skip(steps),
+            steps_per_epoch=steps_per_epoch - steps,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            **arguments,
+        )
+        epoch += 1
+    if epoch < epochs:
+        fit(
+            x(epoch),
+            steps_per_epoch=steps_per_epoch,
+            initial_epoch=epoch,
+            epochs=epochs,
+            **arguments,
+        )
+
+
+def _after(position: Position) -> str:
+    steps = f" and {position.steps} steps" if position.steps else ""
+    return f"after epoch {position.epochs}{steps}"
+
+
+def _require_equal(path: pathlib.Path, config: dict[str, Any]) -> None:
+    found = read_json(path)
+    changed = [
+        f"{name}: {found.get(name)!r} there, {config.get(name)!r} now"
+        for name in sorted(found.keys() | config.keys())
+        if found.get(name) != config.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"The run folder {path.parent} holds a run of another "
+            f"configuration ({'; '.join(changed)}). Choose another --run, or "
+            "delete the folder."
+        )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def report(run: Run) -> None:
+    """Prints the result of a finished run."""
+    result = run.result
+    print(
+        f"{run.directory} is finished: accuracy {result['accuracy']:.4f} "
+        f"(best epoch {result['best_accuracy']:.4f}) after "
+        f"{result['epochs']} epochs."
+    )

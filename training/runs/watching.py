@@ -1,0 +1,130 @@
+"""What TensorBoard gets of a run: scalars, graphs, hyperparameters."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+import keras_mhgd
+from keras_mhgd.callbacks import AttentionGraphs
+from keras_mhgd.distribution import replicas
+from training import options
+
+_CLASSES, _SAMPLES = 8, 8  # of the batch whose graphs are drawn
+_LOOKS = 5  # in a training, after the one before it
+
+
+def callbacks(
+    directory: pathlib.Path,
+    model: keras.Model,
+    dataset: keras_mhgd.data.Dataset,
+    epochs: int,
+    profile: Sequence[int] | None = None,
+) -> list[keras.callbacks.Callback]:
+    """Makes the callbacks that watch a training.
+
+    Args:
+        directory: The run folder: events go to `logs`, and the graphs of
+            MHGD to `attention.npz`.
+        model: What is trained.
+        dataset: Its test images are looked at.
+        epochs: Of the whole training.
+        profile: First and last batch that are profiled; `None` for none.
+
+    Returns:
+        TensorBoard's, and where MHGD trains that of its graphs; none on a
+        worker that is not the chief.
+    """
+    if not replicas.is_chief():
+        return []
+    logs = directory / "logs"
+    made = [_EpochTensorBoard(logs, write_graph=False)]
+    if profile:
+        made = [
+            keras.callbacks.TensorBoard(
+                logs, write_graph=False, profile_batch=tuple(profile)
+            )
+        ]
+    if _draws_graphs(model):
+        probe = _probe(dataset)
+        made.append(
+            AttentionGraphs(
+                directory / "logs" / "attention",
+                dataset.normalise(dataset.x_test[probe]),
+                dataset.y_test[probe],
+                dataset.classes,
+                freq=max(1, epochs // _LOOKS),
+                file=directory / "attention.npz",
+            )
+        )
+    return made
+
+
+class _EpochTensorBoard(keras.callbacks.TensorBoard):
+    """Writes the logs of epochs and leaves steps alone.
+
+    Keras 3.15 makes tensors of each step's logs even where it doesn't write
+    them, and TensorFlow keeps a tensor for each number it was ever given: 2 kB
+    a step.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+
+def write_hparams(
+    log_dir: str | os.PathLike,
+    values: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> None:
+    """Writes a trial for TensorBoard's dashboard HParams.
+
+    Start TensorBoard on the folder of all trials to compare them there.
+
+    Args:
+        log_dir: The trial's folder of event files.
+        values: Hyperparameters by name; lists are joined, `None` is left out.
+        metrics: What the trial came to, by name.
+    """
+    plain = {
+        name: value
+        if isinstance(value, bool | int | float | str)
+        else " ".join(map(str, value))
+        for name, value in values.items()
+        if value is not None
+    }
+    with tf.summary.create_file_writer(str(log_dir)).as_default(step=0):
+        hparams.hparams(plain)
+        for name, value in metrics.items():
+            tf.summary.scalar(name, value)
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives a run's configuration with each `--set` argument by itself."""
+    values = {name: config[name] for name in config if name != "set"}
+    values.setdefault("method", "alone")
+    for argument in config.get("set", []):
+        name, _, value = argument.partition("=")
+        values[name] = options.parsed(value)
+    return values
+
+
+def _draws_graphs(model: keras.Model) -> bool:
+    return isinstance(model, keras_mhgd.Distiller) and any(
+        isinstance(part, keras_mhgd.methods.MHGD) for part in model.methods
+    )
+
+
+def _probe(dataset: keras_mhgd.data.Dataset) -> np.ndarray:
+    """Picks test images of some classes, spread over all that there are."""
+    found = np.unique(dataset.y_test)
+    count = min(_CLASSES, len(found))
+    chosen = found[np.linspace(0, len(found) - 1, count).round().astype(int)]
+    return np.concatenate(
+        [np.flatnonzero(dataset.y_test == each)[:_SAMPLES] for each in chosen]
+    )

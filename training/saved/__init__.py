@@ -1,0 +1,1 @@
+"""What finished runs have left: networks, results, the machine's name."""

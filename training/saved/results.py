@@ -1,0 +1,125 @@
+"""Results of runs: read, measured, and told in words and tables."""
+
+import csv
+import io
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+import keras_mhgd
+from keras_mhgd.storage.arrays import read_arrays
+from keras_mhgd.storage.files import read_json, write_atomically
+
+_FIGURES = ("accuracy", "best_accuracy", "epochs", "seconds")
+
+
+def read_result(directory: str | os.PathLike) -> dict[str, Any] | None:
+    """Reads the `result.json` of a run; `None` before the run's end.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is damaged.
+    """
+    path = pathlib.Path(directory, "result.json")
+    if not path.exists():
+        return None
+    result = read_json(path)
+    figures = {name: result.get(name) for name in _FIGURES}
+    if not all(isinstance(each, int | float) for each in figures.values()):
+        raise ValueError(
+            f"{path} must hold numbers for {', '.join(_FIGURES)}. Received: "
+            f"{figures}. Delete the file and run the same command again: it "
+            "goes on from the last checkpoint."
+        )
+    return result
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+    """Reads a `metrics.csv`: one dict an epoch, without what is empty.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is damaged.
+    """
+    try:
+        with open(path, newline="") as file:
+            return [
+                {name: float(value) for name, value in row.items() if value}
+                | {"epoch": int(row["epoch"])}
+                for row in csv.DictReader(file)
+            ]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a table of numbers, one row an epoch. Received: "
+            f"{error}. Put a whole file in its place, or delete the run folder."
+        ) from error
+
+
+def validated(rows: list[dict[str, float]]) -> list[tuple[int, float]]:
+    """Lists (epoch, test accuracy) of the epochs after which it was tested."""
+    return [
+        (row["epoch"], row["val_accuracy"])
+        for row in rows
+        if "val_accuracy" in row
+    ]
+
+
+def measure(
+    predict: keras_mhgd.export.Predictor, dataset: keras_mhgd.data.Dataset
+) -> float:
+    """Computes the fraction of test images that a network gets right.
+
+    Raises:
+        ValueError: If its outputs are not one for each class.
+    """
+    outputs = predict(dataset.normalise(dataset.x_test))
+    if outputs.shape[1:] != (dataset.num_classes,):
+        raise ValueError(
+            f"The network must have one output for each of the "
+            f"{dataset.num_classes} classes of {dataset.name}. "
+            f"Received: outputs of shape {outputs.shape[1:]}."
+        )
+    return float((outputs.argmax(axis=-1) == dataset.y_test).mean())
+
+
+def write_predictions(
+    directory: str | os.PathLike, labels: np.ndarray, predicted: np.ndarray
+) -> None:
+    """Writes `predictions.npz` of a run: classes of the test images.
+
+    Args:
+        directory: The run folder.
+        labels: Class numbers `(count,)`.
+        predicted: What the student says after the last epoch, `(count,)`.
+    """
+    content = io.BytesIO()
+    np.savez_compressed(content, labels=labels, predicted=predicted)
+    write_atomically(
+        pathlib.Path(directory, "predictions.npz"), content.getvalue()
+    )
+
+
+def read_predictions(directory: str | os.PathLike) -> np.ndarray:
+    """Reads what `write_predictions` wrote: the predicted classes.
+
+    Raises:
+        FileNotFoundError: If an earlier version finished the run.
+        ValueError: If the file is damaged.
+    """
+    path = pathlib.Path(directory, "predictions.npz")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"A finished run must hold its predictions. There is no {path}. "
+            "Delete the run's result.json: the same command again then ends "
+            "it anew, without training."
+        )
+    try:
+        return read_arrays(path)["predicted"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} must hold the predicted classes. Received: {error!r}. "
+            "Delete it and the run's result.json, and run the same command "
+            "again."
+        ) from error
