@@ -16,7 +16,7 @@ from keras_mhgd.checks import (
 )
 from keras_mhgd.linalg.directions import cosines
 from keras_mhgd.methods.base.method import Method, Needs
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 _RELATIONS = ("kernel", "neighbours")
 

@@ -10,7 +10,7 @@ from keras_mhgd.checks import require_positive
 from keras_mhgd.linalg.directions import unit
 from keras_mhgd.linalg.precision import as_float
 from keras_mhgd.methods.base.method import Method, Needs
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 from keras_mhgd.tasks import KINDS, MULTI_LABEL, UNKNOWN_CLASS
 
 _EMPTY = -2  # in the place of a class number

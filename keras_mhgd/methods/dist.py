@@ -12,7 +12,7 @@ from keras_mhgd.checks import require_not_negative
 from keras_mhgd.methods.base.logit_method import LogitMethod
 from keras_mhgd.methods.base.method import Needs
 from keras_mhgd.methods.pieces.divergence import mean_over_rows, standardized
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 from keras_mhgd.tasks import KINDS, MULTI_LABEL, Rows
 
 

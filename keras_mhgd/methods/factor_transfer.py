@@ -25,7 +25,7 @@ from keras_mhgd.methods.pieces.paraphraser import (
     ParaphraserTrainer,
 )
 from keras_mhgd.methods.pieces.reductions import DISTANCES
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 _FACTORS = ("paraphraser", "pyramid", "attention")
 

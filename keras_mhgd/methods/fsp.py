@@ -23,7 +23,7 @@ from keras_mhgd.methods.pieces.maps import (
 )
 from keras_mhgd.methods.pieces.projection import projected, projections
 from keras_mhgd.methods.pieces.reductions import REDUCTIONS
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 _POOLINGS = ("max", "average")
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_mhgd.linalg.directions import cosines
 from keras_mhgd.methods.base.method import Method, Needs
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 _EPSILON = 1e-7  # of the published code, in both arguments of the logarithm
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_mhgd.features import Features
 from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.pieces.maps import to_one_size
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 _LEVELS = (4, 2, 1)
 _MOST_CHANNELS = 512

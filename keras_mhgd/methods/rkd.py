@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_mhgd.checks import require_not_negative
 from keras_mhgd.linalg.directions import direction_and_length
 from keras_mhgd.methods.base.method import Method, Needs
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 
 def relational_distance_loss(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_mhgd.linalg.directions import unit
 from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.pieces.maps import flatten_positions
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 
 def similarity_preserving_loss(

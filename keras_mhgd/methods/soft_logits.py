@@ -13,7 +13,7 @@ from keras_mhgd.methods.pieces.divergence import (
     softened_divergence,
     standardized,
 )
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 
 def soft_logits_loss(

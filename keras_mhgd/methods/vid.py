@@ -21,7 +21,7 @@ from keras_mhgd.methods.pieces.maps import (
     to_one_size,
     with_masks,
 )
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 
 _INITIAL_VARIANCE = 5.0
 

@@ -39,7 +39,7 @@ VARIANTS = {
 
 
 def reads_maps(name):
-    return methods.get(name).reads_points
+    return methods.get(name).needs.points
 
 
 NAMES = [

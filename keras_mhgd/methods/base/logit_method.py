@@ -7,7 +7,7 @@ from keras_mhgd.features import Features
 from keras_mhgd.linalg.directions import unit
 from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.pieces.divergence import mean_over_rows
-from keras_mhgd.methods.targets import student_and_target
+from keras_mhgd.methods.pieces.targets import student_and_target
 from keras_mhgd.tasks import (
     EMBEDDING,
     MULTI_LABEL,
