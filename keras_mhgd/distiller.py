@@ -614,7 +614,7 @@ class Distiller(keras.Model):
         rule = self._transfer.gradient_rule
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
         with tf.GradientTape(persistent=persistent) as tape:
-            batch, terms, losses = self._losses(batch, teacher_features)
+            batch, terms, losses = self._evaluate(batch, teacher_features)
             scaled = Losses(*map(self.optimizer.scale_loss, losses))
         step = Step(
             tape,
@@ -656,7 +656,7 @@ class Distiller(keras.Model):
         seen = first.student(x, y, sample_weight, training=self.augments)
         return _Batch(*seen, teachers=teachers)
 
-    def _losses(self, batch: "_Batch", teacher_features):
+    def _evaluate(self, batch: "_Batch", teacher_features):
         """Runs the student, and teachers that learn: gives all losses."""
         x, y, sample_weight, teachers, inputs, *_ = batch
         student = self._student_features.read(x, training=True)

@@ -1,6 +1,7 @@
 """The methods of a distillation, each with what it reads."""
 
 import collections
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,9 +10,9 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd import gradients
+from keras_mhgd.distribution import replicas
 from keras_mhgd.features import FeatureExtractor, Features
 from keras_mhgd.methods import Identifier, parts
-from keras_mhgd.methods.base import sharing
 from keras_mhgd.methods.base.method import Method, joined_needs
 from keras_mhgd.outputs import Heads
 
@@ -154,6 +155,7 @@ class Transfer:
                 method.preparation.run(
                     teachers[place.teacher or 0],
                     student.at_points(place.points),
+                    shares=functools.partial(shares_of, method),
                     **fit_arguments,
                 )
 
@@ -183,7 +185,7 @@ class Transfer:
         for method, place, names in self:
             if not names:
                 continue  # it initialised the student
-            found = sharing.shares(
+            found = shares_of(
                 method,
                 place.of_student(self._read_by(method, student)),
                 place.of_teachers(teachers),
@@ -199,7 +201,7 @@ class Transfer:
     ) -> None:
         """Moves the methods' state that no gradient trains."""
         for method, place, _ in self:
-            sharing.update(
+            _update(
                 method,
                 place.of_student(student),
                 place.of_teachers(teachers),
@@ -208,6 +210,61 @@ class Transfer:
 
     def _read_by(self, method: Method, student: Features) -> Features:
         return student.forked() if method in self._limiting else student
+
+
+def shares_of(
+    method: Method,
+    student: Features,
+    teacher: Features,
+    labels: tf.Tensor | None,
+) -> dict[str, tf.Tensor]:
+    """Computes a replica's shares of the terms of a batch.
+
+    Args:
+        method: The method; its `spans` say how.
+        student: The student's features of this replica's part.
+        teacher: The teacher's `targets`.
+        labels: The labels.
+
+    Returns:
+        A scalar for each of `terms`: over the replicas they add up to the
+        terms of the whole batch.
+    """
+    student, teacher = method.reduce(student, teacher)
+    # Padding is unevenly spread: its means are those of the whole batch.
+    padded = method.needs.points and (
+        student.masks is not None or teacher.masks is not None
+    )
+    if method.spans == "replica":
+        return method(student, teacher, labels)
+    if method.spans == "sample" and not padded:
+        part = replicas.share_of(_count(method, student))
+        terms = method(student, teacher, labels)
+        return {name: part * terms[name] for name in terms}
+    terms = method(*replicas.joined((student, teacher, labels)))
+    return {name: replicas.share(terms[name]) for name in terms}
+
+
+def _update(
+    method: Method,
+    student: Features,
+    teacher: Features,
+    labels: tf.Tensor | None,
+) -> None:
+    """Calls a method's `update` for the whole batch: see `shares_of`."""
+    if type(method).update is Method.update:
+        return  # what it would get is not computed for nothing
+    reduced = method.reduce(student, teacher)
+    method.update(*replicas.joined((*reduced, labels)))
+
+
+def _count(method: Method, student: Features) -> tf.Tensor:
+    """Counts what the means of a method are over: rows, or samples."""
+    if method.needs.logits and student.weights is not None:
+        return tf.reduce_sum(student.weights)
+    first = student.logits if method.needs.logits else student.outputs
+    first = tf.nest.flatten(first)[0]
+    return tf.shape(replicas.with_samples(first))[0]
 
 
 def is_by_head(method: Any) -> bool:

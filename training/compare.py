@@ -26,6 +26,7 @@ from training import options
 from training.reports.comparison_report import Outcome
 from training.reports.published import published
 from training.runs.comparison import Comparison, Way
+from training.runs.flags import parsed
 from training.saved.trained import load_network, network_file
 
 options.define_data()
@@ -102,11 +103,11 @@ def main(argv) -> None:
     except RuntimeError as error:
         failure = error
     finished = comparison.finished(FLAGS.trials)
-    if failure and ways[0] not in finished:
+    if failure and ways[0].name not in finished:
         raise failure
     outcome = Outcome(
-        comparison,
-        FLAGS.trials,
+        comparison.directory,
+        finished,
         network_file(path),
         dataset,
         f"{FLAGS.student} from {architecture} on "
@@ -121,7 +122,7 @@ def main(argv) -> None:
             "out, not on the test images."
         )
     if failure:
-        unfinished = [way.name for way in ways if way not in finished]
+        unfinished = [way.name for way in ways if way.name not in finished]
         notes.append(f"Left out, since they failed: {'; '.join(unfinished)}.")
     outcome.write(known, " ".join(notes))
     print(f"\n{outcome.text}\nWritten to {comparison.directory}/report.html.")
@@ -169,7 +170,7 @@ def _ways(networks: Mapping[str, str], known: Mapping[str, str]) -> list[Way]:
         unused -= set(own)
         options.methods(name, own)  # raises for what can't be
         arguments = {
-            key: options.parsed(value)
+            key: parsed(value)
             for key, _, value in (each.partition("=") for each in own)
         }
         set_ = {"set": arguments} if arguments else {}

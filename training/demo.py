@@ -59,8 +59,8 @@ def main(argv) -> None:
     comparison.run(1, FLAGS.jobs)
     dataset = keras_mhgd.data.load("glyphs")
     outcome = Outcome(
-        comparison,
-        1,
+        comparison.directory,
+        comparison.finished(1),
         TEACHER,
         dataset,
         f"resnet_small on {FLAGS.subset} glyphs",

@@ -12,6 +12,7 @@ import keras_mhgd
 from keras_mhgd import features
 from keras_mhgd.methods import Method
 from keras_mhgd.transfer import require_one_rule
+from training.runs.flags import parsed
 
 FLAGS = flags.FLAGS
 
@@ -365,14 +366,6 @@ def sensing_points(layers: list[str] | None) -> features.SensingPoints:
     return [
         tuple(point.split(":")) if ":" in point else point for point in layers
     ]
-
-
-def parsed(value: str) -> Any:
-    """Reads the value of a `--set`: JSON, or a word, such as tanh."""
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
 
 
 def _with_arguments(

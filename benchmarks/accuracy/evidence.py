@@ -27,7 +27,8 @@ from typing import Any
 import keras_mhgd
 from benchmarks.accuracy import summary
 from keras_mhgd.storage.files import write_atomically
-from training.runs.comparison import Comparison, Flags, Way, command_line
+from training.runs.comparison import Comparison, Way
+from training.runs.flags import Flags, command_line
 from training.saved.results import read_result
 
 RUNS = pathlib.Path("runs/evidence")

@@ -211,7 +211,7 @@ class FactorTransfer(Method):
             source[-1], "translator"
         )
 
-    def _trainer(self, teacher, student):
+    def _trainer(self, teacher, *_):
         return ParaphraserTrainer(
             self.paraphraser, teacher, self.reconstruction
         )

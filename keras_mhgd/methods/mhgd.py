@@ -18,7 +18,7 @@ from keras_mhgd.features.compression import (
     teacher_vectors,
 )
 from keras_mhgd.graph import MHAN, Edge, MHANTrainer
-from keras_mhgd.graph.row_blocks import over_rows
+from keras_mhgd.graph.attention import over_rows
 from keras_mhgd.linalg.singular_vectors import GRADIENTS
 from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.base.preparation import Preparation
@@ -280,7 +280,7 @@ class MHGD(Method):
             )
         self.preparation.build(
             self,
-            lambda teacher, student: MHANTrainer(
+            lambda teacher, *_: MHANTrainer(
                 self.mhan, teacher, self.variant.fix_signs
             ),
             learns=self.mhan,

@@ -169,7 +169,7 @@ class Overhaul(Method):
             for index, shape in enumerate(teacher.maps_before_activation)
         ]
         self.preparation.build(
-            self, lambda teacher, student: _NegativeMeans(self.margins, teacher)
+            self, lambda teacher, *_: _NegativeMeans(self.margins, teacher)
         )
 
     def targets(self, teacher):

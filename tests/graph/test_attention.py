@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.graph import Edge, attend, row_blocks
+from keras_mhgd.graph import Edge, attend, attention
 from keras_mhgd.methods import graph_divergence
 
 HEADS, WIDTH = 2, 3
@@ -14,7 +14,7 @@ ACTIVATIONS = {"tanh": tf.tanh, "linear": tf.identity}
 @pytest.fixture(params=[1, 4, 5, 10, 128])
 def rows(request, monkeypatch):
     """Of a block: one, a divisor of the batch or not, all, more."""
-    monkeypatch.setattr(row_blocks, "_ROWS", request.param)
+    monkeypatch.setattr(attention, "_ROWS", request.param)
 
 
 def tensors(seed, count, width=WIDTH, batch=10):

@@ -1,6 +1,6 @@
 """What the distiller does around a method's call."""
 
-from keras_mhgd.methods.base import sharing
+from keras_mhgd.transfer import shares_of
 
 
 def called(method, student, teacher, labels=None):
@@ -11,4 +11,4 @@ def called(method, student, teacher, labels=None):
 
 def shares(method, student, teacher, labels=None):
     """Computes the terms as a training step does."""
-    return sharing.shares(method, student, method.targets(teacher), labels)
+    return shares_of(method, student, method.targets(teacher), labels)

@@ -274,7 +274,7 @@ def test_a_configuration_makes_an_mhan_alike_but_untrained():
 )
 def test_unknown_names(name, hint):
     with pytest.raises(ValueError) as error:
-        methods.get(name)
+        methods.parts(name)
     known = ", ".join([*methods.names(), "recommended"])
     assert str(error.value) == (
         f"`method` must be one of {known}. Received: method={name!r}.{hint}"

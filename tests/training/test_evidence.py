@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.accuracy import archive, evidence, summary
 from training import options
-from training.runs.comparison import Comparison, command_line
+from training.runs.comparison import Comparison
+from training.runs.flags import command_line
 
 
 def test_a_search_begins_around_the_default():

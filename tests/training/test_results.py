@@ -7,7 +7,8 @@ import pytest
 import keras_mhgd
 from benchmarks.speed.program import Benchmark
 from training.reports import pictures, tables
-from training.runs.comparison import Comparison, Way, command_line
+from training.runs.comparison import Comparison, Way
+from training.runs.flags import command_line
 from training.saved import results
 
 

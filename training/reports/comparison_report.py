@@ -1,8 +1,9 @@
 """What a comparison came to: tables, a picture and a page."""
 
 import os
+import pathlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from training.reports import (
     tables,
 )
 from training.reports.tables import Row
-from training.runs.comparison import Comparison
 from training.saved.results import (
     measure,
     read_metrics,
@@ -34,9 +34,9 @@ class Outcome:
     """Reads the finished runs of a comparison.
 
     Args:
-        comparison: Its finished ways are shown; the first, the student alone,
-            must be.
-        trials: Of each way.
+        directory: The comparison's folder.
+        folders: The run folders of each way, trial by trial; the student
+            alone comes first.
         teacher: A network's file: its test accuracy is measured.
         dataset: The data.
         title: Heading.
@@ -44,20 +44,17 @@ class Outcome:
 
     def __init__(
         self,
-        comparison: Comparison,
-        trials: int,
+        directory: pathlib.Path,
+        folders: Mapping[str, Sequence[pathlib.Path]],
         teacher: str | os.PathLike,
         dataset: keras_mhgd.data.Dataset,
         title: str,
     ):
-        self._comparison = comparison
+        self._directory = directory
         self._title = title
         self.teacher = measure(keras_mhgd.export.load(teacher), dataset)
         self._dataset = dataset
-        self._folders = folders = {
-            way.name: [comparison.folder(way, k) for k in range(trials)]
-            for way in comparison.finished(trials)
-        }
+        self._folders = folders
         self._curves = {
             name: [read_metrics(each / "metrics.csv") for each in folder]
             for name, folder in folders.items()
@@ -78,7 +75,7 @@ class Outcome:
             published: Published results of ways.
             note: What the table's legend ends with.
         """
-        directory = self._comparison.directory
+        directory = self._directory
         cells = tables.cells(self.rows, published)
         legend = tables.legend(self.teacher, self.rows)
         if note:
@@ -103,7 +100,7 @@ class Outcome:
         figures = {
             row.name: f"{_mean(row):.2f} %" for row in (*ranked[:1], alone)
         }
-        config = read_json(self._comparison.directory / "config.json")
+        config = read_json(self._directory / "config.json")
         graphs = {
             name: GraphRecord.load(folders[0] / "attention.npz")
             for name, folders in self._folders.items()

@@ -22,10 +22,8 @@ from keras_mhgd.storage.files import (
     write_atomically,
 )
 from training.runs import processes
+from training.runs.flags import Flags, command_line
 from training.runs.interruption import EXIT_CODE, Interruption
-
-Flags = Mapping[str, Any]
-"""Flags of a program: a list is joined by commas, `set` is a dict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,26 +46,6 @@ class Way:
         if "method" not in self.flags:
             return []
         return keras_mhgd.methods.parts(self.flags["method"])
-
-
-def command_line(flags: Flags) -> list[str]:
-    """Writes flags as a program gets them."""
-    made = []
-    for name, value in flags.items():
-        if name == "set":
-            made += [f"--set={key}={_json(value[key])}" for key in value]
-        elif isinstance(value, bool):
-            made.append(f"--{'' if value else 'no'}{name}")
-        elif isinstance(value, list):
-            made.append(f"--{name}={','.join(value)}")
-        else:
-            made.append(f"--{name}={value}")
-    return made
-
-
-def _json(value: Any) -> str:
-    # `--set` takes words as they are, and reads null, true and numbers.
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 class Comparison:
@@ -154,16 +132,17 @@ class Comparison:
         """The run folder of a trial."""
         return self.directory / f"{_slug(way.name)}_{trial}"
 
-    def finished(self, trials: int) -> list[Way]:
-        """The ways of which so many trials are finished."""
-        return [
-            way
+    def finished(self, trials: int) -> dict[str, list[pathlib.Path]]:
+        """Gives the run folders of each way that has finished these trials."""
+        folders = {
+            way.name: [self.folder(way, trial) for trial in range(trials)]
             for way in self.ways
-            if all(
-                (self.folder(way, trial) / "result.json").exists()
-                for trial in range(trials)
-            )
-        ]
+        }
+        return {
+            name: found
+            for name, found in folders.items()
+            if all((each / "result.json").exists() for each in found)
+        }
 
     def run(self, trials: int, jobs: int) -> None:
         """Trains what is not trained yet.

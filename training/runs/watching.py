@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api as hparams
 import keras_mhgd
 from keras_mhgd.callbacks import AttentionGraphs
 from keras_mhgd.distribution import replicas
-from training import options
+from training.runs.flags import parsed
 
 _CLASSES, _SAMPLES = 8, 8  # of the batch whose graphs are drawn
 _LOOKS = 5  # in a training, after the one before it
@@ -110,7 +110,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     values.setdefault("method", "alone")
     for argument in config.get("set", []):
         name, _, value = argument.partition("=")
-        values[name] = options.parsed(value)
+        values[name] = parsed(value)
     return values
 
 

@@ -7,8 +7,7 @@ from keras_mhgd.distribution import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.gradients import apply
 from keras_mhgd.methods.base.method import Method
-from keras_mhgd.methods.base.preparation import Preparation
-from keras_mhgd.methods.base.sharing import shares
+from keras_mhgd.methods.base.preparation import Preparation, Shares
 
 
 class InitializingMethod(Method):
@@ -46,7 +45,7 @@ class InitializingMethod(Method):
         super().build(student, teacher)
         self.preparation.build(
             self,
-            lambda teacher, student: _Initializer(self, teacher, student),
+            lambda *arguments: _Initializer(self, *arguments),
             learns=self if self.preparation.epochs else None,
         )
 
@@ -62,12 +61,14 @@ class _Initializer(keras.Model):
         method: InitializingMethod,
         teacher: FeatureExtractor,
         student: FeatureExtractor,
+        shares: Shares,
     ):
         super().__init__(name=f"{method.name}_initializer")
         self.method = method
         self.student = student.network
         self._teacher_features = teacher
         self._student_features = student
+        self._shares = shares
         self.built = True
 
     def train_step(self, data):
@@ -80,7 +81,7 @@ class _Initializer(keras.Model):
         with tf.GradientTape() as tape:
             student = self._student_features(x, training=True)
             student = student.without_padding()
-            terms = shares(self.method, student, teacher, y)
+            terms = self._shares(student, teacher, y)
             decay = [replicas.share(loss) for loss in self.student.losses]
             loss = tf.add_n(
                 [

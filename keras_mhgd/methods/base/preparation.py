@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_mhgd.checks import require_not_negative, require_positive
 from keras_mhgd.distribution import fitting
-from keras_mhgd.features import FeatureExtractor
+from keras_mhgd.features import FeatureExtractor, Features
 
-Trainer = Callable[[FeatureExtractor, FeatureExtractor], keras.Model]
+Shares = Callable[[Features, Features, tf.Tensor | None], dict[str, tf.Tensor]]
+"""Computes a replica's shares of a method's terms from the features of student
+and teacher and the labels."""
+Trainer = Callable[[FeatureExtractor, FeatureExtractor, Shares], keras.Model]
 
 
 class Preparation:
@@ -53,8 +57,9 @@ class Preparation:
 
         Args:
             method: Whose preparation it is.
-            trainer: Makes, from the extractors of teacher and student, the
-                model whose `fit` is the preparation.
+            trainer: Makes, from the extractors of teacher and student and
+                the method's `Shares`, the model whose `fit` is the
+                preparation.
             learns: What is trainable only while it runs.
             networks: See the attribute.
             depends_on: See the attribute; beside epochs and learning rate.
@@ -83,6 +88,7 @@ class Preparation:
         self,
         teacher: FeatureExtractor,
         student: FeatureExtractor,
+        shares: Shares | None = None,
         fit: Callable[..., Any] = fitting.fit,
         **fit_arguments: Any,
     ) -> None:
@@ -91,6 +97,8 @@ class Preparation:
         Args:
             teacher: The teacher's predictions and sensing points.
             student: The student's.
+            shares: Computes the method's terms; only needed by a method that
+                trains by these.
             fit: What is called in the place of `keras.Model.fit`, with the
                 model that is trained and the arguments.
             **fit_arguments: The data, as `keras.Model.fit` takes it.
@@ -98,7 +106,7 @@ class Preparation:
         if self._learns is not None:
             self._learns.trainable = True
         try:
-            trainer = self._trainer(teacher, student)
+            trainer = self._trainer(teacher, student, shares)
             trainer.compile(
                 keras.optimizers.SGD(
                     self.learning_rate, momentum=0.9, nesterov=True

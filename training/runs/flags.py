@@ -1,0 +1,36 @@
+"""Writes flags of programs, and reads arguments of methods."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+Flags = Mapping[str, Any]
+"""Flags of a program: a list is joined by commas, `set` is a dict."""
+
+
+def command_line(flags: Flags) -> list[str]:
+    """Writes flags as a program gets them."""
+    made = []
+    for name, value in flags.items():
+        if name == "set":
+            made += [f"--set={key}={_json(value[key])}" for key in value]
+        elif isinstance(value, bool):
+            made.append(f"--{'' if value else 'no'}{name}")
+        elif isinstance(value, list):
+            made.append(f"--{name}={','.join(value)}")
+        else:
+            made.append(f"--{name}={value}")
+    return made
+
+
+def _json(value: Any) -> str:
+    # `--set` takes words as they are, and reads null, true and numbers.
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def parsed(value: str) -> Any:
+    """Reads the value of a `--set`: JSON, or a word, such as tanh."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
