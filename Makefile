@@ -4,20 +4,27 @@ VENV := .venv
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-browser test-hub lint format table clean
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-all test-slow test-browser test-hub lint format table clean
 
 demo: $(READY)  ## train alone, distill, compare, export
 	$(VENV)/bin/python -m training.demo
 
-test: lint  ## lint and all tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: lint  ## lint, and all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: test test-slow test-hub test-browser  ## every test there is
+
+test-slow: $(READY)  ## whole programs, devices and workers, long trainings
+	$(PYTEST) -m slow
 
 test-browser: $(READY)  ## the pages in Debian's package chromium
 	$(VENV)/bin/python -m pytest tests/training/browser
 
 test-hub: $(READY)  ## networks of KerasHub, which this installs
 	$(VENV)/bin/pip install --quiet --requirement requirements-hub.lock
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/hub
+	$(PYTEST) tests/hub
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

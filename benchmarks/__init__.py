@@ -1,1 +1,1 @@
-"""Programs that measure the library, and what they found."""
+"""Contains programs that measure the library, and their results."""

@@ -1,4 +1,4 @@
-"""Knowledge distillation for Keras by multi-head attention graphs."""
+"""Provides knowledge distillation in Keras by multi-head attention graphs."""
 
 from keras_mhgd import (
     callbacks,

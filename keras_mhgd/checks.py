@@ -1,4 +1,4 @@
-"""Checks arguments, and raises errors of one form."""
+"""Checks arguments and raises errors in one common form."""
 
 import difflib
 import numbers
@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 
 def unknown(what: str, received: object, valid: Iterable[str]) -> ValueError:
-    """Makes the error for an unknown name; near names come first.
+    """Makes the error for an unknown name, with a hint at similar names.
 
     Args:
-        what: The argument, as the user knows it.
-        received: What was given.
+        what: Name of the argument, as the user writes it.
+        received: The value that was passed.
         valid: All valid names.
 
     Returns:
@@ -26,7 +26,7 @@ def unknown(what: str, received: object, valid: Iterable[str]) -> ValueError:
 
 
 def require_known(what: str, received: object, valid: Collection[str]) -> None:
-    """Raises the error of `unknown` unless a name is one of the valid ones."""
+    """Raises the error of `unknown` unless `received` is a valid name."""
     if received not in valid:
         raise unknown(what, received, valid)
 
@@ -47,17 +47,17 @@ def require_one_or_more(**values: float) -> None:
 
 
 def check_integer(name: str, value: int) -> int:
-    """Gives `value` back if it is an integer.
+    """Returns `value` if it is an integer, and raises otherwise.
 
     Args:
         name: Name of the argument, for the message.
-        value: What was passed.
+        value: The value that was passed.
 
     Returns:
         `value`.
 
     Raises:
-        TypeError: If it is of another kind; bool is one.
+        TypeError: If `value` is not an integer. A bool does not count as one.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""The model that trains a student from a frozen teacher."""
+"""Trains a student network with the help of a frozen teacher."""
 
 import collections
 import functools
@@ -44,51 +44,51 @@ from keras_mhgd.transfer import asked_for, is_by_head, placed
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class Distiller(keras.Model):
-    """Trains a student on its task and on what a frozen teacher shows.
+    """Trains a student on its task and on a frozen teacher's features.
 
-    One step: one forward pass of the teacher, one of the student, the losses
+    A training step runs the teacher once and the student once. It computes
 
         loss = task_loss + the student's own `losses` + the method's terms,
 
-    and one update of the student, with the gradients joined as the method
-    says. `fit` prepares the method first if it needs it. `evaluate` and
-    `predict` are the student's: the teacher doesn't run and no weight moves.
+    and updates the student once. The method decides how the gradients are
+    joined. `fit` prepares the method first, if the method needs it. `evaluate`
+    and `predict` run only the student and change no weights.
 
     Args:
-        student: Network to train, input to class scores or other outputs:
-            functional, sequential, or subclassed and built.
+        student: Network to train, from input to class scores or other outputs.
+            It may be functional, sequential, or subclassed and built.
         teacher: Trained network with the same outputs, or a list of several.
-            It runs in inference mode; its `trainable` flag is left as it is.
+            It runs in inference mode, and its `trainable` flag is not changed.
             Only a method of mutual learning trains it.
-        method: A name of `keras_mhgd.methods.names()`, a `Method`, a loss of
-            `keras.distillation`, or several: a list, or names joined by `+`.
-            For networks with several outputs also a dict of these, by the
-            outputs' names; else each method that reads outputs is there for
-            each.
-        sensing_points: Where features are read: `None` finds and pairs the
-            ends of stages or blocks; or layer names, or (student layer,
-            teacher layer) pairs, front end first. See
-            `keras_mhgd.features.pair`. For several teachers, a list of such
-            lists of pairs, or one for all. A method that reads no maps leaves
-            them unused.
+        method: A name of `keras_mhgd.methods.names()`, a `Method`, or a loss of
+            `keras.distillation`. Several are a list, or names joined by `+`.
+            For networks with several outputs, it may also be a dict of these
+            by the outputs' names. Otherwise, each method that reads outputs is
+            applied to every output.
+        sensing_points: Where features are read: layer names, or (student layer,
+            teacher layer) pairs, front end first. `None` finds and pairs the
+            ends of stages or blocks. See `keras_mhgd.features.pair`. For
+            several teachers, pass one list for all, or a list with one list of
+            pairs for each teacher. A method that reads no maps ignores them.
         name: Name of the model.
-        gradient_norms: Whether training measures, beside the losses, the
-            norms `task_gradient` and `transfer_gradient`, and the share that
-            is `clipped`: see `keras_mhgd.gradients.Norms`. It takes backward
-            passes of its own; the weights stay the same.
-        teacher_weights: Of several teachers, each > 0; equal by default.
-            Methods on logits learn from the teachers' weighted average,
-            others have a term for each teacher, times its weight.
-        student_preprocessor: What is applied to a batch in front of the
-            student, in training, `evaluate` and `predict`: a function or a
-            Keras layer. `None` is the network's own, as tasks of KerasHub
-            have one; `keras.layers.Identity()` is none. See
+        gradient_norms: Whether training also measures the norms
+            `task_gradient` and `transfer_gradient`, and `clipped`, the fraction
+            of clipped gradients: see `keras_mhgd.gradients.Norms`. This takes
+            separate backward passes, but does not change the weights.
+        teacher_weights: Weights of several teachers, each > 0; equal by
+            default. Methods on logits learn from the teachers' weighted
+            average. Other methods have a term for each teacher, times the
+            teacher's weight.
+        student_preprocessor: Function or Keras layer that is applied to a batch
+            before the student, in training, `evaluate` and `predict`. `None`
+            uses the network's own preprocessor, which tasks of KerasHub have.
+            `keras.layers.Identity()` switches that off. See
             `keras_mhgd.features.Views`.
-        teacher_preprocessor: The same for the teacher; for several teachers
-            one for all, or a list.
+        teacher_preprocessor: The teacher's preprocessor, with the same options.
+            For several teachers, pass one for all, or a list.
 
     Raises:
-        TypeError: If a network is no built Keras model.
+        TypeError: If a network is not a built Keras model.
         ValueError: If the networks, the sensing points or the method don't
             fit each other.
 
@@ -142,14 +142,15 @@ class Distiller(keras.Model):
                 strict=True,
             )
         ]
-        # Keras saves what they have learnt.
+        # As attributes they are tracked, so Keras saves what they have learnt.
         given = [each.given for each in self._views]
         self.student_preprocessor = given[0]["student_preprocessor"]
         self.teacher_preprocessor = _one_or_all(
             [each["teacher_preprocessor"] for each in given]
         )
         first = self._views[0]
-        # Augmentation that the student starts with goes before both networks.
+        # If the student starts with augmentation, this is applied before both
+        # networks.
         self.augments = len(self._views) == 1 and first.network is not student
         trained = first.network if self.augments else student
         warn_of_random_layers(student, random_layers(trained))
@@ -197,7 +198,7 @@ class Distiller(keras.Model):
             self._asked, heads, points, pairs, self.teacher_weights
         )
         self.methods = self._transfer.methods  # Keras tracks them here
-        # Epochs since transfer began: some methods' strength depends on it.
+        # Epochs since transfer began. Some rules of gradients depend on them.
         self._epoch = self.add_weight(
             name="epoch", initializer="zeros", trainable=False, dtype="float32"
         )
@@ -263,17 +264,17 @@ class Distiller(keras.Model):
 
     @property
     def prepared(self) -> bool:
-        """Whether the student can train: no method has to learn before."""
+        """Whether the student can train: all methods are prepared."""
         return self._transfer.prepared
 
     @property
     def trains_teacher(self) -> bool:
-        """Whether a method trains the teacher along."""
+        """Whether a method also trains the teacher."""
         return self._transfer.trains_teacher
 
     @property
     def prepared_networks(self) -> dict[str, keras.Model]:
-        """What the methods learn from the teacher before, by name."""
+        """The networks that methods learn from the teacher alone, by name."""
         return self._transfer.networks
 
     @property
@@ -287,7 +288,7 @@ class Distiller(keras.Model):
         return [self._student_features, *self._teacher_features]
 
     def _given_points(self, sensing_points) -> list[SensingPoints]:
-        """The sensing points that are asked for of each teacher."""
+        """Lists the sensing points that were given for each teacher."""
         number = len(self.teachers)
         each = (
             number > 1
@@ -308,7 +309,10 @@ class Distiller(keras.Model):
 
     @property
     def trainable_variables(self):
-        """What training changes: the teacher only if the method says so."""
+        """The variables that training changes.
+
+        The teacher's are included only if a method trains the teacher.
+        """
         return [
             variable
             for part in self._learning
@@ -321,7 +325,7 @@ class Distiller(keras.Model):
 
     @property
     def losses(self):
-        """The own losses of what learns, such as weight decay."""
+        """The own losses of networks and methods, such as weight decay."""
         return [loss for part in self._learning for loss in part.losses]
 
     @property
@@ -331,7 +335,7 @@ class Distiller(keras.Model):
 
     @property
     def resumable_variables(self) -> list[keras.Variable]:
-        """All state of a training but the optimizer's."""
+        """All state of a training except the optimizer's."""
         parts = [part.variables for part in self._learning]
         return [*(each for part in parts for each in part), self._epoch]
 
@@ -350,20 +354,21 @@ class Distiller(keras.Model):
             optimizer: As in Keras.
             loss: The student's task loss. With `None`, or for data without
                 labels, the student learns from the teacher alone.
-            nonfinite: What becomes of a step whose losses or gradients are
-                NaN or infinite. `"raise"` ends the training there and names
-                the term or layer, but leaves gradients that overflow to a
-                `LossScaleOptimizer`. `"skip"` undoes the step: weights,
-                statistics, optimizer and metrics are those of before, save
-                that a `LossScaleOptimizer` lowers its scale. The epoch's
-                `skipped_steps` are a metric then, and an epoch of nothing
-                else raises `FloatingPointError`. A step holds another copy of
-                weights and optimizer for that. Preparations and teacher
-                caches always raise.
-            task: What the outputs mean, one of `keras_mhgd.tasks.KINDS` or,
-                for several outputs, a list or dict of them. Only needed where
-                neither a softmax nor one of Keras's losses tells.
-            **kwargs: Others of `keras.Model.compile`.
+            nonfinite: What happens in a step whose losses or gradients are NaN
+                or infinite. `"raise"` ends the training and names the term or
+                layer. It does not check the gradients of a
+                `LossScaleOptimizer`, which handles overflow itself. `"skip"`
+                undoes the step: weights, statistics, optimizer and metrics get
+                their values from before the step. A `LossScaleOptimizer` still
+                lowers its scale. The metric `skipped_steps` then counts the
+                skipped steps of an epoch. `FloatingPointError` is raised if all
+                steps of an epoch are skipped. Skipping needs memory for another
+                copy of weights and optimizer. Preparations and teacher caches
+                always raise.
+            task: What the outputs mean: one of `keras_mhgd.tasks.KINDS` or, for
+                several outputs, a list or dict of them. It is needed only if
+                neither a softmax nor one of Keras's losses shows the meaning.
+            **kwargs: Other arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: If there is neither a `loss` nor a method with a loss,
@@ -402,7 +407,7 @@ class Distiller(keras.Model):
                 "All losses must take a mean, or none, on several devices. "
                 f"Received: loss={loss!r}. Choose one `reduction` for all."
             )
-        # `compile` makes loss objects that take a mean of what isn't one.
+        # Keras wraps a loss that isn't a loss object in one that takes a mean.
         self._keras_shares = shares != {False}
 
     def get_compile_config(self):
@@ -417,16 +422,16 @@ class Distiller(keras.Model):
     def prepare(self, x=None, y=None, verbose="auto", **fit_arguments):
         """Lets the method learn what it needs before the student trains.
 
-        `fit` does this itself where it has not been done.
+        `fit` calls this itself if the method is not prepared.
 
         Args:
             x: Training images, as `fit` takes them.
             y: Labels, as `fit` takes them.
             verbose: As in `fit`.
-            **fit_arguments: Others of `fit` that describe the data:
-                `batch_size`, `shuffle`, `steps_per_epoch`; `callbacks`; and
-                `fit`, called in the place of `keras.Model.fit` with the model
-                that is trained and all arguments.
+            **fit_arguments: Other arguments of `fit`: `batch_size`, `shuffle`
+                and `steps_per_epoch`, which describe the data, and `callbacks`.
+                One more is `fit`, a function that is called instead of
+                `keras.Model.fit`, with the model to train and all arguments.
         """
         if verbose:
             unprepared = self._transfer.unprepared
@@ -460,12 +465,13 @@ class Distiller(keras.Model):
     ):
         """Trains the student as `keras.Model.fit` does.
 
-        Prepares the method first, with a progress bar of its own, if that
-        has not been done (on all of `x`, whatever `validation_split`).
+        If the method is not prepared, it is prepared first, with a separate
+        progress bar. The preparation uses all of `x`, whatever the
+        `validation_split`.
 
         Returns:
-            The `keras.callbacks.History`: `loss`, `task_loss`, one entry for
-            each method term, and the metrics.
+            The `keras.callbacks.History` with `loss`, `task_loss`, one entry
+            for each method term, and the metrics.
         """
         self._assert_compile_called("fit")
         if isinstance(x, tf.data.Dataset):
@@ -511,7 +517,7 @@ class Distiller(keras.Model):
         )
 
     def _told(self) -> str:
-        """What was decided without being asked, a line each."""
+        """Lists the automatic choices of layers and inputs, a line for each."""
         several = len(self.teachers) > 1
         points = self.sensing_points if several else [self.sensing_points]
         lines = []
@@ -536,9 +542,9 @@ class Distiller(keras.Model):
         return super().predict(text_as_tensors(x), **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Under a strategy Keras 3.15 takes a mean of the replicas' batches for
-        # this, which fails for text. Once metrics are built nothing is left.
-        # Without labels there is nothing either.
+        # Under a strategy, Keras 3.15 builds metrics from the mean of the
+        # replicas' batches, and no text has a mean. So this is left to Keras
+        # only if metrics are not built yet and there are labels to build for.
         batch = data_batch
         if iterator is not None:
             batch = iterator._distributed_dataset.element_spec
@@ -554,7 +560,8 @@ class Distiller(keras.Model):
         """Runs the teacher, or each of several, on a batch.
 
         Returns:
-            What the methods read: see `Method.targets`.
+            The features that the methods read: see `Method.targets`. For
+            several teachers, a list.
         """
         inputs = [each.teacher(x) for each in self._views]
         return _one_or_all(self._targets(inputs, self._teacher_features))
@@ -568,14 +575,14 @@ class Distiller(keras.Model):
         )
 
     def features(self, x) -> tuple[Features, Features | list[Features]]:
-        """Runs all networks on a batch as in a test: nothing moves.
+        """Runs all networks on a batch in inference mode.
 
         Args:
-            x: What the networks take, a batch.
+            x: A batch of inputs.
 
         Returns:
-            The student's and the teacher's features, as the method reads
-            them; of several teachers a list.
+            The student's and the teacher's features, as the method reads them.
+            For several teachers, the latter are a list.
         """
         student, *teachers = (
             self._outputs.by_head(each(x).without_padding())
@@ -601,7 +608,7 @@ class Distiller(keras.Model):
 
     @property
     def _state(self) -> list[keras.Variable]:
-        """What a step changes, but for a loss scale."""
+        """All variables that a step changes, except a loss scale."""
         optimizer = self.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
@@ -609,7 +616,7 @@ class Distiller(keras.Model):
         return [*self.resumable_variables, *optimizer.variables, *metrics]
 
     def _step(self, data, teacher_features: list[FeatureExtractor]):
-        """Trains on a batch: gives logs, and whether all was finite."""
+        """Trains on a batch: gives logs and whether all values were finite."""
         batch = self._seen(data, teacher_features)
         rule = self._transfer.gradient_rule
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
@@ -657,7 +664,7 @@ class Distiller(keras.Model):
         return _Batch(*seen, teachers=teachers)
 
     def _evaluate(self, batch: "_Batch", teacher_features):
-        """Runs the student, and teachers that learn: gives all losses."""
+        """Runs the student and any teacher that learns: gives all losses."""
         x, y, sample_weight, teachers, inputs, *_ = batch
         student = self._student_features.read(x, training=True)
         y = self._outputs.checked_labels(y, student.outputs, sample_weight)
@@ -669,7 +676,9 @@ class Distiller(keras.Model):
                     teacher_features, inputs, strict=True
                 )
             ]
-            teachers = [each.without_padding() for each in peers]
+            teachers = self._transfer.targets(
+                [each.without_padding() for each in peers]
+            )
         terms, read = {}, ()
         if self.terms:
             read = self._outputs.read(student, teachers, y, sample_weight)
@@ -709,7 +718,7 @@ class Distiller(keras.Model):
             self.compute_metrics(batch.x, batch.y, outputs, batch.sample_weight)
 
     def _apply(self, gradients) -> None:
-        """Updates what a loss reaches, and warns of what none does."""
+        """Updates variables that a loss reaches, and warns of all others."""
         variables = self.trainable_variables
         if not self.optimizer.built:
             self.optimizer.build(variables)
@@ -723,7 +732,7 @@ class Distiller(keras.Model):
             )
 
     def _logs(self, y) -> dict[str, tf.Tensor]:
-        """What a step of training gives: metrics only if there are labels."""
+        """Gives the logs of a training step; without labels, no metrics."""
         logs = self.get_metrics_result()
         if y is not None or self._compile_metrics is None:
             return logs
@@ -753,17 +762,17 @@ class Distiller(keras.Model):
         return logs
 
     def _require_finite(self, gradients, losses):
-        """Checks both in the graph: gradients are given once they passed."""
+        """Checks losses and gradients in the graph: gradients wait for it."""
         gradients = finiteness.after(finiteness.checks(losses), gradients)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # That one is there to pass over gradients that overflow.
+            # This optimizer skips steps whose gradients overflow.
             return gradients, True
         return finiteness.after(
             finiteness.checks(self._named(gradients)), gradients
         ), True
 
     def _tell_finite(self, gradients, losses):
-        """Gives the gradients, and whether both are finite on all replicas."""
+        """Gives the gradients, and whether all replicas' values are finite."""
         values = losses | self._named(gradients)
         finite = replicas.everywhere(
             tf.reduce_all(
@@ -784,7 +793,7 @@ class Distiller(keras.Model):
         }
 
     def _task_share(self, y, found: Features, sample_weight):
-        """This replica's share of the task's loss on the whole batch."""
+        """Computes this replica's share of the task loss of the whole batch."""
         if y is None or self._compile_loss is None:
             return tf.constant(0.0)
         outputs, masks = found.outputs, found.output_masks
@@ -792,7 +801,7 @@ class Distiller(keras.Model):
             y, outputs, sample_weight, masks = replicas.joined(
                 (y, outputs, sample_weight, masks)
             )
-            if masks is not None:  # Keras reads them from the tensors
+            if masks is not None:  # Keras reads masks from the tensors
                 tf.nest.map_structure(_attach_mask, outputs, masks)
         loss = self._compile_loss(y, outputs, sample_weight)
         return loss if self._keras_shares else replicas.share(loss)
@@ -811,7 +820,8 @@ class Distiller(keras.Model):
             of_training.add("loss")
         else:
             loss = self.compute_loss(x, y, outputs, sample_weight)
-            # Each replica has a part of the batch, and of the loss.
+            # The tracker takes a mean over the replicas, but each replica has
+            # only its share of the loss.
             self._loss_tracker.update_state(
                 loss * replicas.number(), tf.shape(tf.nest.flatten(x)[0])[0]
             )
@@ -821,8 +831,9 @@ class Distiller(keras.Model):
     def export(self, *args, **kwargs):
         """Exports the student alone, in inference mode.
 
-        Takes the arguments of `keras.Model.export`. That of the student
-        itself would leave random preprocessing inside of it switched on.
+        This takes the arguments of `keras.Model.export`. If the student's own
+        `export` were called, random preprocessing inside the student would stay
+        active.
         """
         in_inference_mode(self.student).export(*args, **kwargs)
 
@@ -869,7 +880,7 @@ class Distiller(keras.Model):
 
 
 class _Batch(NamedTuple):
-    """A batch in a step of training, and what is read of it.
+    """Holds a batch of a training step, and the features read from the batch.
 
     Attributes:
         x: The student's view.
@@ -878,7 +889,7 @@ class _Batch(NamedTuple):
         teachers: The teachers' targets.
         inputs: The views of teachers that learn.
         student: The student's features.
-        read: What the methods get: see `Outputs.read`.
+        read: The features and labels that methods read: see `Outputs.read`.
     """
 
     x: Any
@@ -891,7 +902,7 @@ class _Batch(NamedTuple):
 
 
 class _EpochCounter(keras.callbacks.Callback):
-    """Counts finished epochs in a variable, which saves and resumes."""
+    """Counts finished epochs in a variable, which checkpoints can save."""
 
     def __init__(self, epoch: keras.Variable):
         super().__init__()
@@ -904,7 +915,7 @@ class _EpochCounter(keras.callbacks.Callback):
 def _shares(
     teachers: Sequence[keras.Model], weights: Sequence[float] | None
 ) -> tuple[float, ...]:
-    """Weights of the teachers that add up to 1."""
+    """Scales the teachers' weights to a sum of 1."""
     weights = [1.0] * len(teachers) if weights is None else list(weights)
     if not teachers or len(weights) != len(teachers) or min(weights) <= 0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Whether losses and gradients are finite, and what follows."""
+"""Checks that losses and gradients are finite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ import tensorflow as tf
 def checks(
     values: Mapping[str, tf.Tensor | tf.IndexedSlices],
 ) -> list[tf.Operation | None]:
-    """Makes operations of the graph that raise where a value is not finite.
+    """Makes graph operations that raise if a value is not finite.
 
     Args:
-        values: Losses or gradients, by what they are called in the error.
+        values: Losses or gradients, by their names in the error.
     """
     return [
         tf.raw_ops.Assert(
@@ -29,12 +29,12 @@ def checks(
 
 
 def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:
-    """Gives tensors once checks have passed.
+    """Makes tensors wait until checks have passed.
 
     Args:
-        checks: Operations that raise; run eagerly, they have raised already
-            and are `None`.
-        structure: Tensors in any nesting; `None` stays.
+        checks: Operations that raise. In eager mode a failed check has raised
+            already, and a check that passed is `None`.
+        structure: Tensors in any nesting; `None` stays `None`.
     """
     checks = [check for check in checks if check is not None]
     with tf.control_dependencies(checks):
@@ -44,8 +44,8 @@ def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:
 
 
 def is_finite(value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
-    """Whether all of a loss or gradient is finite: scalar boolean."""
-    # Gradients of embeddings are of the rows that were read.
+    """Computes whether a loss or gradient is finite, as a scalar boolean."""
+    # The gradient of an embedding holds only the rows that were read.
     sparse = isinstance(value, tf.IndexedSlices)
     return tf.math.is_finite(tf.reduce_sum(value.values if sparse else value))
 
@@ -53,9 +53,10 @@ def is_finite(value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
 def spoilt_unless(
     finite: tf.Tensor, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None]
 ) -> list[tf.Tensor | tf.IndexedSlices | None]:
-    """Makes one gradient NaN where a loss scale is to be lowered.
+    """Makes one gradient NaN unless all values of the step are finite.
 
-    Its optimizer looks at one replica's gradients alone, and not at losses.
+    The NaN makes a `LossScaleOptimizer` lower its scale. By itself that
+    optimizer checks only the gradients of one replica, and no losses.
     """
     place = next(
         i for i, each in enumerate(gradients) if isinstance(each, tf.Tensor)
@@ -65,7 +66,7 @@ def spoilt_unless(
 
 
 class RequireFiniteStep(keras.callbacks.Callback):
-    """Raises `FloatingPointError` after an epoch whose steps were skipped."""
+    """Raises `FloatingPointError` if all steps of an epoch were skipped."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self._steps = self.model.optimizer.iterations.numpy()

@@ -1,7 +1,7 @@
-"""How the transfer's gradient joins the task's.
+"""Joins the gradient of the transfer with the gradient of the task.
 
-A rule is called once a step with all that it weighs, a `Step`, and returns
-what the optimizer applies.
+A rule is called once a step. It takes a `Step` with the losses and the tape,
+and returns the gradients that the optimizer applies.
 """
 
 import abc
@@ -19,13 +19,13 @@ Gradients = list[tf.Tensor | None]
 
 
 class Losses(NamedTuple):
-    """The three parts of a student's loss, scalars.
+    """Holds the three parts of a student's loss, as scalars.
 
     Attributes:
-        task: The compiled loss, such as cross-entropy, and the method's terms
+        task: The compiled loss, such as cross-entropy, plus the methods' terms
             that the rule doesn't limit.
         regularization: The sum of the student's own `losses`.
-        transfer: The sum of the method's terms that the rule limits.
+        transfer: The sum of the methods' terms that the rule limits.
     """
 
     task: tf.Tensor
@@ -34,16 +34,17 @@ class Losses(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a rule gets of a training step.
+    """Holds what a rule needs of a training step.
 
     Attributes:
-        tape: What recorded the losses; persistent if there are several
-            backward passes.
+        tape: The tape that recorded the losses. It is persistent if there are
+            several backward passes.
         losses: The losses.
-        variables: All that train.
+        variables: All trainable variables.
         epoch: Epochs since transfer began, a scalar.
-        features: The student's.
-        own: The variables among them that are the limiting methods'.
+        features: The student's features.
+        own: Those of `variables` that belong to the methods whose terms are
+            limited.
     """
 
     tape: tf.GradientTape
@@ -54,22 +55,30 @@ class Step(NamedTuple):
     own: Collection[tf.Variable] = ()
 
     def gradients(self, loss: Any, sources: Any = None) -> Any:
-        """Computes the gradient of a loss or several, of all variables."""
+        """Computes the gradient of losses with respect to `sources`.
+
+        Args:
+            loss: One loss or several.
+            sources: Tensors or variables; `None` for all `variables`.
+        """
         sources = self.variables if sources is None else sources
         return self.tape.gradient(loss, sources)
 
 
 SUMMARY = ("task_gradient", "transfer_gradient", "clipped")
-"""Names of what `Norms.summary` gives."""
+"""Names of the scalars that `Norms.summary` gives."""
 
 
 class Norms(NamedTuple):
-    """What a rule weighs in a step: vectors, of the whole batch.
+    """Holds the gradient norms that a rule compares in a step.
+
+    Each attribute is a vector with an entry for each variable or sensing
+    point. Norms are those of the whole batch.
 
     Attributes:
-        task: Norm of the task's gradient, of each variable or sensing point.
-        transfer: Norm of the transfer's, before it is limited.
-        factors: What the rule leaves of the transfer's.
+        task: Norms of the task's gradient.
+        transfer: Norms of the transfer's gradient, before it is limited.
+        factors: Factors by which the rule scales the transfer's gradient.
     """
 
     task: tf.Tensor
@@ -77,14 +86,16 @@ class Norms(NamedTuple):
     factors: tf.Tensor
 
     def summary(self, scale: float = 1.0) -> dict[str, tf.Tensor]:
-        """Gives the scalars that a training is watched by.
+        """Computes scalars for monitoring a training.
 
         Args:
-            scale: Of the losses: both norms are divided by it.
+            scale: Scale of the losses. Both norms are divided by it.
 
         Returns:
-            By `SUMMARY`: both norms over all, and of the variables or sensing
-            points that the transfer reaches the fraction where it is clipped.
+            A dict with the names of `SUMMARY`. The first two scalars are the
+            task's and the transfer's norm over all variables or sensing
+            points. The third is the fraction where the transfer is clipped,
+            among the variables or sensing points that the transfer reaches.
         """
         reached = self.transfer > 0
         clipped = reached & (self.factors < 1)
@@ -97,44 +108,47 @@ class Norms(NamedTuple):
 
 
 class Rule(abc.ABC):
-    """How the two gradients are joined."""
+    """Joins the task's and the transfer's gradient."""
 
     num_backward_passes = 1
-    """Through the student, a step."""
+    """Number of backward passes through the student in a step."""
 
     split = None
-    """Of a rule that acts inside the student: `split(feature, epoch)` gives
-    a sensing point's output twice, for the layers behind and for the method.
+    """A function for a rule that acts inside the student; otherwise `None`.
+
+    `split(feature, epoch)` gives a sensing point's output twice: for the layers
+    behind the sensing point, and for the method.
     """
 
     @abc.abstractmethod
     def __call__(self, step: Step) -> Gradients:
-        """Computes what the optimizer applies.
+        """Computes the gradients that the optimizer applies.
 
-        Of several replicas, each computes its share: optimizers sum.
+        With several replicas, each computes its share. The optimizer sums the
+        shares.
 
         Returns:
-            One gradient a variable, `None` where no loss reaches it.
+            One gradient for each variable, `None` where no loss reaches it.
         """
 
     @abc.abstractmethod
     def factors(
         self, task_norms: tf.Tensor, transfer_norms: tf.Tensor, epoch: tf.Tensor
     ) -> tf.Tensor:
-        """Gives what is left of each transfer gradient."""
+        """Computes the factors by which transfer gradients are scaled."""
 
     def norms(self, step: Step) -> Norms:
-        """Computes what the rule weighs, for who watches the training.
+        """Computes the gradient norms, for monitoring.
 
-        It takes backward passes of its own: what the call computes stays the
-        same to the last bit.
+        This takes separate backward passes. The gradients for the optimizer
+        don't change by a single bit.
 
         Args:
-            step: As in the call, with a persistent tape and the student's
+            step: As in `__call__`, with a persistent tape and the student's
                 variables.
 
         Returns:
-            The norms: here, and where not said otherwise, of each variable.
+            The norms for each variable, unless a subclass says otherwise.
         """
         norms = [
             _norms(_zeros_for_none(replicas.summed(step.gradients(loss))))
@@ -154,13 +168,13 @@ class Sum(Rule):
 
 
 class _Separate(Rule):
-    """Joins the two gradients variable by variable: two backward passes."""
+    """Joins the gradients variable by variable, by two backward passes."""
 
     num_backward_passes = 2
 
     def __call__(self, step):
         task, regularization, transfer = map(step.gradients, step.losses)
-        # Of the whole batch: so are the norms that are compared.
+        # The rule compares norms of the whole batch's gradients.
         joined = self.join(*replicas.summed((task, transfer)), step.epoch)
         return [
             _add(_share_of(gradient), decay)
@@ -170,7 +184,7 @@ class _Separate(Rule):
     def join(
         self, task: Gradients, transfer: Gradients, epoch: tf.Tensor
     ) -> Gradients:
-        """Adds the limited gradient of the transfer to the task's."""
+        """Adds the transfer's limited gradient to the task's gradient."""
         pairs = list(zip(task, transfer, strict=True))
         both = [
             index
@@ -193,16 +207,17 @@ class _Separate(Rule):
 class PerVariableClipping(_Separate):
     """Clips each variable's transfer gradient against its task gradient.
 
-    The rule of the published code. With `g` the task's gradient of a
-    variable (without weight decay), `t` the transfer's and `e` the epochs
-    since transfer began, the optimizer gets
+    This is the rule of the published code. Let `g` be the task's gradient of a
+    variable (without weight decay), `t` the transfer's gradient, and `e` the
+    number of epochs since transfer began. The optimizer gets
 
         g + decay + t * n / max(||t||, n),  n = bound * sigmoid(e) * ||g||.
 
-    A variable that the transfer doesn't reach gets the task's alone. One that
-    the task doesn't reach, such as a projection of the method, gets the
-    transfer's times what is left of all others' on the whole: the quotient of
-    their norms after and before.
+    A variable that only the task reaches gets the task's gradient. A variable
+    that only the transfer reaches, such as a projection of the method, gets the
+    transfer's gradient times a common factor. To find this factor, the norm of
+    all other variables' transfer gradients is taken after clipping and divided
+    by the norm before clipping.
 
     Args:
         bound: Multiplier of the norm that is allowed, > 0.
@@ -219,17 +234,21 @@ class PerVariableClipping(_Separate):
 class PerFeatureClipping(Rule):
     """Clips the transfer's gradient where it enters the student.
 
-    One backward pass. At a sensing point, with `g` the gradient that arrives
-    there from the layers behind, `t` the transfer's by this feature alone,
-    and `e` the epochs since transfer began, the layers before get
+    This rule takes one backward pass. At a sensing point, let `g` be the
+    gradient that arrives from the layers behind it, `t` the transfer's gradient
+    with respect to this feature alone, and `e` the number of epochs since
+    transfer began. The layers before the sensing point get
 
         g + t * n / max(||t||, n),  n = bound * sigmoid(e) * ||g||,
 
-    the norms over the whole batch. Points are passed from the output towards
-    the input, so `g` holds what was let in at those behind. The gradient of
-    variables that only the transfer reaches, such as a projection of the
-    method, is scaled by what was let in on the whole: the quotient of the
-    norms over all sensing points after and before.
+    with norms over the whole batch. The backward pass runs from the output to
+    the input, so `g` includes the clipped transfer gradients of all sensing
+    points further behind.
+
+    The gradient of a variable that only the transfer reaches, such as a
+    projection of the method, is scaled by a common factor. To find this factor,
+    the norm of the transfer gradients at all sensing points is taken after
+    clipping and divided by the norm before clipping.
 
     This is not the published rule: see `PerVariableClipping`.
 
@@ -251,8 +270,9 @@ class PerFeatureClipping(Rule):
             epoch: Epochs since transfer began, a scalar.
 
         Returns:
-            The feature twice: what the network goes on with, and what the
-            method reads, whose gradient is clipped against the former's.
+            The feature twice. The first is for the rest of the network. The
+            second is for the method, and its gradient is clipped against the
+            gradient of the first.
         """
 
         @tf.custom_gradient
@@ -270,7 +290,7 @@ class PerFeatureClipping(Rule):
         return _allowed(task_norms, transfer_norms, epoch, self.bound)
 
     def norms(self, step):
-        """Of each sensing point, where this rule weighs."""
+        """Computes the norms at each sensing point, where this rule clips."""
         sides = step.features.maps, step.features.forks
         found = step.gradients(list(step.losses), sides)
         return self._at_points(map(_zeros_for_none, found), step.epoch)
@@ -307,11 +327,13 @@ class PerFeatureClipping(Rule):
 class PublishedFormula(_Separate):
     """Scales each variable's transfer gradient by the published formula.
 
-    With `g` the task's gradient of a variable and `t` the transfer's,
+    With `g` the task's gradient of a variable and `t` the transfer's gradient,
+    the optimizer gets
 
         g + decay + sigmoid(tau) * t,  tau = max(1, ||g|| / ||t||).
 
-    The factor lies between 0.73 and 1: this bounds nothing.
+    The factor `sigmoid(tau)` lies between 0.73 and 1, so the transfer's
+    gradient is not bounded.
     """
 
     def factors(self, task_norms, transfer_norms, epoch):
@@ -324,8 +346,8 @@ def get(name: str | None, bound: float = 1.0):
 
     Args:
         name: `"per_variable"`, `"per_feature"`, `"formula"`, or `None` for
-            the sum.
-        bound: Of the first two.
+            `Sum`.
+        bound: The `bound` of the first two rules.
 
     Returns:
         The rule.
@@ -354,18 +376,18 @@ def apply(
     """Updates the variables that a loss reaches.
 
     Args:
-        optimizer: What updates them; built for all variables.
-        gradients: One a variable, `None` where no loss reaches it.
-        variables: All that train.
+        optimizer: The optimizer, built for all variables.
+        gradients: One for each variable, `None` where no loss reaches it.
+        variables: All trainable variables.
 
     Returns:
-        The paths of the others.
+        The paths of the variables that no loss reaches.
 
     Raises:
         ValueError: If there is no gradient at all.
     """
     pairs = list(zip(gradients, variables, strict=True))
-    # Keras's own warning of the others says that a loss is missing.
+    # Keras would warn of the other variables as if a loss were missing.
     reached = [pair for pair in pairs if pair[0] is not None]
     optimizer.apply(*zip(*(reached or pairs), strict=True))
     return [each.path for gradient, each in pairs if gradient is None]
@@ -377,21 +399,21 @@ def _allowed(
     epoch: tf.Tensor,
     bound: float,
 ) -> tf.Tensor:
-    """What is left of the transfer's gradients when clipped, 0 to 1."""
+    """Computes the factors, 0 to 1, that clip the transfer's gradients."""
     allowed = bound * tf.sigmoid(tf.cast(epoch, task_norms.dtype)) * task_norms
-    # Not clip_by_norm: it gives NaN where both norms are zero.
+    # `tf.clip_by_norm` would give NaN where both norms are zero.
     largest = tf.maximum(transfer_norms, allowed)
     return tf.math.divide_no_nan(allowed, largest)
 
 
 def _norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Norms of tensors, in float32 or float64."""
+    """Computes the norms of tensors, in float32 or float64."""
     dtypes = {gradient.dtype for gradient in gradients}
     dtype = tf.float64 if tf.float64 in dtypes else tf.float32
     gradients = [tf.cast(gradient, dtype) for gradient in gradients]
 
-    # Where squares overflow, as they may in gradients that carry a loss
-    # scale, or vanish, tensors are scaled by their largest entry.
+    # Squares may overflow, for example in gradients that carry a loss scale, or
+    # they may vanish. Then each tensor is divided by its largest entry first.
     def of_scaled():
         largest = [tf.reduce_max(tf.abs(each)) for each in gradients]
         return tf.stack(
@@ -407,7 +429,7 @@ def _norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _batch_norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Norms over the whole batch, of which each replica has a part."""
+    """Computes norms over the whole batch from the replicas' gradients."""
     norms = _norms(gradients)
     if replicas.number() == 1:
         return norms
@@ -416,7 +438,7 @@ def _batch_norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _quotient(factors: tf.Tensor, norms: tf.Tensor) -> tf.Tensor:
-    """What factors leave of the norm of all gradients together."""
+    """Divides the norm of all scaled gradients by their norm before scaling."""
     return tf.math.divide_no_nan(*tf.unstack(_norms([factors * norms, norms])))
 
 
@@ -429,7 +451,7 @@ def _scaled(
 
 
 def _zeros_for_none(gradients: Gradients) -> list[tf.Tensor]:
-    # Keras's variables don't take the tape's `unconnected_gradients`.
+    # A tape's `unconnected_gradients` doesn't work for Keras's variables.
     return [
         tf.zeros(()) if each is None else tf.convert_to_tensor(each)
         for each in gradients

@@ -1,4 +1,4 @@
-"""The outputs of student and teachers: one, or several by name."""
+"""Reads the outputs of student and teachers: one, or several by name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +13,12 @@ from keras_mhgd.tasks import Task
 
 
 class Heads:
-    """Tells which of a structure belongs to which output.
+    """Splits labels, losses and other structures by a network's outputs.
 
     Args:
         outputs: The network's outputs or their shapes: one, or a list or dict.
-        names: Names of the outputs in a list; their numbers if there are none.
+        names: Names of the outputs in a list. If they are missing or not
+            unique, the outputs are numbered instead.
 
     Raises:
         ValueError: If a list or dict has others inside.
@@ -44,19 +45,20 @@ class Heads:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than the one output without a name."""
+        """Whether the outputs are a list or dict, and so have names."""
         return self.names != (None,)
 
     def split(self, value: Any) -> dict[str | None, Any]:
-        """Gives what belongs to each output, by its name.
+        """Splits a value into one part for each output, by the output's name.
 
         Args:
-            value: For one output anything. For several a list or dict like
-                them, of which a dict may leave some out; or something that is
-                no list or dict and belongs to all of them, such as `None`.
+            value: Anything, if there is only one output. For several outputs, a
+                list or dict with a part for each; a dict may leave some out.
+                Any other value, such as `None`, belongs to all outputs.
 
         Raises:
-            ValueError: If a list has another length, or a dict other names.
+            ValueError: If a list has another length than the outputs, or a
+                dict has other names.
         """
         if not self.several:
             return {None: value}
@@ -89,21 +91,21 @@ class Heads:
 def _is_list(outputs: Any) -> bool:
     if not isinstance(outputs, (list, tuple)):
         return False
-    # A shape is a tuple as well.
+    # A shape is a tuple too, but belongs to one output.
     return not all(size is None or isinstance(size, int) for size in outputs)
 
 
 class Outputs:
-    """Reads the outputs of all networks as methods compare them.
+    """Reads the outputs of all networks in the form that methods compare.
 
     Args:
-        heads: Their names.
-        shapes: The student's outputs' shapes, in their structure.
-        ends: What the outputs of each network end in, in their structure: the
-            student's first.
+        heads: The names of the outputs.
+        shapes: The shapes of the student's outputs, in the outputs' structure.
+        ends: For each network, the student first, an `End` for each output, in
+            the outputs' structure.
         shares: Weights of the teachers.
-        methods: The methods, each with the output that it reads, `None` for
-            the only one.
+        methods: The methods, each with the name of the output that it reads;
+            `None` if there is only one output.
     """
 
     def __init__(
@@ -123,13 +125,16 @@ class Outputs:
         self._reading = [
             (method, head)
             for method, head in methods
-            # A method of embeddings has no output of several as its own.
+            # Among several outputs, none belongs to a method that reads
+            # embeddings.
             if method.needs.tasks is not None and head in self._shapes
         ]
         self._scores = any(method.needs.logits for method, _ in methods)
 
     def compile(self, loss: Any, task: Any) -> None:
-        """Takes what is compiled, and tells the methods if it is enough.
+        """Takes the compiled losses, and sets the methods' tasks if possible.
+
+        The tasks can be set here if they don't depend on the labels.
 
         Args:
             loss: The losses, as Keras takes them.
@@ -137,8 +142,8 @@ class Outputs:
                 given.
 
         Raises:
-            ValueError: If they don't fit the outputs, or the method has no
-                meaning there.
+            ValueError: If losses or tasks don't fit the outputs, or if a method
+                can't compare an output of this kind.
         """
         self.losses, self._kinds = map(self.heads.split, (loss, task))
         for kind in self._kinds.values():
@@ -153,7 +158,7 @@ class Outputs:
             self.settle(None)
 
     def by_head(self, found: Features) -> Features:
-        """Puts the outputs and logits of several outputs by their names."""
+        """Turns several outputs, and their logits, into dicts by name."""
         if not self.heads.several:
             return found
         logits = found.logits
@@ -163,7 +168,7 @@ class Outputs:
         )
 
     def settle(self, y: Any) -> dict[str | None, Task]:
-        """Finds out what the outputs mean, and tells the methods.
+        """Finds out what the outputs mean, and sets the methods' tasks.
 
         Args:
             y: Labels, or their specification; `None` if there are none.
@@ -172,8 +177,8 @@ class Outputs:
             The task of each output that a method reads, by its name.
 
         Raises:
-            ValueError: If that can't be told, or if a method has no meaning
-                there.
+            ValueError: If the meaning of an output is unknown, or if a method
+                can't compare an output of this kind.
         """
         labels = self.heads.split(y)
         student, *teachers = self._ends
@@ -203,20 +208,21 @@ class Outputs:
         y: Any = None,
         sample_weight: Any = None,
     ) -> tuple[Features, list[Features], Any]:
-        """Gives features and labels as a method reads them.
+        """Gives features and labels in the form that methods read.
 
-        Maps are zero where there is padding. Scores and labels are rows, see
-        `keras_mhgd.tasks.Task.rows`, by name where there are several outputs.
+        Maps are zero at padded positions. Scores and labels are rows: see
+        `keras_mhgd.tasks.Task.rows`. With several outputs, they are dicts of
+        rows by the outputs' names.
 
         Args:
-            student: What the student gives.
-            teachers: What each teacher gives, or the methods' `targets`.
+            student: The student's features.
+            teachers: Each teacher's features, or the methods' `targets`.
             y: As in `fit`.
             sample_weight: As in `fit`.
 
         Returns:
-            The student's features, each teacher's, and labels; `None` where no
-            method reads them.
+            The student's features, each teacher's features, and the labels.
+            Labels that no method reads are `None`.
         """
         settled = self.settle(y)
         student, *teachers = (
@@ -251,7 +257,9 @@ class Outputs:
         return student, teachers, of("labels")
 
     def checked_labels(self, y: Any, outputs: Any, sample_weight: Any) -> Any:
-        """Checks class numbers in the graph: on GPU they would become NaN.
+        """Checks in the graph that class numbers are in range.
+
+        On a GPU, the loss of a class number out of range would be NaN.
 
         Args:
             y: The batch's labels.
@@ -259,7 +267,7 @@ class Outputs:
             sample_weight: The batch's weights.
 
         Returns:
-            The labels, once they are known to be what the losses can read.
+            The labels, which wait until the checks have passed.
         """
         if y is None:
             return None
@@ -298,7 +306,10 @@ def _named(head: str | None) -> str:
 
 
 def _without_keras_masks(found: Features) -> Features:
-    """Gives outputs to layers that don't ask for masks: `Features` has them."""
+    """Takes Keras's masks off the outputs, for layers that don't take masks.
+
+    `Features.output_masks` holds the masks.
+    """
     if found.output_masks is None:
         return found
     return found._replace(

@@ -1,4 +1,4 @@
-"""What student, teacher and data must be for each other."""
+"""Checks that student, teacher and data fit each other."""
 
 import collections.abc
 import warnings
@@ -13,7 +13,7 @@ from keras_mhgd.outputs import Heads
 
 
 def warn_of_random_layers(student: keras.Model, found: Sequence[str]) -> None:
-    """Warns of layers of the student that augment where no teacher sees it."""
+    """Warns of random layers that augment only the student's inputs."""
     if found:
         warnings.warn(
             "Student and teacher should see the same view of a sample. "
@@ -59,7 +59,7 @@ def require_nothing_shared(student: keras.Model, teacher: keras.Model) -> None:
         variable.path
         for variable in student.variables
         if id(variable) in theirs - frozen
-        # The state of a random layer's seed changes nothing in a teacher.
+        # A shared seed of a random layer doesn't change a teacher's outputs.
         and tf.as_dtype(variable.dtype).is_floating
     }
     if shared:
@@ -101,7 +101,7 @@ def require_same_classes(
 
 
 def require_repeatable(x: Any) -> None:
-    """Raises if data can be gone through only once."""
+    """Raises if the data can be iterated over only once."""
     if isinstance(x, collections.abc.Iterator):
         raise ValueError(
             "`x` must be data that can be gone through again, since the method "
@@ -115,7 +115,7 @@ def require_repeatable(x: Any) -> None:
 def require_learning_teacher(
     method: str, teachers: Sequence[keras.Model], heads: Heads
 ) -> None:
-    """Raises unless there is one teacher, and it can be trained along."""
+    """Raises unless there is one trainable teacher with one output."""
     if len(teachers) > 1 or heads.several:
         raise ValueError(
             f"`teacher` must be one network with one output, since {method} "

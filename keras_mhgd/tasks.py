@@ -1,9 +1,10 @@
-"""What the outputs of a network mean: classes, labels, values or embeddings.
+"""Finds out what a network's outputs mean, and makes them comparable.
 
-A `Task` is settled once for each output, from the compiled loss, the last
-layers of both networks and the labels. It turns what the networks give into
-rows that methods compare: one row for each sample, or for each position of a
-sample where outputs are dense.
+Outputs are scores of classes, scores of independent labels, values, or
+embeddings. Each output has a `Task`, which follows from the compiled loss, the
+last layers of both networks, and the labels. The task turns the networks'
+outputs into rows that methods compare. There is one row for each sample, or for
+each position of a sample if outputs are dense.
 """
 
 import functools
@@ -29,9 +30,9 @@ UNKNOWN_CLASS = -1
 """The class number of a row without a label."""
 
 _LOGITS = End("linear", False)
-_SMALLEST = 1e-7  # of a probability whose logarithm is taken, as in Keras
+_SMALLEST = 1e-7  # lower bound of probabilities in logarithms, as in Keras
 
-# The names of Keras's loss functions by what they say of the outputs.
+# What the outputs mean under each of Keras's loss functions.
 _LOSSES = {
     "sparse_categorical_crossentropy": SINGLE_LABEL,
     "categorical_crossentropy": SINGLE_LABEL,
@@ -55,22 +56,22 @@ _LOSSES = {
     "circle": EMBEDDING,
 }
 _LABELS = {None: "either", True: "class numbers", False: "one-hot labels"}
-# Those that take probabilities, if not told otherwise by `from_logits`.
+# The losses that take probabilities, unless `from_logits` is true.
 _OF_PROBABILITIES = {name for name in _LOSSES if name.endswith("entropy")}
 _OF_PROBABILITIES |= {"kl_divergence"}
 
 
 class Rows(NamedTuple):
-    """Outputs of both networks as a method compares them.
+    """Holds the outputs of both networks in the form that methods compare.
 
     Attributes:
-        student: Logits, values or embeddings, `(rows, outputs)`.
-        teacher: The same.
+        student: The student's logits, values or embeddings, `(rows, outputs)`.
+        teacher: The teacher's, `(rows, outputs)`.
         weights: 1 for rows that count and 0 for others, `(rows,)` float32;
             `None` if all count.
-        labels: Class numbers `(rows,)`, `UNKNOWN_CLASS` where there is none;
-            0 or 1 for each label, `(rows, outputs)`, of a multi-label task;
-            `None` where the data has no labels of classes.
+        labels: Class numbers `(rows,)`. In a multi-label task, 0 or 1 for each
+            label, `(rows, outputs)`. Rows without a label have `UNKNOWN_CLASS`.
+            `None` if the data has no labels of classes.
     """
 
     student: tf.Tensor
@@ -80,7 +81,7 @@ class Rows(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One output of a network for a batch.
+    """Holds one output of a network for a batch.
 
     Attributes:
         outputs: The predictions `(batch, ..., outputs)`.
@@ -94,20 +95,20 @@ class Output(NamedTuple):
 
 
 class Task:
-    """What one output means, and how the networks give it.
+    """Describes what one output means, and in which form networks give it.
 
     Args:
-        kind: `"single_label"` (scores of classes of which one is right),
+        kind: `"single_label"` (scores of classes, of which one is right),
             `"multi_label"` (one or more independent yes-or-no scores),
             `"regression"` (values) or `"embedding"` (directions).
-        student: How the student's output ends.
-        teachers: How each teacher's output ends.
+        student: The `End` of the student's output: logits or probabilities.
+        teachers: The `End` of each teacher's output.
         shares: Weights of the teachers, which add up to 1.
         ignored_class: The class number that marks a position or sample
             without a label; `None` if there is none.
         sparse: Whether labels are class numbers; `None` if that is not known
             before the labels are seen.
-        aligned: Whether a label belongs to each row.
+        aligned: Whether each row has its own label, unlike in CTC.
     """
 
     def __init__(
@@ -139,24 +140,26 @@ class Task:
         labels: tf.Tensor | None = None,
         sample_weight: tf.Tensor | None = None,
     ) -> Rows:
-        """Brings the outputs of all networks and the labels to rows.
+        """Turns the outputs of all networks and the labels into rows.
 
-        Several teachers give their average: of probabilities, of values, or
-        of directions.
+        The outputs of several teachers are averaged: their probabilities, their
+        values or their directions.
 
-        A row counts unless, in an output with positions, its position is
-        padded in either network, has the ignored class as its label, or has
-        the sample weight 0. A whole sample with the ignored class or with
-        the weight 0 has no label, but still counts: the teacher teaches it.
+        In an output with positions, a row does not count if its position is
+        padded in either network, has the ignored class as label, or has the
+        sample weight 0. All other rows count. A whole sample with the ignored
+        class or the weight 0 has no label, but counts: the student can learn it
+        from the teacher.
 
         Args:
-            student: What the student gives.
-            teachers: What each teacher gives.
+            student: The student's output.
+            teachers: Each teacher's output.
             labels: As the compiled loss takes them.
             sample_weight: As in `fit`.
 
         Raises:
-            ValueError: If the two networks have other positions.
+            ValueError: If the networks differ in positions or classes, or if
+                the labels don't fit the outputs.
         """
         ours = self._scores(student, self.student)
         theirs = self._average(
@@ -191,7 +194,7 @@ class Task:
         return Rows(_flat(ours), _flat(theirs), weights, numbers)
 
     def _scores(self, output: Output, end: End) -> tf.Tensor:
-        """Gives logits `(batch, ..., outputs)`, or values as they are."""
+        """Gives logits `(batch, ..., outputs)`, or unchanged values."""
         if self.kind in (REGRESSION, EMBEDDING) or output.logits is None:
             scores = as_float(output.outputs)
         else:
@@ -203,7 +206,8 @@ class Task:
         return scores[:, tf.newaxis] if scores.shape.rank == 1 else scores
 
     def _logits(self, probabilities: tf.Tensor) -> tf.Tensor:
-        # The softmax of log p is p / sum p, the sigmoid of the second p.
+        # The softmax of log p is p / sum p. The sigmoid of log(p / (1 - p)),
+        # which is returned for independent labels, is p.
         smallest = tf.cast(_SMALLEST, probabilities.dtype)
         log = tf.math.log(tf.maximum(probabilities, smallest))
         if self.kind == SINGLE_LABEL:
@@ -242,7 +246,7 @@ class Task:
         )
 
     def _labels(self, labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor | None:
-        """Gives `(batch, ...)` class numbers or `(batch, ..., outputs)`."""
+        """Gives labels: numbers `(batch, ...)` or `(batch, ..., outputs)`."""
         labels = tf.convert_to_tensor(labels)
         if self.kind == MULTI_LABEL:
             _require_labels(labels.shape, scores.shape)
@@ -260,7 +264,7 @@ class Task:
         sample_weight: tf.Tensor | None,
         scores: tf.Tensor,
     ) -> tf.Tensor:
-        """Puts `UNKNOWN_CLASS` where the data says that there is no label."""
+        """Puts `UNKNOWN_CLASS` where the data marks a label as missing."""
         known = []
         if self.ignored_class is not None:
             known.append(numbers != self.ignored_class)
@@ -300,7 +304,7 @@ class Task:
         sample_weight: tf.Tensor | None,
         scores: tf.Tensor,
     ) -> list[tf.Tensor]:
-        """Lists what is true where a position is not left out by the data."""
+        """Lists masks that are false at positions that the data leaves out."""
         found = []
         if self.ignored_class is not None and labels is not None:
             labels = tf.convert_to_tensor(labels)
@@ -311,11 +315,11 @@ class Task:
 
 
 def tells(loss: Any, end: End, kind: str | None) -> bool:
-    """Whether the meaning of an output is known before its labels are.
+    """Checks whether the meaning of an output is known without labels.
 
     Args:
         loss: As in `settle`.
-        end: How the student's output ends.
+        end: The `End` of the student's output.
         kind: As in `settle`.
     """
     function, _ = _function_of(loss)
@@ -339,26 +343,29 @@ def settle(
 ) -> Task:
     """Finds out what an output means.
 
-    The last layer tells if it is a softmax. Else the loss tells if it is one
-    of Keras's. Else a last sigmoid means independent labels, labels that are
-    class numbers mean classes, and so do two or more linear outputs without
-    any loss or labels.
+    Without `kind`, the first rule that applies decides:
+
+    1. A final softmax means classes.
+    2. One of Keras's losses says what the output means.
+    3. A final sigmoid means independent labels.
+    4. Class numbers as labels for two or more linear outputs mean classes.
+    5. Two or more linear outputs, without loss and labels, mean classes.
 
     Args:
-        loss: Of the output, as it is compiled: a name, function or object;
-            `None` if there is none.
-        student: How the student's output ends.
-        teachers: How each teacher's output ends.
+        loss: The output's loss as given to `compile`: a name, function or
+            object; `None` if there is none.
+        student: The `End` of the student's output.
+        teachers: The `End` of each teacher's output.
         outputs: Shape of the student's output.
         labels: A tensor or its specification; `None` without labels.
-        kind: What the user says it means; one of `KINDS`.
-        name: Of the output, for messages.
+        kind: What the output means according to the user; one of `KINDS`.
+        name: Name of the output, for messages.
         shares: Weights of the teachers.
-        scores: Whether a method reads more of it than the labels.
+        scores: Whether a method reads the output's scores, not only labels.
 
     Raises:
-        ValueError: If that can't be told, or not whether a network gives
-            logits or probabilities.
+        ValueError: If the meaning is unknown, or if it is unknown whether a
+            network gives logits or probabilities.
     """
     function, options = _function_of(loss)
     if kind is None:
@@ -385,12 +392,12 @@ def settle(
 
 
 def require_loss_fits(loss: Any, end: End, name: str) -> None:
-    """Raises if one of Keras's losses takes logits for probabilities or back.
+    """Raises if a Keras loss takes logits as probabilities or vice versa.
 
     Args:
-        loss: Of the output, as in `settle`.
-        end: How the student's output ends.
-        name: Of the output, for messages.
+        loss: The output's loss, as in `settle`.
+        end: The `End` of the student's output.
+        name: Name of the output, for messages.
     """
     function, options = _function_of(loss)
     takes_logits = options.get("from_logits")
@@ -419,17 +426,17 @@ def require_class_numbers(
     outputs: tf.Tensor,
     sample_weight: tf.Tensor | None = None,
 ) -> tuple[list[tf.Operation | None], tf.Tensor | None]:
-    """Checks in the graph that labels are what the loss can read.
+    """Checks in the graph that class numbers are in the loss's range.
 
-    Only a loss of class numbers has a range of them: on a GPU others would
-    become NaN. A sample or position of weight 0 may have any number, and gets
-    that of the first class.
+    Only losses on class numbers are checked. On a GPU, numbers out of range
+    would become NaN. A sample or position of weight 0 may have any number: one
+    that is out of range is replaced by 0.
 
     Args:
-        loss: Of one output, as in `settle`.
-        labels: The batch's, or `None`.
+        loss: The output's loss, as in `settle`.
+        labels: The batch's labels, or `None`.
         outputs: The student's predictions.
-        sample_weight: The batch's, or `None`.
+        sample_weight: The batch's weights, or `None`.
 
     Returns:
         Checks that must run before the loss, and the labels.
@@ -507,14 +514,15 @@ def _known_end(end: End, from_logits: bool | None, what: str) -> End:
 
 
 def _function_of(loss: Any) -> tuple[str | None, dict[str, Any]]:
-    """The name of Keras's function that a loss calls, and its options."""
+    """Finds the name of Keras's function that a loss calls, and its options."""
     if loss is None:
         return None, {}
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     options = {}
     if isinstance(loss, keras.losses.Loss):
-        # Some options are attributes of the object, others what it calls with.
+        # Some options are attributes of the loss object. Others are arguments
+        # that it passes to its function.
         options = {
             key: getattr(loss, key)
             for key in ("from_logits", "ignore_class")
@@ -568,9 +576,9 @@ def _flat(scores: tf.Tensor) -> tf.Tensor:
 
 
 def _has_positions(weight: tf.Tensor, scores: tf.Tensor) -> bool:
-    """Whether a weight is given for each position, not for each sample."""
+    """Checks whether there is a weight for each position, not each sample."""
     shape = weight.shape[1:]
-    if shape.rank == scores.shape.rank - 1:  # a last axis of 1
+    if shape.rank == scores.shape.rank - 1:  # a last axis of size 1
         shape = shape[:-1]
     return shape.rank == scores.shape.rank - 2 and any(
         size != 1 for size in shape
@@ -578,7 +586,7 @@ def _has_positions(weight: tf.Tensor, scores: tf.Tensor) -> bool:
 
 
 def _per_row(x: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
-    """Spreads what is of samples or positions over `(batch, ...)`."""
+    """Broadcasts values of samples or positions to `(batch, ...)`."""
     return _spread(x, tf.shape(scores)[:-1], scores.shape.rank - 1)
 
 

@@ -1,4 +1,4 @@
-"""The methods of a distillation, each with what it reads."""
+"""Applies the methods of a distillation, each to the features it reads."""
 
 import collections
 import functools
@@ -18,14 +18,14 @@ from keras_mhgd.outputs import Heads
 
 
 class Place(NamedTuple):
-    """What a method reads of networks that have several outputs or teachers.
+    """Says which output, teacher and sensing points a method reads.
 
     Attributes:
-        head: Name of the output; `None` for networks with one output, and
-            for a method that reads none.
-        teacher: Number of the teacher; `None` for the average of all.
-        points: Numbers of the student's sensing points that belong to this
-            teacher's; `None` for all.
+        head: Name of the output; `None` for networks with one output, and for
+            a method that reads no output.
+        teacher: Index of the teacher; `None` for the average of all teachers.
+        points: Indices of the student's sensing points that are paired with
+            this teacher's; `None` for all.
         share: Multiplier of the terms, which is the teacher's weight.
     """
 
@@ -36,44 +36,46 @@ class Place(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """What is added to the names of the terms."""
+        """The suffix for the names of the terms."""
         head = "" if self.head is None else f"_{self.head}"
         return head + ("" if self.teacher is None else f"_{self.teacher}")
 
     def of_student(self, found: Features) -> Features:
-        """Picks from what the student gives."""
+        """Picks the student's features that the method reads."""
         return found.at(self.head, self.points)
 
     def of_teachers(self, found: Sequence[Features]) -> Features:
-        """Picks from what the teachers give."""
+        """Picks the teacher's features that the method reads."""
         return found[self.teacher or 0].at(self.head, None)
 
     def of_labels(self, found: Any) -> Any:
-        """Picks from the labels."""
+        """Picks the labels that the method reads."""
         if isinstance(found, dict):
             return found[self.head] if self.head is not None else None
         return found
 
 
 class Transfer:
-    """All methods of a distillation, each with what it reads.
+    """Applies all methods of a distillation, each at its `Place`.
 
-    The terms of all are added. If a method limits its gradient, as MHGD does
-    by clipping, it is limited against the gradient of the task and of all
-    other methods: it can't drown them. Terms with the same name are numbered,
-    as `soft_logits` and `soft_logits_2`.
+    The terms of all methods are added. A method may limit its gradient, as MHGD
+    does by clipping. The limit is relative to the gradient of the task and of
+    all other methods, which the limited gradient therefore can't outweigh.
+    Terms with equal names are numbered, as in `soft_logits` and
+    `soft_logits_2`.
 
     Args:
         methods: The methods.
-        places: What each reads.
+        places: The place of each method.
 
     Attributes:
         terms: The names of all terms.
         needs: What all methods read together.
-        gradient_rule: That of the methods that limit their gradient.
+        gradient_rule: The rule of the methods that limit their gradient. If no
+            method does, it is `Sum`.
 
     Raises:
-        ValueError: If two limit their gradient.
+        ValueError: If two methods limit their gradient by different rules.
     """
 
     def __init__(self, methods: Sequence[Method], places: Sequence[Place]):
@@ -102,7 +104,10 @@ class Transfer:
 
     @property
     def limited_terms(self) -> list[str]:
-        """Terms whose gradient the rule weighs against all others."""
+        """The names of the terms whose gradient the rule limits.
+
+        These are all terms if no method limits its gradient.
+        """
         return [
             name
             for method, _, names in self
@@ -112,7 +117,7 @@ class Transfer:
 
     @property
     def limited_variables(self) -> list[keras.Variable]:
-        """Variables of the methods that those terms train."""
+        """The trainable variables of the methods that limit their gradient."""
         return [
             variable
             for method in self._limiting
@@ -121,12 +126,12 @@ class Transfer:
 
     @property
     def prepared(self) -> bool:
-        """Whether the student can train."""
+        """Whether the student can train: all methods are prepared."""
         return not self.unprepared
 
     @property
     def unprepared(self) -> list[Method]:
-        """The methods that have something to learn before."""
+        """The methods that must still learn before the student can train."""
         return [
             method
             for method in self.methods
@@ -135,7 +140,7 @@ class Transfer:
 
     @property
     def networks(self) -> dict[str, keras.Model]:
-        """What the methods have learnt from the teachers alone, by name."""
+        """The networks that methods learn from the teachers alone, by name."""
         return {
             name + place.suffix: network
             for method, place, _ in self
@@ -149,7 +154,7 @@ class Transfer:
         student: FeatureExtractor,
         **fit_arguments: Any,
     ) -> None:
-        """Lets the methods learn what they must: see `Preparation.run`."""
+        """Prepares the methods that need it: see `Preparation.run`."""
         for method, place, _ in self:
             if method in self.unprepared:
                 method.preparation.run(
@@ -184,7 +189,7 @@ class Transfer:
         terms = {}
         for method, place, names in self:
             if not names:
-                continue  # it initialised the student
+                continue  # this method only initialises the student
             found = shares_of(
                 method,
                 place.of_student(self._read_by(method, student)),
@@ -199,7 +204,7 @@ class Transfer:
     def update(
         self, student: Features, teachers: Sequence[Features], labels: Any
     ) -> None:
-        """Moves the methods' state that no gradient trains."""
+        """Updates the methods' state that no gradient trains."""
         for method, place, _ in self:
             _update(
                 method,
@@ -221,17 +226,18 @@ def shares_of(
     """Computes a replica's shares of the terms of a batch.
 
     Args:
-        method: The method; its `spans` say how.
+        method: The method. Its `spans` decide how shares are computed.
         student: The student's features of this replica's part.
         teacher: The teacher's `targets`.
         labels: The labels.
 
     Returns:
-        A scalar for each of `terms`: over the replicas they add up to the
+        A scalar for each of `terms`. The scalars of all replicas add up to the
         terms of the whole batch.
     """
     student, teacher = method.reduce(student, teacher)
-    # Padding is unevenly spread: its means are those of the whole batch.
+    # Replicas differ in their number of padded positions. So means over real
+    # positions must be taken over the whole batch.
     padded = method.needs.points and (
         student.masks is not None or teacher.masks is not None
     )
@@ -253,13 +259,13 @@ def _update(
 ) -> None:
     """Calls a method's `update` for the whole batch: see `shares_of`."""
     if type(method).update is Method.update:
-        return  # what it would get is not computed for nothing
+        return  # nothing to update, so no arguments need be computed
     reduced = method.reduce(student, teacher)
     method.update(*replicas.joined((*reduced, labels)))
 
 
 def _count(method: Method, student: Features) -> tf.Tensor:
-    """Counts what the means of a method are over: rows, or samples."""
+    """Counts the rows or samples that a method's means are taken over."""
     if method.needs.logits and student.weights is not None:
         return tf.reduce_sum(student.weights)
     first = student.logits if method.needs.logits else student.outputs
@@ -268,7 +274,10 @@ def _count(method: Method, student: Features) -> tf.Tensor:
 
 
 def is_by_head(method: Any) -> bool:
-    """Whether it is a dict of methods, and no configuration of one."""
+    """Checks whether `method` is a dict of methods by the outputs' names.
+
+    The configuration of one method is a dict too, with a `class_name`.
+    """
     return isinstance(method, Mapping) and "class_name" not in method
 
 
@@ -276,14 +285,15 @@ def asked_for(
     method: Identifier | Sequence[Identifier] | Mapping[str, Identifier],
     heads: Heads,
 ) -> list[tuple[Method, str | None]]:
-    """Lists methods one by one, each with the output that it is asked for.
+    """Lists the methods, each with the output that the user named for it.
 
     Args:
-        method: One or several, or one for some of the outputs by their names.
+        method: One method, several, or a dict of methods by the outputs' names,
+            which may leave out outputs.
         heads: The outputs.
 
     Returns:
-        Methods, with `None` where no output is named.
+        Pairs of a method and an output's name, `None` where none is named.
     """
     if is_by_head(method) and not heads.several:
         raise ValueError(
@@ -307,14 +317,15 @@ def placed(
     pairs: Sequence[Sequence[tuple[str, str]]],
     shares: Sequence[float],
 ) -> Transfer:
-    """Puts methods where they read.
+    """Assigns methods to the outputs and teachers that they read.
 
-    One that reads outputs is there for each output, if none is named; one
-    that reads more than scores for each teacher. All copies of one that
-    limits its gradient do so together.
+    A method that reads outputs is placed at every output, unless the user named
+    one. A method that does not read logits alone is placed at every teacher. A
+    method is copied for each further place. All copies of a method share its
+    gradient rule.
 
     Args:
-        asked: What `asked_for` gives.
+        asked: The methods and outputs that `asked_for` lists.
         heads: The outputs.
         points: The student's sensing points.
         pairs: Sensing points of student and teacher, for each teacher.
@@ -340,7 +351,7 @@ def placed(
 
 
 def require_one_rule(limiting: Sequence[Method]) -> None:
-    """Raises if methods limit their gradient that are none's copies."""
+    """Raises if methods limit their gradient by different rules."""
     if len({id(method.gradient_rule) for method in limiting}) > 1:
         raise ValueError(
             "`method` must have at most one that limits its gradient. "
@@ -350,7 +361,7 @@ def require_one_rule(limiting: Sequence[Method]) -> None:
 
 
 def _copy(method: Method) -> Method:
-    """Another method with the same arguments, and the same gradient rule."""
+    """Copies a method. Both have equal arguments and share a gradient rule."""
     copy = type(method).from_config(method.get_config())
     copy.gradient_rule = method.gradient_rule
     return copy
@@ -359,7 +370,7 @@ def _copy(method: Method) -> Method:
 def _unique_names(
     methods: Sequence[Method], places: Sequence[Place]
 ) -> list[dict[str, str]]:
-    """Names the terms: for each method its own names and those they get."""
+    """Gives each method's terms unique names, as a dict by the terms' names."""
     taken, found = collections.Counter(), []
     for method, place in zip(methods, places, strict=True):
         names = {}
@@ -373,7 +384,10 @@ def _unique_names(
 
 
 def _fullest(found: Sequence[Features]) -> Features:
-    """Joins reduced features: what one method leaves out another may need."""
+    """Joins features that different methods have reduced.
+
+    A field that one method leaves out may be needed by another.
+    """
 
     def fullest(values):
         known = [value for value in values if value is not None]

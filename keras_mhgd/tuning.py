@@ -1,4 +1,4 @@
-"""Search over the settings of a distillation, by any tuner of keras-tuner."""
+"""Searches over the settings of a distillation with keras-tuner's tuners."""
 
 import functools
 import hashlib
@@ -25,12 +25,13 @@ from keras_mhgd.reuse.teacher_cache import (
 )
 from keras_mhgd.storage.files import locked, require_writable, write_atomically
 
-# A method's weight is searched from its default over this to its default
-# times this.
+# A method's weight is searched between its default divided by this factor and
+# its default times this factor.
 _WEIGHT_FACTOR = 8.0
 
-# What is searched beside the weight: a list is a choice, `bool` one of yes and
-# no, a pair the ends of a range, which is sampled by its logarithm.
+# The arguments that are searched besides the weight. A list holds the choices.
+# `bool` stands for true or false. A pair holds the ends of a range, from which
+# the logarithm is sampled uniformly.
 _CLIP = {
     "clipping": ["per_variable", "per_feature"],
     "clip_bound": (0.25, 4.0),
@@ -64,21 +65,23 @@ def search_method(
 ) -> list[methods.Method]:
     """Makes methods with arguments that the search chooses.
 
-    Its weight, and what else is known to matter of it: for MHGD the heads,
-    their scaling and the clipping, for methods on logits the temperature, and
-    so on. The defaults of the method are the defaults of the search.
+    The search covers each method's weight and the arguments that are known to
+    matter. These are, for example, the heads, their scaling and the clipping of
+    MHGD, and the temperature of methods on logits. The method's defaults are
+    the search's defaults.
 
     Args:
         hp: The hyperparameters of a trial.
         name: One of `keras_mhgd.methods.names()`, several joined by `+`, or
             `"recommended"`.
-        fixed: Arguments that are not searched, by method and argument.
+        fixed: Arguments that are not searched: for each method's name, a dict
+            of the values by argument.
 
     Returns:
         The methods.
 
     Raises:
-        ValueError: If a method, or an argument of it, is unknown.
+        ValueError: If a method or one of its arguments is unknown.
 
     Example:
         >>> hp = keras_tuner.HyperParameters()
@@ -99,7 +102,7 @@ def search_method(
 
 
 def _searched(hp, default, fixed) -> methods.Method:
-    """Makes one method by its class's arguments."""
+    """Makes one method with the arguments that the search chooses."""
     name = methods.name_of(default)
     config = default.get_config()
     given = fixed.get(name, {})
@@ -128,47 +131,57 @@ def _sgd(learning_rate: float) -> keras.optimizers.Optimizer:
 
 
 class DistillationHyperModel(keras_tuner.HyperModel):
-    """Distillations that a tuner chooses from, for `keras_tuner`'s tuners.
+    """Builds and trains the distillations that a `keras_tuner` tuner tries.
 
-    A trial has a method and its arguments (`search_method`), a learning rate,
-    and, where alternatives are given, sensing points and a student. All
-    trials have the same seed, so they see the same images and begin with the
-    same student; more than one execution a trial tells nothing more.
+    A trial chooses a method, its arguments (see `search_method`) and a learning
+    rate. Where alternatives are given, it also chooses sensing points and a
+    student. All trials have the same seed, so they see the same images and
+    begin with the same student. A second execution of a trial would only repeat
+    the first.
 
-    In `directory` trials share what doesn't hang on the trial, also between
-    processes and hosts that search together: networks that are learnt from the
-    teacher alone, such as MHAN, once for each setting of them; and, with
-    `views`, the teacher's features. A trial that was killed goes on there
-    after its last epoch, and a trial of Hyperband that is given more epochs
-    goes on exactly, with optimizer and method. The tuner's own file of a
-    trial holds the student alone; after a kill, of the best epoch since. A
-    trial that ends in a loss or gradient that is not finite is failed, and the
-    search goes on.
+    Through `directory`, trials share everything that doesn't depend on the
+    trial, also between processes and hosts that search together. They share
+    networks that are learnt from the teacher alone, such as MHAN, which are
+    trained once for each of their settings. With `views`, they also share the
+    teacher's features.
+
+    A trial that was killed resumes from `directory` after its last finished
+    epoch. A trial of Hyperband that is given more epochs resumes exactly, with
+    the state of optimizer and method. The tuner's own file of a trial holds
+    only the student. After a kill, it holds the student of the best epoch since
+    then. A trial fails if a loss or gradient is not finite, and the search
+    continues.
 
     Args:
         teacher: The trained network.
         student: A network, which is copied and initialised anew for each
             trial, or a function that builds it from the trial's
             hyperparameters.
-        data: The data. Its test images measure the trials: see
+        data: The data. Trials are compared on its test images: see
             `keras_mhgd.data.Dataset.hold_out`.
-        directory: Folder of what trials share, of this search alone.
-        methods: Names of methods to choose from, or several joined by `+`.
-        learning_rate: Lowest and highest, sampled by logarithm; or the one.
-        sensing_points: As for `Distiller`; or a dict with names for
-            alternatives to choose from.
-        space: Function of hyperparameters and a method's name that makes the
-            method; its hyperparameters belong to that method alone.
+        directory: Folder of the files that trials share. Each search needs its
+            own.
+        methods: Names of methods to choose from. One name may join several
+            methods by `+`.
+        learning_rate: Lowest and highest learning rate, of which the logarithm
+            is sampled uniformly; or a fixed learning rate.
+        sensing_points: As for `Distiller`; or a dict of alternatives by name,
+            from which a trial chooses.
+        space: Function of the hyperparameters and a method's name that makes
+            the method. The hyperparameters that it adds belong to that method
+            alone.
         optimizer: Function of the learning rate that makes the optimizer. The
             default is SGD with Nesterov momentum 0.9.
         loss: The student's task loss. Cross-entropy on logits if `None`.
         batch_size: Images in a batch.
-        views: Augmented views of each image, for which the teacher runs once;
-            `None` for new ones each epoch, and the teacher runs beside.
-        seed: Seed of weights, order and augmentation.
+        views: Number of augmented views of each image, for which the teacher
+            runs only once. With `None`, each epoch has new views, and the
+            teacher runs in every step.
+        seed: Seed of the weights, the order of images and the augmentation.
 
     Raises:
-        TypeError: If `student` is neither, or `space` makes no method.
+        TypeError: If `student` is neither a network nor a function, or if
+            `space` makes no method.
         ValueError: If a name is unknown or a number out of range.
         OSError: If the folder can't be written.
 
@@ -209,7 +222,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         seed: int = 0,
     ):
         super().__init__()
-        if not callable(student):  # networks are, too
+        if not callable(student):  # a network is callable too
             raise TypeError(
                 "`student` must be a keras.Model or a function of "
                 f"hyperparameters that builds one. Received: {student!r}."
@@ -230,9 +243,10 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         self.batch_size = batch_size
         self.views = views
         self.seed = seed
-        # The tuners reset it, with Keras's other global state.
+        # Tuners reset Keras's global state, to which the dtype policy belongs.
         self._dtype_policy = keras.config.dtype_policy()
-        # What is wrong is told now: a trial with an error only fails.
+        # Wrong arguments must raise here. Within a trial, the tuner would only
+        # count the error as a failed trial.
         self._stream(0)
         self._require_methods()
 
@@ -258,7 +272,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         chosen = hp.Choice("method", self.methods)
         method = None
         for name in self.methods:
-            # All scopes are opened: this is how the tuner gets to know them.
+            # A tuner knows only scopes that were opened, so all are opened.
             with hp.conditional_scope("method", [name]), hp.name_scope(name):
                 if name == chosen:
                     method = self.space(hp, name)
@@ -280,7 +294,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         if isinstance(rate, Sequence):
             rate = hp.Float("learning_rate", *rate, sampling="log")
         distiller.compile(self.optimizer(rate), self.loss, metrics=["accuracy"])
-        # What the tuner saves of a trial is the student alone.
+        # The tuner calls these for a trial, which needs only the student's.
         distiller.save_weights = distiller.student.save_weights
         distiller.load_weights = distiller.student.load_weights
         return distiller
@@ -306,16 +320,16 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         verbose: int | str = "auto",
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Trains the distiller of a trial, from where it was killed.
+        """Trains the distiller of a trial, or resumes a killed trial.
 
         Args:
             hp: The trial's hyperparameters.
-            model: What `build` made.
+            model: The distiller that `build` made.
             epochs: Last epoch.
-            initial_epoch: Epoch that an earlier trial came to, from 0.
-            callbacks: The tuner's.
+            initial_epoch: Number of epochs that an earlier trial has finished.
+            callbacks: The tuner's callbacks.
             verbose: As in `keras.Model.fit`.
-            **kwargs: Others of `keras.Model.fit`.
+            **kwargs: Other arguments of `keras.Model.fit`.
 
         Returns:
             The history of the epochs from `initial_epoch` on.
@@ -339,7 +353,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             stream = self._cache(model).train
         data = {
             "steps_per_epoch": self.data.steps_per_epoch(self.batch_size),
-            "shuffle": False,  # the stream is
+            "shuffle": False,  # the stream is shuffled already
             "verbose": verbose,
         }
         if not model.prepared:
@@ -403,7 +417,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         }
 
     def _key(self, hp: keras_tuner.HyperParameters, model: Distiller) -> str:
-        """A name for a trial's settings, whatever its number of epochs."""
+        """Gives a name to a trial's settings, whatever its number of epochs."""
         data = self.data
         made = [
             *map(_settings, model.methods),
@@ -416,20 +430,21 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         values = {
             name: value
             for name, value in hp.values.items()
-            if not name.startswith("tuner/")  # Hyperband's
+            if not name.startswith("tuner/")  # added by Hyperband
         }
         text = json.dumps([self._shared, values, made], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _settings(made: Any) -> list[Any]:
-    """Gives class and arguments, as plain JSON values."""
-    config = made.get_config() | {"name": None}  # Keras numbers names
+    """Gives an object's class and arguments, as plain JSON values."""
+    # Keras numbers its default names, so equal objects have different names.
+    config = made.get_config() | {"name": None}
     return [type(made).__name__, keras.saving.serialize_keras_object(config)]
 
 
 class _Progress(Checkpoint):
-    """A trial's state and metrics after each epoch, without the teacher."""
+    """Saves a trial's state and metrics, without the teacher's, each epoch."""
 
     def __init__(self, directory: str | os.PathLike, model: Distiller):
         super().__init__(

@@ -6,9 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
-from keras_mhgd import methods
-from keras_mhgd.tasks import Task
-from tests.situations import (
+from benchmarks.correctness.situations import (
     CLASSES,
     SITUATIONS,
     X,
@@ -20,6 +18,8 @@ from tests.situations import (
     softmax,
     vectors,
 )
+from keras_mhgd import methods
+from keras_mhgd.tasks import Task
 
 layers = keras.layers
 LOGITS = crossentropy(from_logits=True)

@@ -1,10 +1,6 @@
 """Every kind of task: the right loss, and a whole life of a distiller."""
 
 import contextlib
-import json
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -12,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
+from benchmarks.correctness.cluster import results
+from benchmarks.correctness.situations import SITUATIONS, predictions
 from keras_mhgd import methods
-from tests.situations import SITUATIONS, predictions
 
 
 @pytest.fixture(params=SITUATIONS)
@@ -115,13 +112,8 @@ def test_trains_evaluates_resumes_and_exports(situation, method, tmp_path):
 
 @pytest.mark.slow
 def test_two_devices_train_every_task_like_one():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.tasks_on_devices", "recommended"],
-        cwd=pathlib.Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
+    ((found,),) = results(
+        "benchmarks.correctness.tasks_on_devices", ["recommended"]
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
     assert found.keys() == SITUATIONS.keys()
     assert {task: each for task, each in found.items() if each > 1e-5} == {}

@@ -1,1 +1,1 @@
-"""Programs: `python -m training.<program>`."""
+"""Contains the programs, run by `python -m training.<program>`."""

@@ -5,10 +5,10 @@ python -m training.compare --dataset=glyphs --subset=2000
     --student=resnet_small --methods=student,soft_logits,rkd,mhgd --trials=3
     --epochs=40 --run=runs/table
 
-Every trial is a run folder: the same command again goes on where it was
-ended. Methods and trials may be added by a longer command.
+Every trial has a run folder. Run the same command again to resume an
+interrupted comparison. A longer command may add methods and trials.
 
-A whole published table, its teacher included:
+This command trains the teacher first, and makes a whole published table:
 
 python -m training.compare --dataset=cifar100 --teacher=resnet32
     --student=resnet8 --methods=published --trials=5 --run=runs/cifar100
@@ -71,13 +71,13 @@ FLAGS = flags.FLAGS
 
 
 def main(argv) -> None:
-    """Trains and compares what the flags name."""
+    """Trains and compares the methods that the flags name."""
     if FLAGS.strategy == "multi_worker":
         raise app.UsageError(
             "--strategy=multi_worker is for a single training: run "
             "training.train and training.distill on all workers."
         )
-    # Wrong networks and data are told here, before any training.
+    # Loading these now reports wrong networks and data before any training.
     dataset = options.load_data()
     path, training = FLAGS.teacher, None
     networks = {"student": FLAGS.student}
@@ -152,7 +152,8 @@ def _ways(networks: Mapping[str, str], known: Mapping[str, str]) -> list[Way]:
             method.trains_teacher
             for method in Way(name, "distill", own).methods
         )
-        # What is cached is of the teacher and images that all others have.
+        # The cache is shared, so it serves only rows with the common teacher,
+        # images and views.
         others = {"teacher", "subset", "views"} & own.keys()
         cached = FLAGS.views and not learns and not others
         cache = {"cache_teacher": True} if cached else {}
@@ -168,7 +169,7 @@ def _ways(networks: Mapping[str, str], known: Mapping[str, str]) -> list[Way]:
         owners = [keras_mhgd.methods.name_of(each) for each in parts]
         own = [each for each in FLAGS.set if _owner(each) in owners]
         unused -= set(own)
-        options.methods(name, own)  # raises for what can't be
+        options.methods(name, own)  # raises for invalid arguments
         arguments = {
             key: parsed(value)
             for key, _, value in (each.partition("=") for each in own)
@@ -187,7 +188,7 @@ def _ways(networks: Mapping[str, str], known: Mapping[str, str]) -> list[Way]:
 
 
 def _read_ways(path: str | None) -> list[dict[str, Any]]:
-    """Reads names and flags of a file; none without a file."""
+    """Reads the names and flags of ways from a file; none without a file."""
     if path is None:
         return []
     try:

@@ -1,10 +1,11 @@
-"""The whole way on embedded data: train, distill, compare, export, reload.
+"""Trains, distills, compares, exports and reloads, on embedded data.
 
 python -m training.demo
 
-A trained `vgg_small` teaches a `resnet_small` 2 000 glyphs by the recommended
-method; the same student learns alone, with the same budget, seed and images:
-eight augmented views of each, for which the teacher runs once.
+A trained `vgg_small` teaches a `resnet_small` on 2 000 glyphs by the
+recommended method. For comparison, the same student also learns alone, with
+the same budget, seed and images. Each image has eight augmented views, and the
+teacher runs once on each view.
 """
 
 from absl import app, flags

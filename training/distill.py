@@ -1,4 +1,4 @@
-"""Trains a student with a frozen teacher.
+"""Trains a student by distillation from a trained teacher.
 
 python -m training.distill --dataset=glyphs --teacher=runs/teacher
     --student=resnet_small --method=mhgd --epochs=40 --run=runs/mhgd
@@ -117,7 +117,8 @@ def _distill(run: Run, interruption: Interruption) -> None:
     teacher = load_network(FLAGS.teacher)
     if FLAGS.fused:
         keras_mhgd.models.fuse_batch_normalization(teacher)
-    # What comes before draws no random number that the student's would miss.
+    # Sets the seed only now: random numbers drawn while the teacher is loaded
+    # don't change the student's initial weights.
     options.start()
     dataset = options.load_data()
     student = options.network(FLAGS.student, dataset)

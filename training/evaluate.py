@@ -1,4 +1,4 @@
-"""Measures a trained network on a test set, whatever file it comes from.
+"""Measures the accuracy of a trained network, from a file of any format.
 
 python -m training.evaluate --dataset=glyphs
     --model=saved_models/student/model.tflite

@@ -1,11 +1,12 @@
-"""Writes a trained network for deployment, checked on the test images.
+"""Exports a trained network for deployment and checks it on test images.
 
 python -m training.export --dataset=glyphs --model=runs/mhgd
     --teacher=saved_models/teachers/vgg_small_glyphs.keras --alone=runs/alone
     --formats=saved_model,tflite,tflite_int8,onnx --out=saved_models/student
 
-Beside the files lie what they came to (`export.json`), a model card
-(`README.md`) and a picture of accuracy against size and latency.
+The folder also gets the measurements (`export.json`), a model card
+(`README.md`), and a picture of accuracy against size and latency
+(`accuracy.png`).
 """
 
 import dataclasses
@@ -120,7 +121,7 @@ def _fraction(text: str) -> tuple[str, float]:
 def _float32(
     network: keras.Model, images: np.ndarray, labels: np.ndarray
 ) -> ExportedModel:
-    """Measures another network as the float32 TFLite file that it makes."""
+    """Measures another network as a temporary float32 TFLite file."""
     with tempfile.TemporaryDirectory() as folder:
         (file,) = export_student(
             network, folder, images, ["tflite"], labels=labels
@@ -140,7 +141,7 @@ def _write(
         "network": network.name,
         "parameters": network.count_params(),
         "run": read_result(FLAGS.model),
-        "dataset": pathlib.Path(dataset.name).name,  # a set may be a file
+        "dataset": pathlib.Path(dataset.name).name,  # the name may be a path
         "test_images": len(dataset.x_test),
         "input_shape": dataset.input_shape,
         "mean": dataset.mean.tolist(),
@@ -164,7 +165,7 @@ def _write(
 
 
 def _plain(file: ExportedModel) -> dict:
-    """A file's figures as JSON values, its path by name alone."""
+    """Gives a file's figures as JSON values, with its name for its path."""
     return dataclasses.asdict(file) | {"path": file.path.name}
 
 

@@ -1,7 +1,7 @@
 """Renders the glyphs data set from the typefaces installed on a machine.
 
-A class is a character; an image is one character in one typeface with a small
-random scale, turn and shift. Training and test images come from different
+A class is a character. An image shows one character in one typeface, with a
+small random scale, rotation and shift. Training and test images use different
 families of typefaces. The shipped file was made with most of Debian's `fonts-*`
 packages installed.
 
@@ -27,11 +27,11 @@ except ImportError as error:
 
 FLAGS = flags.FLAGS
 CHARACTERS = (*map(chr, range(33, 127)), *"éñüçÅß")
-SIDE = 28  # of an image, pixels
+SIDE = 28  # height and width of an image, pixels
 TRAIN_PER_CLASS, TEST_PER_CLASS = 200, 50
 
 _FONTS = Path("/usr/share/fonts")
-_FAINTEST_PEAK = 60  # an image with no brighter pixel shows nothing
+_FAINTEST_PEAK = 60  # images with only darker pixels count as empty
 _STYLES = re.compile(
     r"(bold|italic|oblique|regular|light|medium|black|thin|mono|bd|it|rg|r|b|i)"
     r"+\.?(ttf|otf)?$"
@@ -45,7 +45,8 @@ def find_families(folder: Path = _FONTS) -> dict[str, list[Path]]:
         folder: Searched for `.ttf` and `.otf` files at any depth.
 
     Returns:
-        Files that draw every character, by the stem of their names.
+        Files that draw every character, by family, which is the start of the
+        file names.
     """
     families = {}
     for path in sorted(folder.glob("**/*.[to]tf")):
@@ -77,13 +78,14 @@ def draw(path: Path, character: str, rng: np.random.Generator) -> np.ndarray:
 
     Args:
         path: Typeface.
-        character: What to draw.
-        rng: Draws size, shift and turn (up to 12 degrees), in this order.
+        character: The character to draw.
+        rng: Generator, which draws size, shift and rotation (up to 12
+            degrees), in this order.
 
     Returns:
         uint8 `(28, 28)`, white on black.
     """
-    # Twice the final size on twice the final field: room for the turn.
+    # Draws at twice the final size, on a canvas with room for the rotation.
     font = ImageFont.truetype(
         str(path), 2 * int(round(20 * rng.uniform(0.85, 1.2)))
     )
@@ -109,13 +111,13 @@ def draw_classes(
     """Draws the same number of images of every character, shuffled.
 
     Args:
-        families: Typefaces by family; large families count by the square root
-            of their size.
-        per_class: Images of a character.
-        rng: Draws typefaces, views and the order.
+        families: Typefaces of each family. The chance of a family is
+            proportional to the square root of its size.
+        per_class: Number of images of each character.
+        rng: Generator, which draws typefaces, variations and the order.
 
     Returns:
-        uint8 `(count, 28, 28, 1)` and uint8 labels `(count,)`.
+        Images, uint8 `(count, 28, 28, 1)`, and labels, uint8 `(count,)`.
     """
     paths = [path for family in families for path in family]
     weights = np.array([len(f) ** -0.5 for f in families for _ in f])
@@ -136,7 +138,7 @@ def draw_classes(
 
 
 def main(_: Sequence[str]) -> None:
-    """Renders and writes the set."""
+    """Renders and writes the data set."""
     rng = np.random.default_rng(FLAGS.seed)
     fonts = find_families()
     if len(fonts) < 2:

@@ -1,4 +1,7 @@
-"""The flags that the programs share: the same name means the same thing."""
+"""Defines the flags that the programs share, and reads their values.
+
+A flag has the same meaning in every program.
+"""
 
 import json
 import os
@@ -34,7 +37,7 @@ def _multi_worker() -> tf.distribute.Strategy:
             "--strategy=multi_worker needs the environment variable TF_CONFIG, "
             "which names all workers and which of them this is: see BUILD.md."
         )
-    tf.get_logger().setLevel("WARNING")  # else a line for each collective
+    tf.get_logger().setLevel("WARNING")  # INFO logs each collective
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -192,7 +195,7 @@ def _is_range(words: list[str]) -> bool:
 
 
 def profile() -> tuple[int, int] | None:
-    """Gives the batches to profile that the flags name."""
+    """Gives the first and last batch to profile, as the flags name them."""
     return FLAGS.profile and tuple(map(int, FLAGS.profile))
 
 
@@ -207,11 +210,11 @@ def define_positive(name: str, default: int | None, text: str) -> None:
 
 
 def configuration(*names: str, **extra: Any) -> dict[str, Any]:
-    """Collects what determines a run's result.
+    """Collects the settings that determine a run's result.
 
     Args:
-        *names: Flags beside those of the data and of the training.
-        **extra: Values that are no flags.
+        *names: Names of flags to add to those of the data and the training.
+        **extra: Further values, which are not flags.
 
     Returns:
         Plain JSON values by name.
@@ -231,22 +234,23 @@ def load_data() -> keras_mhgd.data.Dataset:
         FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download
     )
     if FLAGS.validation_split:
-        # All seeds are measured on the same images.
+        # The split has a fixed seed: all runs are tested on the same images.
         dataset = dataset.hold_out(FLAGS.validation_split)
     return dataset.take(FLAGS.subset) if FLAGS.subset else dataset
 
 
 def start() -> None:
-    """Sets seed, determinism and precision; comes before any network."""
+    """Sets seed, determinism and precision; call it before making networks."""
     keras.utils.set_random_seed(FLAGS.seed)
     tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(FLAGS.precision)
 
 
 def strategy() -> tf.distribute.Strategy:
-    """Makes the strategy that the flags name, before anything of TensorFlow.
+    """Makes the distribution strategy that the flags name.
 
-    A program builds and trains its models in the scope.
+    Call it before TensorFlow does anything else. A program builds and trains
+    its models in the strategy's scope.
     """
     if FLAGS.strategy == "default":
         return tf.distribute.get_strategy()
@@ -282,9 +286,9 @@ def compile_model(
     """Compiles a model for cross-entropy with the published optimizer.
 
     Args:
-        model: What trains.
-        dataset: On this data.
-        **arguments: Others of its `compile`.
+        model: The model to train.
+        dataset: The data, which says how many steps an epoch has.
+        **arguments: Further arguments of `model.compile`.
     """
     model.compile(
         optimizer(FLAGS.learning_rate, dataset),
@@ -323,8 +327,8 @@ def methods(name: str, arguments: list[str]) -> list[Method]:
     Args:
         name: One of `keras_mhgd.methods.names()`, several joined by `+`, or
             recommended.
-        arguments: `name=value` for a single method, `method.name=value` for
-            that method wherever it is.
+        arguments: `name=value` if there is one method, or
+            `method.name=value`, alone or among several methods.
 
     Returns:
         The methods.
@@ -339,11 +343,11 @@ def methods(name: str, arguments: list[str]) -> list[Method]:
 def method_arguments(
     arguments: list[str], name: str = ""
 ) -> dict[str, dict[str, Any]]:
-    """Reads arguments of methods: values by method and argument.
+    """Parses arguments of methods into values by method and argument.
 
     Args:
         arguments: `method.name=value`, or `name=value`.
-        name: The method of those that name none.
+        name: The method of the arguments that name no method.
     """
     values = {}
     for argument in arguments:
@@ -360,7 +364,7 @@ def method_arguments(
 
 
 def sensing_points(layers: list[str] | None) -> features.SensingPoints:
-    """Reads layers, each a name or `student_layer:teacher_layer`."""
+    """Parses sensing points: names, or `student_layer:teacher_layer`."""
     if layers is None:
         return None
     return [

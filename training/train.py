@@ -1,4 +1,4 @@
-"""Trains a network alone: a teacher, or a student without one.
+"""Trains a network without a teacher: a future teacher, or a student alone.
 
 python -m training.train --dataset=glyphs --model=resnet_small --epochs=40
     --run=runs/alone
@@ -39,8 +39,8 @@ def _train(run: Run, interruption: Interruption) -> None:
     options.start()
     dataset = options.load_data()
     network = options.network(FLAGS.model, dataset)
-    # A shell around the network is compiled, so that the files of the network
-    # hold no optimizer.
+    # Compiling the network itself would put an optimizer into its files, so a
+    # shell around it is compiled.
     model = keras.Model(network.inputs, network.outputs)
     options.compile_model(model, dataset)
     run.fit(

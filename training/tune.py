@@ -5,11 +5,12 @@ python -m training.tune --dataset=glyphs --subset=2000 --views=8
     --student=resnet_small --methods=soft_logits,dkd,mhgd --trials=20
     --epochs=20 --run=runs/search
 
-Trials are measured on a part of the training images. The best setting is
-then trained on those of --subset, or all, of which none is held out, in the
-run folder `best`, and tested once. The same command again goes on where it was
-ended. With keras-tuner's environment variables several processes search
-together: see BUILD.md.
+Trials are measured on a held-out part of the training images. The best
+setting is then trained in the run folder `best`, on all training images or the
+--subset of them, with none held out. Its student is tested once.
+
+Run the same command again to resume an interrupted search. With keras-tuner's
+environment variables, several processes search together: see BUILD.md.
 """
 
 import functools
@@ -38,7 +39,7 @@ _TUNERS = {
     "hyperband": keras_tuner.Hyperband,
     "bayesian": keras_tuner.BayesianOptimization,
 }
-# A few diverge. So many in a row are a mistake.
+# A few trials may diverge. This many failures in a row show a mistake.
 _MOST_FAILURES = 10
 
 options.define_data()
@@ -96,7 +97,7 @@ FLAGS = flags.FLAGS
 
 
 def main(argv) -> None:
-    """Searches as the flags say."""
+    """Searches for the best setting of those that the flags describe."""
     with Interruption():
         _main()
 
@@ -156,7 +157,7 @@ def _main() -> None:
 
 
 def _is_worker() -> bool:
-    """Whether another process, the chief, says what is tried."""
+    """Checks whether another process, the chief, chooses the trials."""
     return (
         "KERASTUNER_ORACLE_IP" in os.environ
         and "chief" not in os.environ["KERASTUNER_TUNER_ID"]
@@ -164,8 +165,8 @@ def _is_worker() -> bool:
 
 
 def _tuner(run: Run) -> keras_tuner.Tuner:
-    """Makes the tuner, or loads it with what it has tried."""
-    # Devices are made before TensorFlow does anything else.
+    """Makes the tuner, with the trials of an earlier run if there are any."""
+    # TensorFlow configures devices only before it does anything else.
     strategy = options.strategy()
     options.start()
     dataset = options.load_data()
@@ -206,7 +207,7 @@ def _tuner(run: Run) -> keras_tuner.Tuner:
     return _TUNERS[FLAGS.tuner](
         hypermodel,
         keras_tuner.Objective("val_accuracy", "max"),
-        seed=FLAGS.seed + 1,  # 0 would be none
+        seed=FLAGS.seed + 1,  # keras-tuner takes 0 for no seed
         max_consecutive_failed_trials=_MOST_FAILURES,
         distribution_strategy=strategy if FLAGS.strategy != "default" else None,
         directory=run.directory,
@@ -216,10 +217,10 @@ def _tuner(run: Run) -> keras_tuner.Tuner:
 
 
 def _search(tuner: keras_tuner.Tuner) -> None:
-    """Runs all trials, or what is left of them."""
+    """Runs the trials that have not run yet."""
     tuner.search(
         epochs=FLAGS.epochs,
-        # One TensorBoard run a trial, with its hyperparameters.
+        # Each trial becomes a TensorBoard run with its hyperparameters.
         callbacks=[
             keras.callbacks.TensorBoard(
                 pathlib.Path(FLAGS.run, "logs"), write_graph=False
@@ -233,7 +234,7 @@ def _arguments(
     hypermodel: keras_mhgd.tuning.DistillationHyperModel,
     hp: keras_tuner.HyperParameters,
 ) -> list[str]:
-    """Flags of `training.distill` that train a trial's setting."""
+    """Gives the flags of `training.distill` for a trial's setting."""
     methods = hypermodel.methods_of(hp)
     learns = any(each.trains_teacher for each in methods)
     values = options.configuration() | {
@@ -243,7 +244,7 @@ def _arguments(
         "learning_rate": hp.values.get("learning_rate", FLAGS.learning_rate),
         "sensing_points": hp.values.get("sensing_points"),
         "cache_teacher": bool(FLAGS.views) and not learns,
-        # The test images are for the result alone.
+        # The test images are used only once, for the result.
         "validation_split": None,
         "validation_freq": FLAGS.epochs,
     }
@@ -264,8 +265,8 @@ def _arguments(
 
 
 def _train(directory: pathlib.Path, arguments: list[str]) -> None:
-    """Trains the best setting, or what is left of that."""
-    # A training that a killed search left ends first.
+    """Trains the best setting, from its last checkpoint if there is one."""
+    # A killed search may have left this training running: wait for its end.
     with locked(require_writable(directory), wait=True):
         pass
     arguments = [*arguments, f"--run={directory}"]

@@ -1,1 +1,1 @@
-"""Tables of accuracy: searches, comparisons, and what they come to."""
+"""Makes the tables of accuracy: searches, comparisons and a summary."""

@@ -2,9 +2,10 @@
 
 python -m benchmarks.accuracy.archive
 
-They are packed without students and logs: of a training what its table is made
-from, of one of a search its result, of a teacher the network as well. Unpacked
-into `runs/`, they count as done.
+Students and logs are left out. For a training of a table, the archive keeps the
+files that the table is made from. For a training of a search, it keeps the
+result. For a teacher, it also keeps the network. Run folders that are unpacked
+into `runs/` count as finished.
 """
 
 import io
@@ -22,7 +23,8 @@ ARCHIVE = evidence.RESULTS / "runs.tar.xz"
 SEARCH = "config.json", "result.json"
 TRAINING = *SEARCH, "metrics.csv", "predictions.npz"
 TEACHER = *SEARCH, "metrics.csv", "last.keras"
-# A window that many trainings fit into: their test labels are the same.
+# The window of the compression holds many trainings, so that their equal test
+# labels are stored once.
 FILTERS = [
     {
         "id": lzma.FILTER_LZMA2,
@@ -35,7 +37,7 @@ FILTERS = [
 def main(
     runs: pathlib.Path = evidence.RUNS, archive: pathlib.Path = ARCHIVE
 ) -> None:
-    """Packs what is finished, in an archive without times and owners.
+    """Packs the finished runs into an archive without times and owners.
 
     Args:
         runs: Folder of `benchmarks.accuracy.evidence`.
@@ -74,7 +76,8 @@ def _content(path: pathlib.Path) -> bytes:
         return path.read_bytes()
     content = io.BytesIO()
     with np.load(path) as arrays:
-        np.savez(content, **arrays)  # compressed, equal labels would differ
+        # Not compressed here: the archive then finds the equal labels.
+        np.savez(content, **arrays)
     return content.getvalue()
 
 

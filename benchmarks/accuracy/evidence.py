@@ -1,15 +1,18 @@
-"""Makes the tables of docs/evidence.md, or those that are named.
+"""Makes the tables of docs/evidence.md, all or the named ones.
 
 python -m benchmarks.accuracy.evidence [table ...]
 
-For each table a search comes first, on images held out of the training set
-and with a teacher that hasn't seen them: for the learning rate at which the
-student alone and with soft_logits is best on the mean; then, at that rate, for
-each method's main argument, its weight or the bound that its gradient is
-clipped to. Then all ways are compared, and recommended with the best single
-methods, and with itself without MHGD, over more trials.
-Run folders are in `runs/evidence`: the same command again goes on where it
-was ended. Tables and pictures go to `benchmarks/accuracy/evidence`, their sum
+Most tables begin with a search. It tests on images held out of the training
+set, and its teacher hasn't seen them. First it finds the learning rate with the
+best mean accuracy of the student alone and the student with soft_logits. At
+that rate, it then finds each method's main argument: its weight, or the bound
+that its gradient is clipped to.
+
+After the search, all ways are compared. Then recommended is compared over more
+trials with the best single methods, and with its own parts without MHGD.
+
+Run folders are in `runs/evidence`. Run the same command again to resume. Tables
+and pictures go to `benchmarks/accuracy/evidence`, and a summary of all tables
 to its `summary.md`.
 """
 
@@ -34,27 +37,29 @@ from training.saved.results import read_result
 RUNS = pathlib.Path("runs/evidence")
 RESULTS = summary.RESULTS
 CLOSE_TRIALS, JOBS = 10, 2
-FACTOR = 4  # from one value of a search to the next
-MOST = 3  # steps of that factor away from the default
+FACTOR = 4  # ratio of neighbouring values of a search
+MOST = 3  # powers of FACTOR away from the default
 LEARNING_RATE = 0.1
 
 TEACHER_EPOCHS = {"glyphs": 24, "fashion_mnist": 8}
-# Testing takes as long as training where few of many images are trained on.
+# Epochs from one test to the next. With few training images of a large set, a
+# test takes as long as an epoch.
 VALIDATION_FREQ = {"glyphs": 5, "fashion_mnist": 20}
 
 ALL = tuple(name for name in keras_mhgd.methods.names() if name != "mhgd_cross")
-# On the first pair, but for review_kd, which takes ten times as long on others.
+# The strongest methods on the first pair, without review_kd, which takes ten
+# times as long on the other pairs.
 STRONGEST = (
     "soft_logits", "dkd", "dist", "kd_svdf", "overhaul", "mutual_learning",
     "mhgd",
 )  # fmt: skip
-# The committed tables were made when the teacher's singular vectors had fixed
-# signs, which are not the published ones: see docs/evidence.md.
+# The committed tables were made with fixed signs of the teacher's singular
+# vectors, unlike the published code: see docs/evidence.md.
 _VARIANT = {"fix_signs": True}
 
 
 def _mhgd(variant: Flags | None = None, **arguments: Any) -> dict[str, Any]:
-    """Flags of published MHGD, but for what is given."""
+    """Gives the flags of published MHGD with the given changes."""
     variant = _VARIANT | (variant or {})
     return {"method": "mhgd", "set": {"variant": variant, **arguments}}
 
@@ -64,7 +69,7 @@ def _cross(**arguments: Any) -> dict[str, Any]:
 
 
 CROSS = {"MHGD, cross": {"method": "mhgd_cross"}}
-# Beside recommended: its parts, alone and in twos.
+# Compared with recommended: its parts, alone and in pairs.
 OURS = CROSS | {
     summary.WITHOUT_MHGD: {"method": "soft_logits+dist"},
     "MHGD, cross + soft_logits": {"method": "mhgd_cross+soft_logits"},
@@ -80,7 +85,8 @@ UNTUNED = {
     "dkd": {"method": "dkd"},
     "recommended": {"method": "recommended"},
 } | CROSS
-# Of published MHGD; other batches have other numbers of steps as well.
+# Changes of published MHGD. Another batch size also means another number of
+# steps.
 ABLATIONS = {
     "no tanh": _mhgd({"logit_activation": "linear"}),
     "scaled logits": _mhgd(scale_logits=True),
@@ -125,17 +131,17 @@ CROSS_ABLATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A pair of networks, of which `vgg_small` is the teacher.
+    """Describes a table: a student of `vgg_small`, its data and methods.
 
     Attributes:
         dataset: Name of the data.
         subset: Number of training images.
         student: Name of the network.
-        epochs: Of each training; a search takes half of them.
-        methods: Those whose main argument is searched. Without any there is
-            no search, the learning rate is 0.1, and ways are `mhgd` and
-            those named.
-        ways: Others: by name, flags of `training.distill`.
+        epochs: Epochs of each training; a search uses half as many.
+        methods: Methods whose main argument is searched. Without methods there
+            is no search, the learning rate is 0.1, and the ways are `mhgd` and
+            `ways`.
+        ways: Further ways: by name, flags of `training.distill`.
         trials: Number of seeds.
     """
 
@@ -173,7 +179,7 @@ TABLES = {
 
 
 def main(names: list[str]) -> None:
-    """Makes the tables of these names, or all."""
+    """Makes the tables of these names, or all tables."""
     unknown = sorted(set(names) - set(TABLES))
     if unknown:
         raise SystemExit(
@@ -191,7 +197,7 @@ def main(names: list[str]) -> None:
             powers = {method: best(found[method]) for method in found}
         ways = _ways(TABLES[name], powers)
         _compare(name, rate, ways, TABLES[name].trials)
-        # What was compared closely may not be what is best now.
+        # The close comparison is outdated if other methods are best now.
         for ending in ("md", "csv"):
             (folder / f"close.{ending}").unlink(missing_ok=True)
         for file in ("table.md", "table.csv", "result.png"):
@@ -209,7 +215,7 @@ def main(names: list[str]) -> None:
 
 
 def best(found: Mapping[int, float]) -> int:
-    """Gives the power of `FACTOR` that did best, of several the smallest.
+    """Gives the best power of `FACTOR`; of equal ones, that nearest to 0.
 
     Args:
         found: Accuracies by power.
@@ -218,7 +224,10 @@ def best(found: Mapping[int, float]) -> int:
 
 
 def following(found: Mapping[int, float]) -> list[int]:
-    """Gives the powers of `FACTOR` to try next: while the best is outermost.
+    """Gives the powers of `FACTOR` to try next.
+
+    The search continues beyond the best power while it is the outermost one,
+    at most up to `MOST`.
 
     Args:
         found: Accuracies by power.
@@ -232,7 +241,7 @@ def following(found: Mapping[int, float]) -> list[int]:
 
 
 class _Search:
-    """Trainings of a table's student that are tested on held-out images."""
+    """Trains a table's student and tests it on held-out images."""
 
     def __init__(self, name: str):
         self._table = table = TABLES[name]
@@ -244,7 +253,7 @@ class _Search:
         self._accuracies = {}
 
     def rates(self) -> dict[int, float]:
-        """Finds accuracies of alone and soft_logits together, by power."""
+        """Sums accuracies of alone and soft_logits, by power of the rate."""
         found = {}
         while new := following(found):
             ways = {
@@ -260,7 +269,7 @@ class _Search:
         return found
 
     def arguments(self, rate: str) -> dict[str, dict[int, float]]:
-        """Finds accuracies by method and power."""
+        """Finds the accuracies by method and power of its main argument."""
         found = {method: {} for method in self._table.methods}
         while new := [
             (method, power)
@@ -277,7 +286,7 @@ class _Search:
         return found
 
     def text(self) -> str:
-        """Gives all that was found, as CSV."""
+        """Writes all accuracies of the search as CSV."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["method", "argument", "value", "accuracy"])
@@ -316,7 +325,7 @@ class _Search:
         try:
             comparison.run(1, JOBS)
         except RuntimeError as error:
-            # One whose loss became infinite is as good as none.
+            # A training fails if its loss becomes infinite; its accuracy is 0.
             failed = error
         for way in ways:
             result = read_result(comparison.folder(way, 0))
@@ -328,7 +337,7 @@ class _Search:
 
 
 def _ways(table: Table, powers: Mapping[str, int]) -> dict[str, Flags]:
-    """Gives a table's ways by name: flags, or none for a method's defaults."""
+    """Gives a table's ways by name: flags, empty for a method's defaults."""
     ways = {method: {} for method, power in powers.items() if not power}
     ways |= {"mhgd": _mhgd()}
     if table.methods:
@@ -348,7 +357,8 @@ def _compare(
 ) -> None:
     """Compares ways of a table with the student alone.
 
-    Then its teacher caches go: maps of all views and seeds, gigabytes.
+    Afterwards it deletes the table's teacher caches: feature maps of all views
+    and seeds, gigabytes.
     """
     table = TABLES[name]
     defaults = [way for way, flags in ways.items() if not flags]
@@ -373,9 +383,10 @@ def _compare(
 
 
 def toml(ways: Mapping[str, Flags]) -> str:
-    """Writes those ways that have flags as `training.compare --ways` reads.
+    """Writes the ways that have flags as TOML for `training.compare --ways`.
 
-    `None`, which TOML has not, becomes the text "null", which `--set` reads.
+    TOML has no `None`. It becomes the text "null", which `--set` reads as
+    `None`.
     """
 
     def text(value):
@@ -410,7 +421,7 @@ def _shared(table: Table, epochs: int, validation_freq: int) -> dict[str, Any]:
 
 
 def _teacher(dataset: str, held_out: Flags | None = None) -> str:
-    """Gives a `vgg_small` of all training images but those held out."""
+    """Gives a `vgg_small` trained on the images that are not held out."""
     if dataset == "glyphs" and not held_out:
         return "saved_models/teachers/vgg_small_glyphs.keras"
     run = RUNS / f"{dataset}_teacher{'_for_search' * bool(held_out)}"
@@ -434,7 +445,7 @@ def _rate(power: int) -> str:
 
 
 def _main_argument(method: str, power: int) -> tuple[str, str]:
-    """Gives the name of what a method is tuned by, and its value."""
+    """Gives the name and value of the argument that tunes a method."""
     config = keras_mhgd.methods.get(method).get_config()
     name = "clip_bound" if config.get("clipping") else "weight"
     return name, f"{config[name] * FACTOR**power:g}"

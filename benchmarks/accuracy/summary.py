@@ -1,8 +1,8 @@
-"""Sums up the tables of `benchmarks/accuracy/evidence`, also seed by seed.
+"""Summarises the tables of `benchmarks/accuracy/evidence`.
 
 python -m benchmarks.accuracy.summary
 
-`benchmarks.accuracy.evidence` runs it after each table.
+`benchmarks.accuracy.evidence` calls this program after each table.
 """
 
 import collections
@@ -16,8 +16,8 @@ from keras_mhgd.storage.files import write_atomically
 from training.reports import tables
 
 RESULTS = pathlib.Path("benchmarks/accuracy/evidence")
-WITHOUT_MHGD = "soft_logits + dist"  # recommended's other parts
-MARGIN = 0.5  # within which seeds decide what is the best single method
+WITHOUT_MHGD = "soft_logits + dist"  # the other parts of recommended
+MARGIN = 0.5  # points within which more seeds decide which method is best
 HEAD = [
     "",
     "learning rate",
@@ -35,7 +35,7 @@ LEGEND = (
     "way, else of `table.md`. Differences: seed by seed, ± half the 95 % "
     "interval of the mean."
 )
-# What each way is compared with.
+# Each way is compared with these ways.
 BASES = "student", "soft_logits", "mhgd", "MHGD, cross"
 DIFFERENCES_LEGEND = (
     "Test accuracy in %, mean over the seeds of `table.md`; differences seed "
@@ -44,9 +44,10 @@ DIFFERENCES_LEGEND = (
 
 
 def main(results: pathlib.Path = RESULTS) -> None:
-    """Writes `summary.md`, a row for each searched table that is there.
+    """Writes `summary.md`, with a row for each finished table with a search.
 
-    And beside each table `differences.md`: each way less others, seed by seed.
+    It also writes `differences.md` beside each table: each way minus others,
+    seed by seed.
     """
     for path in results.glob("*/table.csv"):
         _write(
@@ -64,14 +65,14 @@ def main(results: pathlib.Path = RESULTS) -> None:
 def best_singles(path: pathlib.Path) -> list[str]:
     """Gives the single methods that are best on the mean, the best first.
 
-    Among methods of the literature at their defaults, and those that were
-    tuned, whose ways are named by method and argument.
+    The candidates are single methods at their defaults, and tuned methods,
+    whose ways are named by method and argument.
 
     Args:
         path: A table's `table.csv` or `close.csv`.
 
     Returns:
-        Names of ways: the best, and what is within half a point of it.
+        Names of ways: the best one, and those within half a point of it.
     """
     singles = {
         way: statistics.mean(accuracies)
@@ -120,7 +121,7 @@ def _cells(folder: pathlib.Path) -> list[str]:
 
 
 def _learning_rate(path: pathlib.Path) -> str:
-    """Gives the rate that a search found: for alone and soft_logits."""
+    """Gives the rate that a search found best for alone and soft_logits."""
     found = collections.Counter()
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -155,7 +156,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _difference(ours: Sequence[float], others: Sequence[float]) -> str:
-    """Gives the mean over seeds and half its 95 % interval."""
+    """Gives the mean difference over seeds and half its 95 % interval."""
     differences = [a - b for a, b in zip(ours, others, strict=True)]
     half = tables.interval(differences)
     text = f"{statistics.mean(differences):+.2f}"

@@ -1,1 +1,1 @@
-"""Every method on every device and task, and the points of many pairs."""
+"""Checks methods on devices and tasks, and lists points of many pairs."""

@@ -1,7 +1,8 @@
-"""Every method in other precisions, ways to run, and tasks, by single steps.
+"""Checks every method in other precisions, execution modes and tasks.
 
-A column of `benchmarks.correctness.matrix` each. Networks are as small as can
-be, and most steps run without tracing: a column takes seconds a method.
+Each condition is a column of `benchmarks.correctness.matrix`. The networks are
+tiny, and most conditions run a single step without tracing. A column therefore
+takes only seconds for each method.
 """
 
 import functools
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 import keras_mhgd
 from benchmarks.correctness.devices import small
-from tests.situations import SITUATIONS
+from benchmarks.correctness.situations import SITUATIONS
 
 # The largest difference that is allowed, relative to the largest entry or 1.
 TOLERANCES = {
@@ -29,7 +30,7 @@ COUNT = 8
 
 
 def network(width, seed):
-    """Two convolutions for images 8 x 8 x 1, of three classes."""
+    """Makes a network of two convolutions: images 8 x 8 x 1, three classes."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
     for stage in (1, 2):
@@ -46,14 +47,14 @@ def network(width, seed):
 
 
 def data():
-    """A batch of images and class numbers."""
+    """Makes a batch of images and class numbers."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(COUNT, 8, 8, 1)).astype("float32")
     return x, np.arange(COUNT) % 3
 
 
 def image_distiller(row, policy="float32", **options):
-    """A compiled distiller of such networks, of a dtype policy."""
+    """Makes a compiled distiller of two small networks of a dtype policy."""
     keras.config.set_dtype_policy(policy)
     try:
         teacher, student = network(6, 1), network(4, 2)
@@ -72,7 +73,7 @@ def image_distiller(row, policy="float32", **options):
 
 
 def step(distiller, *batch):
-    """One step without tracing: its losses by name."""
+    """Runs one step without tracing; gives its losses by name."""
     batch = keras.tree.map_structure(
         lambda x: None if x is None else tf.convert_to_tensor(x), batch
     )
@@ -81,7 +82,7 @@ def step(distiller, *batch):
 
 
 def losses(row, condition):
-    """The losses of a step, or of a short `fit`, and the weights after it."""
+    """Gives losses and later weights of a step, or of a short `fit`."""
     if condition.startswith("mixed"):
         distiller = image_distiller(row, condition)
         found = step(distiller, *data())
@@ -96,7 +97,7 @@ def losses(row, condition):
         elif condition == "jit_compile":
             options = {"jit_compile": True}
         distiller = image_distiller(row, **options)
-        for method in distiller.methods:  # as it begins
+        for method in distiller.methods:  # skips preparation
             if method.preparation and not method.preparation.done:
                 method.preparation.adopt(method.preparation.networks)
         batches = tf.data.Dataset.from_tensors(data())
@@ -107,7 +108,7 @@ def losses(row, condition):
 
 
 def difference(a, b):
-    """Largest difference, relative to the largest entry or to 1."""
+    """Computes the largest difference, relative to the largest entry or 1."""
     return max(
         float(np.abs(np.subtract(a[name], b[name])).max())
         / max(1.0, float(np.abs(a[name]).max()))
@@ -118,17 +119,17 @@ def difference(a, b):
 
 @functools.lru_cache(maxsize=1)
 def expected(row):
-    """What a step by `fit` gives in float32."""
+    """Gives the losses and weights of one step of `fit` in float32."""
     return losses(row, "fit")
 
 
 def of_condition(row, condition):
-    """The largest difference from `fit` in float32."""
+    """Computes the largest difference from `fit` in float32."""
     return difference(losses(row, condition), expected(row))
 
 
 def of_task(row, task):
-    """0.0 if the losses of a step are finite; or a warning, or the refusal."""
+    """Gives 0.0 if a step has finite losses, else its warning or error."""
     situation = SITUATIONS[task]
     try:
         distiller = keras_mhgd.Distiller(
@@ -150,8 +151,8 @@ def of_task(row, task):
 
 
 def reason(message):
-    """What a refusal says, without what was received."""
-    # Keras puts the message of an error in a layer's call in bold.
+    """Gives the text of an error or warning up to what was received."""
+    # If a layer's call fails, Keras puts the error's message in bold.
     message = message.split("\x1b[1m")[-1].split("\x1b[0m")[0]
     return message.split(" Received:")[0]
 

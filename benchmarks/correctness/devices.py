@@ -1,13 +1,14 @@
-"""Trains every method on several devices and tells how far one device is off.
+"""Trains methods on several devices and compares them with one device.
 
 python -m benchmarks.correctness.devices <devices> <folder> <row> ...
 
-A row is what `methods.parts` takes. Devices are parts of this processor:
-TensorFlow must see them from the start, and takes one strategy a process. With
-TF_CONFIG this is one of so many workers. What one device trains is kept in the
-folder.
-The last line printed is a JSON object: for each row the largest difference, or
-why there is none.
+A row is an argument of `methods.parts`: a method, or several joined by `+`. The
+devices are logical devices of this processor. TensorFlow must know them from
+its start, and allows one strategy a process. With TF_CONFIG, this process is
+one of that number of workers. The folder keeps the results of one device.
+
+The last line printed is a JSON object: for each row, the largest difference or
+the error.
 """
 
 import contextlib
@@ -25,13 +26,13 @@ from keras_mhgd import methods
 from keras_mhgd.distribution import replicas
 
 BATCH = 16
-# The last batch is 9: TensorFlow would leave one of four devices without any.
+# The last batch has 9 samples: TensorFlow would give one of four devices none.
 COUNT = 2 * BATCH + 9
 CLASS_WEIGHT = {0: 1.0, 1: 3.0, 2: 0.5}
 
 
 def small(row: str) -> list[methods.Method]:
-    """Makes the methods of a row, with little to learn before the student."""
+    """Makes the methods of a row, small and with short preparations."""
     made = methods.parts(row)
     for each in made:
         if each.preparation and each.preparation.epochs:
@@ -83,7 +84,7 @@ def trained(row: str, strategy: tf.distribute.Strategy | None):
         )
     batches = tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(BATCH)
     of_class = {"class_weight": CLASS_WEIGHT}
-    if replicas.across_workers(strategy):  # which have no `class_weight`
+    if replicas.across_workers(strategy):  # `fit` has no `class_weight`
         of_class = {"sample_weight": np.float32([CLASS_WEIGHT[i] for i in y])}
     arguments = {"shuffle": False, "verbose": 0}
     numbers = {}
@@ -101,7 +102,7 @@ def trained(row: str, strategy: tf.distribute.Strategy | None):
 
 
 def reference(row: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Gives what one device trains, from the folder if it is there."""
+    """Gives the results of one device, from the folder if they are there."""
     path = folder / f"{row}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def reference(row: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
 def difference(
     one: dict[str, np.ndarray], several: dict[str, np.ndarray]
 ) -> float:
-    """Largest difference, relative to an array's largest entry or to 1."""
+    """Computes the largest difference, relative to an array's largest or 1."""
     if one.keys() != several.keys():
         raise ValueError(f"Other names: {sorted(one)} and {sorted(several)}.")
     return max(
@@ -134,7 +135,7 @@ def main(devices: str, folder: str, *rows: str) -> None:
         strategy = tf.distribute.MirroredStrategy()
     if strategy.num_replicas_in_sync != int(devices):
         raise ValueError(f"There are other devices. Received: {devices}.")
-    # Each graph runs a few times: making it faster takes longer.
+    # Each graph runs only a few times, so optimising it would take longer.
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": True}
     )
@@ -147,7 +148,7 @@ def main(devices: str, folder: str, *rows: str) -> None:
             if is_chief:
                 one = reference(row, pathlib.Path(folder))
                 cells[row] = difference(one, several)
-        except Exception as error:  # an outcome as well
+        except Exception as error:  # an error is a result, too
             cells[row] = f"{type(error).__name__}: {error}"
     with strategy.scope():
         replicas.wait_for_workers()

@@ -1,26 +1,27 @@
-"""Every method under every condition: a table of what was found.
+"""Checks every method under every condition and writes a table.
 
 python -m benchmarks.correctness.matrix [column ...]
 
-Runs the columns named, all by default, and writes `docs/matrix.json`, which
-keeps those of other runs, and `docs/matrix.md`. A cell is the largest
-difference from the same training without the condition, relative to the largest
-entry of an array or to 1; `yes` where a task trains; or why there is none.
+Runs the named columns, or all, and writes `docs/matrix.json` and
+`docs/matrix.md`. Both keep the other columns of earlier runs.
 
-A column more is an entry of `COLUMNS`.
+A cell is the largest difference from the same training without the condition,
+relative to the largest entry of an array or to 1. For a task that trains, the
+cell is `yes`. If there is no number, the cell refers to the reason.
+
+To add a column, add an entry to `COLUMNS`.
 """
 
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.correctness import conditions
+from benchmarks.correctness.cluster import results, tf_configs
 from keras_mhgd import methods
-from tests.cluster import tf_configs
 
 RESULTS = pathlib.Path("docs")
 COMBINATIONS = ("recommended", "fitnet+rkd")
@@ -30,7 +31,7 @@ Column = dict[str, Cell]
 
 
 def rows() -> list[str]:
-    """All methods, `"recommended"`, and one beside another."""
+    """Lists all methods, `"recommended"`, and one method beside another."""
     return [*methods.names(), *COMBINATIONS]
 
 
@@ -40,9 +41,9 @@ def on_devices(
     """Compares replicas of one process with one device.
 
     Args:
-        count: Replicas.
-        of_rows: Of `rows()`.
-        folder: Where what one device trains is kept, for other columns.
+        count: Number of replicas.
+        of_rows: Some of `rows()`.
+        folder: Folder that keeps the results of one device for other columns.
     """
     return _cells(count, of_rows, folder, [{}])
 
@@ -67,7 +68,8 @@ def table(columns: Mapping[str, Column]) -> str:
     """Writes a Markdown table: a row a method, a column a condition.
 
     Args:
-        columns: By name; a row that a column leaves out has an empty cell.
+        columns: Columns by name; a row that is not in a column has an empty
+            cell there.
     """
     found = {name: None for column in columns.values() for name in column}
     names = [*rows(), *(name for name in found if name not in rows())]
@@ -84,46 +86,24 @@ def table(columns: Mapping[str, Column]) -> str:
 
 
 def _text(cell: Cell, notes: dict[str, int]) -> str:
-    """A number, or the number of a refusal, which is noted."""
+    """Formats a number, or notes a reason and gives the note's number."""
     if isinstance(cell, str):
         return f"[{notes.setdefault(cell, len(notes) + 1)}]" if cell else ""
     return f"{cell:.1e}" if cell else "yes"
 
 
 def _cells(count, of_rows, folder, variables) -> Column:
-    """Runs the program of the devices, with such variables a process."""
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                *(
-                    "-m",
-                    "benchmarks.correctness.devices",
-                    str(count),
-                    folder,
-                    *of_rows,
-                ),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **each},
-            text=True,
-        )
-        for each in variables
-    ]
-    try:
-        outputs = [process.communicate() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        if process.returncode:
-            raise RuntimeError(f"A process failed: {errors}")
-    return json.loads(outputs[0][0].splitlines()[-1])
+    """Runs `devices` in a process for each dict of environment variables."""
+    chief, *_ = results(
+        "benchmarks.correctness.devices",
+        [count, folder, *of_rows],
+        variables,
+    )
+    return chief[-1]
 
 
 def main(*names: str) -> None:
-    """Runs columns, adds them to what is there, and writes both files."""
+    """Runs columns, adds them to the earlier ones, and writes both files."""
     path = RESULTS / "matrix.json"
     columns = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Which sensing points are found where none are named: `docs/pairs.md`.
+"""Writes `docs/pairs.md`: sensing points that are found in many pairs.
 
     python -m benchmarks.correctness.pairs
 
-Needs `pip install keras-mhgd[hub]`. All networks are built without weights.
+Needs `pip install keras-mhgd[hub]`. All networks have random weights.
 """
 
 import functools
@@ -13,7 +13,7 @@ import keras
 
 import keras_mhgd
 
-PAGE = Path(__file__).parents[1] / "docs" / "pairs.md"
+PAGE = Path(__file__).parents[2] / "docs" / "pairs.md"
 CLASSES = 5
 IMAGE = (96, 96, 3)
 HUB_IMAGE = (64, 64, 3)
@@ -141,7 +141,7 @@ def _text(kind, depth, width):
     return classifier(backbone, num_classes=CLASSES)
 
 
-# What the page calls them, and how they are built.
+# Names on the page, and functions that build the networks.
 HUB: dict[str, Build] = {
     "ViT, 2 blocks": functools.partial(_vit, 2, 16),
     "ViT, 8 blocks": functools.partial(_vit, 8, 32),
@@ -176,7 +176,8 @@ HUB_PAIRS = (
 def build(name: str) -> keras.Model:
     """Builds a network by its name on the page.
 
-    What Keras names by counting is counted from the start.
+    Keras numbers layers of the same kind. The numbers start again here, so a
+    network has the same layer names each time.
     """
     keras.utils.clear_session()
     return HUB[name]() if name in HUB else application(name)

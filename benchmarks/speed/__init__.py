@@ -1,1 +1,1 @@
-"""What `benchmarks.speed` times, and how."""
+"""Times training steps and their parts, and compares them."""

@@ -1,20 +1,22 @@
-"""Measures the library's training steps beside what else there is.
+"""Times training steps of the library, of Keras and of PyTorch.
 
 python -m benchmarks.speed --run=runs/benchmark
 python -m benchmarks.speed --run=runs/quick --pairs=glyphs --rounds=3
     --routes=student,MHGD --sections=steps
 
-Two pairs of networks: the demo's on glyphs, and `wrn_22_4` to `wrn_10_4` on
-random images 32 x 32 x 3. Each route runs in a process of its own, and all
-take turns, so that a machine's moods meet all of them. The same command again
-goes on where it was ended. PyTorch and torchdistill come with
-`pip install -e .[torch]`. The machine should do nothing else meanwhile.
+There are two pairs of networks: those of the demo on glyphs, and a `wrn_22_4`
+that teaches a `wrn_10_4` random images 32 x 32 x 3. A route is one
+implementation of a training step. Each route runs in a process of its own. All
+routes take turns, so changes in the machine's speed affect all of them.
+
+Run the same command again to resume. `pip install -e .[torch]` installs PyTorch
+and torchdistill. The machine should do nothing else meanwhile.
 """
 
 from absl import app, flags
 
-# No TensorFlow here: each process imports this module, and one with PyTorch
-# alone should be no larger for it.
+# Every process imports this module. It must not import TensorFlow, which would
+# add to the memory of processes that use only PyTorch.
 flags.DEFINE_string(
     "run", None, "Folder of the results. The same command again resumes it."
 )
@@ -42,7 +44,7 @@ FLAGS = flags.FLAGS
 
 
 def main(argv) -> None:
-    """Measures what the flags name."""
+    """Measures the sections, pairs and routes that the flags name."""
     from benchmarks.speed import routes
     from benchmarks.speed.pairs import PAIRS
     from benchmarks.speed.program import Benchmark

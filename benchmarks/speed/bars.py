@@ -1,4 +1,4 @@
-"""What is asked of the library's speed, and what was reached."""
+"""Compares the library's speed with its bars, the required values."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -7,19 +7,20 @@ from typing import Any
 from benchmarks.speed.spread import CPU, Rounds, Spread, ratio
 
 _CACHED = {"glyphs": 1.35, "wrn": 1.15}
-# Where the same code runs twice, its times differ by less.
+# Two timings of the same code differ by less than this fraction.
 _NOISE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A row of the table.
+    """Holds a row of the table.
 
     Attributes:
         what: What was measured.
-        bar: What is asked.
-        reached: What was reached.
-        met: Whether that suffices; `None` where nothing is asked.
+        bar: The required value, in words.
+        reached: The measured value, in words.
+        met: Whether the measured value suffices; `None` if no value is
+            required.
     """
 
     what: str
@@ -29,11 +30,11 @@ class Bar:
 
 
 def bars(results: Mapping[str, Any]) -> list[Bar]:
-    """Compares what was measured with what is asked.
+    """Compares measured values with required ones.
 
     Args:
-        results: By task, as `tasks.tasks` names them; what is missing has no
-            row.
+        results: Results by task, as `tasks.tasks` names them; a missing task
+            has no row.
 
     Returns:
         The rows.

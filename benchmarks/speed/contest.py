@@ -1,7 +1,7 @@
-"""Timings of things that take turns, in processes of their own.
+"""Times routes that take turns, in processes of their own.
 
-A process imports nothing but what its own maker needs: so its peak of memory
-is that of its route.
+A process imports only the modules of its own routes. Its peak memory is
+therefore the memory of these routes.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Run = Callable[[int], tuple[float, float]]
-"""Runs a number of steps; returns wall-clock and CPU seconds of one."""
+"""Runs a number of steps; returns wall-clock and CPU seconds of one step."""
 
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -30,17 +30,17 @@ def contest(
     """Lets routes take turns: in each round all run once, in random order.
 
     Args:
-        hosts: For each process the function that makes its routes, as
-            `"module:function"`, and keyword arguments, plain values. The
-            function returns a `Run` for each route's name.
+        hosts: For each process, the function that makes its routes, as
+            `"module:function"`, and the function's keyword arguments, plain
+            values. The function returns a `Run` for each route's name.
         rounds: Number of rounds.
         steps: Steps of a turn.
         threads: Threads of each process.
-        title: What the progress lines begin with.
+        title: Text at the start of each progress line.
 
     Returns:
         `rounds`, a list of `{route: [wall, cpu]}`, seconds a step, and
-        `peaks`, the megabytes that each process held at most.
+        `peaks`, the peak memory of each process in megabytes.
 
     Raises:
         RuntimeError: If a process ends early.
@@ -54,7 +54,7 @@ def contest(
         for host in started.values():
             routes |= dict.fromkeys(host.receive(), host)
         for name, host in routes.items():
-            host.ask((name, 2))  # traces, and fills caches
+            host.ask((name, 2))  # warms up: traces, and fills caches
         for index in range(rounds):
             names = list(routes)
             order.shuffle(names)
@@ -90,7 +90,7 @@ def alone(function: str, arguments: Mapping[str, Any], threads: int) -> Any:
 
 
 def looped(function: Callable[[], Any]) -> Run:
-    """Makes a `Run` of a function that runs one step."""
+    """Makes a `Run` from a function that runs one step."""
 
     def run(steps):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -105,13 +105,13 @@ def looped(function: Callable[[], Any]) -> Run:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held, megabytes."""
+    """Gives the peak memory of this process, in megabytes."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 class _Host:
-    """A process with one route or several."""
+    """Runs one route or several in a process."""
 
     def __init__(self, name, maker, arguments, threads):
         self._name = name

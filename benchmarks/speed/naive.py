@@ -1,4 +1,4 @@
-"""MHGD as one would write it from the paper, with TensorFlow alone."""
+"""Implements MHGD as in the paper, without the library's faster SVD."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from keras_mhgd.methods import graph_divergence
 
 
 class NaiveMHGD(keras.Model):
-    """Trains by `tf.linalg.svd` with its own gradient, and two backward passes.
+    """Trains with `tf.linalg.svd`, its own gradient and two backward passes.
 
     Args:
         student: Network to train.
         teacher: Trained network.
-        mhan: Heads learnt on the teacher.
+        mhan: Attention heads learnt on the teacher.
         points: Layers that both networks have.
     """
 

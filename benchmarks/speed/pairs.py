@@ -1,4 +1,4 @@
-"""The pairs of networks that are timed, and their data."""
+"""Defines the pairs of networks that are timed, and their data."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from training.saved.trained import load_network
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A teacher and a student.
+    """Describes a teacher and a student.
 
     Attributes:
         teacher: The teacher's name.
@@ -28,7 +28,7 @@ class Pair:
     trained: str = ""
 
     def dataset(self) -> keras_mhgd.data.Dataset:
-        """The glyphs, or random images 32 x 32 x 3 of 100 classes."""
+        """Gives the glyphs, or random images 32 x 32 x 3 of 100 classes."""
         if self.trained:
             return keras_mhgd.data.load("glyphs")
         rng = np.random.default_rng(0)
@@ -40,7 +40,7 @@ class Pair:
         )
 
     def networks(self, fused: bool = True) -> tuple[keras.Model, keras.Model]:
-        """Student and teacher."""
+        """Builds the student and the teacher."""
         keras.utils.set_random_seed(0)
         shape, classes = ((28, 28, 1) if self.trained else (32, 32, 3)), 100
         student = keras_mhgd.models.get(self.student, shape, classes)
@@ -54,7 +54,7 @@ class Pair:
         return student, teacher
 
     def description(self) -> dict[str, Any]:
-        """The networks in plain values."""
+        """Describes the networks in plain values."""
         networks = self.networks()
         return {
             "teacher": self.teacher,
@@ -64,7 +64,7 @@ class Pair:
         }
 
     def batch(self, batch_size: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Images and labels."""
+        """Gives a batch of images and labels."""
         return next(iter(self.dataset().train(batch_size)))
 
 
@@ -82,7 +82,7 @@ PAIRS = {
 def compile_model(model: keras.Model, **arguments) -> None:
     """Compiles for cross-entropy, with the programs' optimizer."""
     model.compile(
-        # Slow, since the same batch comes again and again.
+        # A low learning rate, since the same batch is used in every step.
         keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
@@ -110,6 +110,6 @@ def mhan(pair: Pair, teacher: keras.Model) -> keras_mhgd.graph.MHAN:
 
 
 def mhgd(pair: Pair, **arguments) -> keras_mhgd.methods.MHGD:
-    """Makes MHGD with a ready MHAN."""
+    """Makes MHGD with an MHAN that needs no preparation."""
     _, teacher = pair.networks()
     return keras_mhgd.methods.MHGD(mhan=mhan(pair, teacher), **arguments)

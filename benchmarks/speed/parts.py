@@ -1,4 +1,4 @@
-"""What a step of MHGD is made of, each part by itself in one process."""
+"""Times each part of a training step of MHGD, all in one process."""
 
 import keras
 import tensorflow as tf
@@ -11,16 +11,16 @@ from keras_mhgd.methods import graph_divergence
 
 
 def make(pair: str, clipping: str, batch_size: int) -> dict[str, Run]:
-    """Makes the parts, and what they are told apart by.
+    """Makes a run for each part, and runs whose differences are parts.
 
     Args:
         pair: A name in `PAIRS`.
-        clipping: Of MHGD.
+        clipping: Argument of MHGD.
         batch_size: Images in a batch.
 
     Returns:
-        Runs by name. `"forward"` is the student's forward pass for its loss,
-        `"backward"` that with a backward pass, `"two backwards"` with two.
+        Runs by name. `"forward"` computes the student's loss, `"backward"`
+        adds a backward pass, and `"two backwards"` adds two.
     """
     described = PAIRS[pair]
     model = distiller(described, mhgd(described, clipping=clipping))
@@ -43,7 +43,7 @@ def make(pair: str, clipping: str, batch_size: int) -> dict[str, Run]:
     def backward(count):
         with tf.GradientTape(persistent=count > 1) as tape:
             outputs = student(x, training=True)
-            # Two losses: of equal ones TensorFlow would run one.
+            # The losses differ: TensorFlow would compute equal ones once.
             values = task(y, outputs), tf.reduce_mean(outputs**2)
         return [tape.gradient(each, variables) for each in values[:count]]
 

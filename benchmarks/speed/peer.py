@@ -1,7 +1,8 @@
-"""The same networks and losses in PyTorch, with torchdistill.
+"""Makes routes with the same networks and losses in PyTorch.
 
-torchdistill's losses in a plain loop: its own, and its hooks, can be imported
-only where torchvision is. The hooks here do what those do on one device.
+The losses are those of torchdistill; the training loop is plain PyTorch.
+torchdistill's own loop and hooks can be imported only if torchvision is
+installed. The hooks here work like torchdistill's on one device.
 """
 
 from collections.abc import Sequence
@@ -33,14 +34,14 @@ def make(
         teacher: Name of the teacher.
         student: Name of the student.
         shape: Height, width and channels of an image.
-        weights: Numbers of Keras's student and teacher.
+        weights: Numbers of weights of Keras's student and teacher.
         batch_size: Images in a batch.
 
     Returns:
-        Its `Run` by its name.
+        The route's `Run` by its name.
 
     Raises:
-        ValueError: If the networks aren't Keras's.
+        ValueError: If the networks have other numbers of weights than Keras's.
     """
     torch.manual_seed(0)
     networks = [_network(name, shape) for name in (student, teacher)]
@@ -74,7 +75,7 @@ def _step(student, teacher, loss):
             with torch.no_grad():
                 teacher(images)
             total = transfer(*read, labels)
-        if loss != "soft logits":  # which holds the task's loss as well
+        if loss != "soft logits":  # which includes the task's loss
             total = total + task(outputs, labels)
         optimizer.zero_grad()
         total.backward()
@@ -144,7 +145,7 @@ class _VGG(nn.Sequential):
             self.add_module(f"stage{stage}", nn.Sequential(*layers))
             self.add_module(f"stage{stage}_pool", nn.MaxPool2d(2))
             side //= 2
-        self.add_module("average", nn.Flatten())  # what the classifier gets
+        self.add_module("average", nn.Flatten())  # the classifier's input
         self.add_module("logits", nn.Linear(side * side * channels, 100))
 
 
@@ -190,7 +191,7 @@ class _WideResNet(nn.Sequential):
         for stage in (1, 2, 3):
             filters = 16 * width * 2 ** (stage - 1)
             for block in range((depth - 4) // 6):
-                # The first activation of a stage is what the one before gives.
+                # A stage's first activation is the output of the stage before.
                 ends = f"stage{stage - 1}" if stage > 1 and not block else None
                 self.add_module(
                     ends or f"stage{stage}_relu{block}",

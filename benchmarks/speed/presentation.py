@@ -1,4 +1,4 @@
-"""The tables and the picture of a benchmark."""
+"""Makes the tables and the picture of a benchmark."""
 
 import csv
 import io
@@ -18,8 +18,8 @@ def text(results: Results, machine: str, batch_size: int) -> str:
     """Writes all tables as Markdown.
 
     Args:
-        results: By task.
-        machine: In words.
+        results: Results by task.
+        machine: Description of the machine.
         batch_size: Images in a batch.
 
     Returns:
@@ -55,10 +55,10 @@ def text(results: Results, machine: str, batch_size: int) -> str:
 
 
 def relative(results: Results, pair: str) -> dict[str, Spread]:
-    """The step of each route over the plain student's.
+    """Divides the time of each route's step by that of the plain student.
 
     Args:
-        results: By task.
+        results: Results by task.
         pair: A name in `pairs.PAIRS`.
 
     Returns:
@@ -87,15 +87,15 @@ def comma_separated(results: Results) -> str:
 
 
 def picture(results: Results) -> Any:
-    """Draws the step of each route over the plain student's.
+    """Draws the time of each route's step relative to the plain student's.
 
     Args:
-        results: By task, with a pair's steps at least.
+        results: Results by task, with the steps of at least one pair.
 
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    # Here, since importing it takes a second. No display is needed.
+    # Imported here, since it takes a second. `Figure` needs no display.
     import matplotlib.figure
 
     found = {pair: relative(results, pair) for pair in _pairs(results)}
@@ -192,7 +192,7 @@ def _steps(results, pair, batch_size):
         for name in members:
             if result and name in result["rounds"][0]:
                 if any(line[0] == name for line in table):
-                    continue  # the student, once more
+                    continue  # the student, in every group
                 wall = seconds(result["rounds"], name)
                 table.append(
                     [

@@ -1,4 +1,4 @@
-"""The folder of a benchmark."""
+"""Runs the tasks of a benchmark and writes the results to a folder."""
 
 import json
 import os
@@ -17,15 +17,15 @@ from training.saved.machine import machine
 
 
 class Benchmark:
-    """A folder with what was measured.
+    """Keeps the results of a benchmark in a folder.
 
-    `config.json`, `benchmark.json` (every round), `benchmark.csv`,
-    `benchmark.md` and `benchmark.png`. Written after each task: the same
-    command again goes on with what is missing.
+    The folder holds `config.json`, `benchmark.json` (every round),
+    `benchmark.csv`, `benchmark.md` and `benchmark.png`. The results are written
+    after each task. The same command again runs only the missing tasks.
 
     Args:
         directory: The folder; made if missing.
-        config: What all tasks depend on, plain JSON values.
+        config: Settings that all tasks depend on, plain JSON values.
 
     Raises:
         OSError: If the folder can't be written.
@@ -50,11 +50,11 @@ class Benchmark:
             self.results = read_json(self._file)
 
     def run(self, tasks: Mapping[str, Callable[[], Any]]) -> None:
-        """Does the tasks that are not done yet.
+        """Runs the tasks that have no result yet.
 
         Args:
-            tasks: Functions without arguments, which return plain values, by
-                key.
+            tasks: By key, functions without arguments that return plain
+                values.
 
         Raises:
             BlockingIOError: If another process is at work in the folder.
@@ -69,7 +69,7 @@ class Benchmark:
 
     @property
     def text(self) -> str:
-        """The tables, Markdown."""
+        """Writes the tables as Markdown."""
         words = machine(self._config["threads"])
         return presentation.text(
             self.results, words, self._config["batch_size"]

@@ -1,4 +1,4 @@
-"""The routes of a training step, each as a user would write it."""
+"""Defines the routes: training steps as a user would write them."""
 
 import importlib.util
 import time
@@ -21,7 +21,7 @@ from benchmarks.speed.pairs import (
 )
 from keras_mhgd import methods
 
-HINT = "stage2"  # where the routes with one feature loss read it
+HINT = "stage2"  # layer that routes with one feature loss read
 
 
 def make(route: str, pair: str, batch_size: int) -> dict[str, Run]:
@@ -33,13 +33,13 @@ def make(route: str, pair: str, batch_size: int) -> dict[str, Run]:
         batch_size: Images in a batch.
 
     Returns:
-        Its `Run` by its name.
+        The route's `Run` by its name.
     """
     return {route: ROUTES[route](PAIRS[pair], batch_size)}
 
 
 class _Clock(keras.callbacks.Callback):
-    """Times the steps of a `fit`, without what comes before and after."""
+    """Times the steps of a `fit`, without its work before and after them."""
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0:
@@ -50,7 +50,7 @@ class _Clock(keras.callbacks.Callback):
 
 
 def fitted(model: keras.Model, batch) -> Run:
-    """Runs `fit` over a batch in memory, again and again."""
+    """Makes a `Run` of `fit`, which repeats one batch in memory."""
     data = tf.data.Dataset.from_tensors(batch).repeat()
     clock = _Clock()
 
@@ -78,7 +78,7 @@ def _student(fused: bool):
 
 
 def _unnormalised(pair, batch_size):
-    """What is left where normalisation costs nothing."""
+    """Makes the route of a student whose normalisation does nothing."""
     student, _ = pair.networks(fused=False)
     for layer in student.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -98,7 +98,7 @@ def _teacher(pair, batch_size):
 def _input(pair, batch_size):
     batches = iter(pair.dataset().train(batch_size))
     one = looped(lambda: next(batches))
-    # Many, so that what was prefetched before does not count.
+    # Many batches, so that those prefetched earlier hardly count.
     return lambda steps: one(50 * steps)
 
 
@@ -154,8 +154,8 @@ def _naive(fused):
     return make
 
 
-# Processes live side by side within a group: few enough for the memory of a
-# laptop. Each group has the student, which all are compared with.
+# The processes of a group run side by side, so a group must fit into the memory
+# of a laptop. Each group has the student, which all routes are compared with.
 GROUPS = {
     "normalisation": {
         "student": _student(True),
@@ -205,12 +205,12 @@ ROUTES = {
 
 
 def names() -> list[str]:
-    """Names of all routes of a training step."""
+    """Lists the names of all routes of a training step."""
     return list(dict.fromkeys(name for g in groups().values() for name in g))
 
 
 def groups() -> dict[str, list[str]]:
-    """Names of routes that take turns, by what the group is called."""
+    """Lists the names of routes that take turns, by name of their group."""
     made = {name: list(group) for name, group in GROUPS.items()}
     return made | {"PyTorch": ["student", *TORCH]}
 
@@ -218,7 +218,7 @@ def groups() -> dict[str, list[str]]:
 def hosts(
     names: Iterable[str], pair: str, batch_size: int
 ) -> dict[str, tuple[str, dict[str, Any]]]:
-    """What `contest` needs of these routes.
+    """Gives the argument `hosts` of `contest` for these routes.
 
     Args:
         names: Routes; those whose packages are missing are left out.
@@ -226,7 +226,7 @@ def hosts(
         batch_size: Images in a batch.
 
     Returns:
-        For each route the function that makes it, and arguments.
+        For each route, the function that makes it and its arguments.
     """
     made = {}
     for name in names:
@@ -234,7 +234,7 @@ def hosts(
         if name in ROUTES:
             made[name] = f"{__name__}:make", arguments | {"pair": pair}
         elif installed():
-            # That process imports no TensorFlow.
+            # The process of this route imports no TensorFlow.
             made[name] = (
                 "benchmarks.speed.peer:make",
                 arguments | {"loss": TORCH[name]} | PAIRS[pair].description(),
@@ -243,7 +243,7 @@ def hosts(
 
 
 def installed() -> bool:
-    """Whether PyTorch and torchdistill are there."""
+    """Checks whether PyTorch and torchdistill are installed."""
     return all(
         importlib.util.find_spec(name) for name in ("torch", "torchdistill")
     )

@@ -1,4 +1,4 @@
-"""What is measured once, each in a process of its own."""
+"""Measures single runs, each in a process of its own."""
 
 import time
 
@@ -31,8 +31,8 @@ def graph(size: int, heads: int = 8, width: int = 64) -> dict[str, float]:
         width: Length of the vectors, and of a head.
 
     Returns:
-        `megabytes` that it adds to the process's peak, and `seconds`, the
-        median of three.
+        `megabytes` that the loss adds to the process's peak memory, and
+        `seconds`, the median of three runs.
     """
     heads = keras_mhgd.graph.MHAN([width, width], num_heads=heads, seed=0)
 
@@ -102,8 +102,9 @@ def fusion(pair: str, steps: int, batch_size: int) -> dict[str, float]:
         batch_size: Images in a batch.
 
     Returns:
-        The largest difference between trained `weights`, and between moving
-        `statistics` over the layer's largest.
+        The largest difference between trained `weights`, and the largest
+        difference between moving `statistics` relative to the largest entry of
+        the variable.
     """
     ends = []
     for fused in (False, True):

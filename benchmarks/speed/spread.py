@@ -1,4 +1,4 @@
-"""Medians over rounds, with the smallest and the largest."""
+"""Computes medians over rounds, with the smallest and largest value."""
 
 import dataclasses
 import statistics
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 WALL, CPU = 0, 1
 
 Rounds = Sequence[Mapping[str, Sequence[float]]]
-"""For each round and route the seconds of a step: wall-clock and CPU."""
+"""For each round and route, the seconds of a step: wall-clock and CPU."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The median of some numbers, and their range."""
+    """Holds the median of some numbers, and their range."""
 
     median: float
     low: float
@@ -29,19 +29,19 @@ class Spread:
 
 
 def seconds(rounds: Rounds, route: str, clock: int = WALL) -> float:
-    """The median over rounds of a route's step."""
+    """Gives the median time of a route's step over the rounds."""
     return statistics.median(each[route][clock] for each in rounds)
 
 
 def ratio(
     rounds: Rounds, over: str, under: Sequence[str], clock: int = WALL
 ) -> Spread:
-    """Divides times of one round, round by round.
+    """Divides the times of routes within each round.
 
     Args:
-        rounds: Of one contest.
-        over: The route on top.
-        under: Routes whose sum is below.
+        rounds: Rounds of one contest.
+        over: Route whose time is divided.
+        under: Routes by whose summed time it is divided.
         clock: `WALL` or `CPU`.
 
     Returns:

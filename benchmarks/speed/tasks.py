@@ -1,4 +1,4 @@
-"""What the benchmark does, task by task."""
+"""Lists the tasks of the benchmark."""
 
 import functools
 import subprocess
@@ -21,7 +21,7 @@ SECTIONS = (
     "imports",
 )
 SIZES = (1024, 2048, 4096, 8192)
-# Steps of a turn: a second or so.
+# Steps of a turn, which take about a second.
 _STEPS = {"glyphs": 10, "wrn": 1}
 
 
@@ -37,17 +37,17 @@ def tasks(
     """Lists the tasks of some sections.
 
     Args:
-        sections: Of `SECTIONS`.
-        pairs: Of `pairs.PAIRS`.
+        sections: Some of `SECTIONS`.
+        pairs: Some of the names in `pairs.PAIRS`.
         names: The routes of the section `"steps"`; all if empty.
         rounds: Rounds of every contest.
-        steps: Steps of a turn; by the pair if `None`.
+        steps: Steps of a turn; `None` takes the pair's default.
         threads: Threads of a process.
         batch_size: Images in a batch.
 
     Returns:
-        By its key, `section/...`, a function that measures it and returns
-        plain values.
+        By each task's key, `section/...`, a function that runs the task and
+        returns plain values.
     """
     here = "benchmarks.speed"
     size = {"batch_size": batch_size}

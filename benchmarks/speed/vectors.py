@@ -1,4 +1,4 @@
-"""Leading singular vectors: how long they take, and how exact they are."""
+"""Measures the time and the accuracy of leading singular vectors."""
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,7 @@ def make(batch_size: int) -> dict[str, Run]:
     """Makes a run for each shape and solver: forward and gradient.
 
     Args:
-        batch_size: Matrices.
+        batch_size: Number of matrices.
 
     Returns:
         Runs by `"HW x D, solver"`.
@@ -46,18 +46,18 @@ def label(shape: tuple[int, int]) -> str:
 
 
 def accuracy(pair: str, batch_size: int) -> dict[str, list[float]]:
-    """Compares with float64 on the feature maps of a pair.
+    """Compares our vectors with float64 on the feature maps of a pair.
 
     Args:
         pair: A name in `PAIRS`.
-        batch_size: Images.
+        batch_size: Number of images.
 
     Returns:
-        For each network and sensing point the largest sine of an angle to
-        the exact vector, and the largest error of the gradient over its
-        largest entry. Vectors count whose squared singular value is apart
-        from both neighbours' by more than 1e-3 of the largest; gradients of
-        samples of which all four are.
+        For each network and sensing point, the largest sine of the angle
+        between a vector and the exact vector, and the largest error of the
+        gradient relative to its largest entry. A vector counts if its squared
+        singular value differs from both neighbours' by more than 1e-3 of the
+        largest. A sample's gradient counts if all its four vectors count.
     """
     images, _ = PAIRS[pair].batch(batch_size)
     points = [each for each in PAIRS[pair].points if each != "logits"]
@@ -102,7 +102,7 @@ def _errors(x):
 
 
 def _aligned(solver, x, exact, upstream):
-    """Vectors with the signs of the exact ones, and the gradient, float64."""
+    """Gives float64 vectors with the exact ones' signs, and the gradient."""
     with tf.GradientTape() as tape:
         tape.watch(x)
         vectors = solver(x)

@@ -1,4 +1,4 @@
-"""Callbacks for the training of students."""
+"""Provides callbacks for the training of students."""
 
 from keras_mhgd.callbacks.attention_graphs import AttentionGraphs
 from keras_mhgd.callbacks.checkpoint import Checkpoint, Position

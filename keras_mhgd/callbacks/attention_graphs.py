@@ -1,4 +1,4 @@
-"""TensorBoard's pictures of the attention graphs."""
+"""Writes pictures of the attention graphs for TensorBoard."""
 
 import gc
 import os
@@ -16,30 +16,31 @@ from keras_mhgd.methods import MHGD
 
 
 class AttentionGraphs(keras.callbacks.Callback):
-    """Shows TensorBoard how the student takes over the teacher's graphs.
+    """Shows in TensorBoard how the student learns the teacher's graphs.
 
-    Before training and after epochs, both networks run on a fixed batch as in
-    a test, and MHGD's graphs are written: teacher, student and difference for
-    each edge and head, the images that some samples attend to most, and as
-    scalars of each edge the mean absolute difference (in units of
-    indifference, `1 / batch`) and the divergence that MHGD trains on (mean
-    over heads and rows). Nothing of the training changes.
+    Both networks run on a fixed batch in test mode, before training and after
+    epochs. The callback writes pictures of MHGD's graphs: teacher, student and
+    difference for each edge and head. It also writes the images that some
+    samples attend to most, and two scalars for each edge. The scalars are the
+    mean absolute difference, in units of indifference (`1 / batch`), and the
+    divergence that MHGD trains on (mean over heads and rows). The callback
+    does not change the training.
 
     Args:
         log_dir: Folder of the event files.
-        images: What the networks take, `(batch, ...)`, two classes or more;
-            8 samples of each of 8 classes are enough to see.
-        labels: Class numbers `(batch,)`. Samples are sorted by them.
-        classes: Name of each class; its number if `None`.
-        freq: Epochs from one look to the next, >= 1; the last is always
-            looked at.
+        images: Inputs of the networks, `(batch, ...)`, of two classes or more.
+            8 samples of each of 8 classes are enough for clear pictures.
+        labels: Class numbers `(batch,)`. The samples are sorted by class.
+        classes: Name of each class. `None` uses the class numbers.
+        freq: Epochs from one recording to the next, >= 1. The last epoch is
+            always recorded.
         file: An `.npz` file that keeps the graphs and their distance over the
             epochs, for a report and for a resumed training: see
-            `keras_mhgd.graph.GraphRecord`. `None` for none.
+            `keras_mhgd.graph.GraphRecord`. `None` writes no file.
 
     Raises:
         ValueError: If an argument is out of range, or if the trained model
-            is no `Distiller` with the method MHGD.
+            is no `Distiller` with the method MHGD and a single teacher.
 
     Example:
         >>> distiller = keras_mhgd.Distiller(
@@ -145,10 +146,10 @@ class AttentionGraphs(keras.callbacks.Callback):
                     drawing.draw_attended(record, last, samples),
                 )
         self._writer.flush()
-        gc.collect()  # figures hold themselves, and their pictures
+        gc.collect()  # figures and their pictures are in reference cycles
 
     def _add(self, epochs: int) -> None:
-        """Takes the graphs of this moment into the record."""
+        """Adds the networks' current graphs to the record."""
         x = tf.convert_to_tensor(self.images)
         student, teacher = (
             np.stack(graphs)
@@ -169,7 +170,7 @@ class AttentionGraphs(keras.callbacks.Callback):
                 divergences=np.zeros((0, count)),
             )
         record.student = student.astype(np.float16)
-        # Entries may vanish where no tanh bounds the logits.
+        # Entries may be zero if no tanh bounds the logits.
         logs = [np.log(np.maximum(each, 1e-30)) for each in (student, teacher)]
         difference, divergence = (
             each.mean(axis=(1, 2, 3)) * each.shape[-1]
@@ -178,7 +179,8 @@ class AttentionGraphs(keras.callbacks.Callback):
                 student * np.subtract(*logs),
             )
         )
-        # A killed training had seen epochs after that from which it resumes.
+        # A killed training may have recorded epochs after the checkpoint that
+        # it resumes from. They are recorded again.
         earlier = record.epochs < epochs
         for name, value in (
             ("epochs", epochs),
@@ -195,7 +197,7 @@ def _edges(distiller: Distiller) -> list[str]:
 
 
 def _shown(images: np.ndarray) -> np.ndarray:
-    """Scales images to 0..255; nothing of what can't be shown."""
+    """Scales images to 0..255; empty if the samples are no images."""
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         return np.zeros(0, np.uint8)
     low, high = images.min(), images.max()

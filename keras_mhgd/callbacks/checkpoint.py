@@ -1,4 +1,4 @@
-"""Checkpoints that a killed training resumes from."""
+"""Saves checkpoints from which a killed training resumes."""
 
 import hashlib
 import io
@@ -23,11 +23,11 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 class Position(NamedTuple):
-    """How far a training has come.
+    """Describes how far a training has come.
 
     Attributes:
-        epochs: Finished epochs.
-        steps: Finished steps of the epoch after these.
+        epochs: Number of finished epochs.
+        steps: Number of finished steps of the next epoch.
     """
 
     epochs: int
@@ -35,31 +35,34 @@ class Position(NamedTuple):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves variables at the end of every epoch and restores the newest.
+    """Saves variables at the end of every epoch, and restores the newest.
 
-    A checkpoint is one `.npz` file with a checksum at its end, written to a
-    temporary name and renamed, so a kill at any moment leaves the earlier ones
-    intact. A damaged newest file is reported and the one before is used.
+    A checkpoint is one `.npz` file with a checksum at its end. The file is
+    written to a temporary name and then renamed, so a kill at any moment
+    leaves earlier checkpoints intact. If the newest file is damaged, a warning
+    reports it, and the file before it is used.
 
-    With `save_freq`, checkpoints are also saved within epochs. To go on from
-    such a one, train on the rest of the epoch's data first: after
-    `position = checkpoint.restore()`, `fit` with
-    `initial_epoch=position.epochs` on `stream.skip(position.steps)`, for as
-    many steps less. The metrics of that epoch then count the steps before, if
-    they are built: `evaluate` one batch first.
+    With `save_freq`, checkpoints are also saved within epochs. To resume from
+    such a checkpoint, train on the rest of the epoch's data first. After
+    `position = checkpoint.restore()`, call `fit` with
+    `initial_epoch=position.epochs` on `stream.skip(position.steps)`, with
+    `position.steps` fewer steps. The metrics of that epoch then include the
+    steps before. For this, the metrics must be built: call `evaluate` on one
+    batch before `fit`.
 
-    Unlike `keras.callbacks.BackupAndRestore` it saves the variables that it
-    is given (a distiller's without its teacher's), keeps the last ones, and
-    does not delete them when training ends. Of several workers the chief
-    writes, and all restore: their folder must be shared.
+    Unlike `keras.callbacks.BackupAndRestore`, the callback saves only the
+    given variables, so a distiller's teacher can be left out. It keeps the
+    newest checkpoints and does not delete them when training ends. With
+    several workers, the chief writes the checkpoints and all workers restore
+    them, so the workers must share the folder.
 
     Args:
         directory: Folder of the checkpoints; made if missing.
-        variables: What to save, in a fixed order: those of the networks that
-            train and of their optimizers, all built.
+        variables: Variables to save, in a fixed order: those of the networks
+            that train and of their optimizers, all built.
         keep: How many of the newest checkpoints are kept, >= 1.
-        save_freq: Steps from one checkpoint to the next within an epoch, >= 1;
-            `None` saves at the end of epochs only.
+        save_freq: Steps from one checkpoint to the next within an epoch, >= 1.
+            `None` saves only at the end of epochs.
 
     Attributes:
         position: How far the training has come.
@@ -98,11 +101,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.save_freq = save_freq
         self.position = Position(0, 0)
         self._variables = list(variables)
-        self._metrics = []  # of the steps before `position`, to be restored
+        self._metrics = []  # saved metrics of an unfinished epoch, to restore
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._metrics:
-            # Keras has just reset them.
+            # Keras resets all metrics before it calls this method.
             variables = _variables_of(self.model.metrics)
             if not _fit(self._metrics, variables):
                 raise ValueError(
@@ -126,7 +129,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.save(*self.position)
 
     def epoch_ends(self, batch: int) -> bool:
-        """Whether a batch, counted from 0 in this `fit`, is an epoch's last."""
+        """Checks whether a batch, counted from 0 in `fit`, ends its epoch."""
         return batch + 1 == self.params["steps"]
 
     def on_epoch_end(self, epoch, logs=None):
@@ -134,7 +137,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.save(*self.position)
 
     def save(self, epochs: int, steps: int = 0) -> pathlib.Path:
-        """Saves the state after so many epochs and steps; returns the file."""
+        """Saves the state after the given epochs and steps; gives the path."""
         arrays = {"variable": self._variables}
         name = f"epoch_{epochs:05d}"
         if steps:
@@ -158,11 +161,11 @@ class Checkpoint(keras.callbacks.Callback):
         """Restores the newest undamaged checkpoint.
 
         Returns:
-            What had been trained: `fit` takes the epochs as `initial_epoch`;
-            nothing if there is no checkpoint.
+            How far the training had come, with 0 epochs and steps if there is
+            no checkpoint. `fit` takes the epochs as `initial_epoch`.
 
         Raises:
-            ValueError: If a checkpoint belongs to other variables, or all
+            ValueError: If the checkpoint belongs to other variables, or if all
                 checkpoints are damaged.
         """
         files = self._files()

@@ -1,4 +1,4 @@
-"""Image-classification data sets by name, as reproducible tf.data streams."""
+"""Loads image-classification sets by name as reproducible tf.data streams."""
 
 from keras_mhgd.data.dataset import Dataset
 from keras_mhgd.data.loading import load, names

@@ -1,8 +1,9 @@
-"""Random crop and mirror, drawn without state for a whole epoch at once.
+"""Draws random crops and mirrors for a whole epoch and applies them.
 
-A view is three numbers: top and left of the crop in the padded image, and
-whether the crop is mirrored. Nothing is padded in memory: reflect padding is
-arithmetic on row and column indices.
+The draws are stateless: they depend only on a seed. A view is three numbers:
+the top and the left of the crop in the padded image, and whether the crop is
+mirrored. Nothing is padded in memory, because reflect padding is arithmetic on
+row and column indices.
 """
 
 import tensorflow as tf
@@ -14,15 +15,15 @@ def draw_views(
     """Draws one view for each sample of an epoch.
 
     Args:
-        seed: Integer tensor `(2,)`; the views depend on it and `size` alone.
+        seed: Integer tensor `(2,)`. The same arguments give the same views.
         size: Number of samples.
         padding: Largest shift to each side, pixels.
-        flip: Whether half of the views are mirrored.
+        flip: Whether a view is mirrored with probability 1/2.
 
     Returns:
         int32 `(size, 3)`: top and left in `[0, 2 * padding]`, mirrored 0 or 1.
     """
-    # Named algorithm: the automatic choice would differ between devices.
+    # The algorithm that is chosen by default differs between devices.
     offset_seed, flip_seed = tf.unstack(
         tf.random.split(seed, 2, alg="philox"), num=2
     )
@@ -36,7 +37,7 @@ def draw_views(
 
 
 def apply_views(images: tf.Tensor, views: tf.Tensor, padding: int) -> tf.Tensor:
-    """Crops each image from its reflect-padded self and mirrors it.
+    """Crops each reflect-padded image by its view and mirrors the crop.
 
     Args:
         images: `(batch, height, width, channels)`, any dtype, static height
@@ -58,7 +59,9 @@ def apply_views(images: tf.Tensor, views: tf.Tensor, padding: int) -> tf.Tensor:
 
 
 def _reflect(index: tf.Tensor, size: int) -> tf.Tensor:
-    """Folds indices of a padded axis back into `[0, size)`, edge not doubled.
+    """Maps indices of a reflect-padded axis to indices in `[0, size)`.
+
+    The reflection does not repeat the edge pixel.
 
     Args:
         index: Integer tensor of values in `(-size, 2 * size - 1)`.

@@ -1,4 +1,4 @@
-"""A labelled image set in memory and its streams."""
+"""Holds a labelled image set in memory and streams its batches."""
 
 import dataclasses
 import functools
@@ -10,20 +10,20 @@ import tensorflow as tf
 from keras_mhgd.checks import check_integer, require_not_negative
 from keras_mhgd.data import augmentation
 
-# Least deviation of a channel, in units of 0..255: a constant channel is
-# centred, not blown up.
+# Lower bound of a channel's standard deviation, in units of 0..255. Without
+# this bound, scaling would blow up a nearly constant channel.
 _LEAST_DEVIATION = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled image set in memory and its training and test streams.
+    """Holds a labelled image set in memory and streams its batches.
 
     Images are uint8 `(count, height, width, channels)` in 0..255, labels int32
     `(count,)`. The streams give normalised float32 images.
 
     Args:
-        name: What the set is called in messages and reports.
+        name: Name of the set in messages and reports.
         x_train: Training images.
         y_train: Training labels.
         x_test: Test images, of the same height, width and channels.
@@ -32,15 +32,16 @@ class Dataset:
         flip: Whether a mirrored image keeps its label.
         padding: Largest shift of the random crop, pixels.
         index_train: Position of each training image in the full training
-            set, integers `(count,)`; its augmentation depends on it. Defaults
-            to `None`: `x_train` is the full set.
-        full_size: Number of images of the full training set. Defaults to
-            `None`: that of `x_train`.
-        moments: Mean and deviation of each channel over the full training
-            set. Defaults to `None`: those of `x_train`.
+            set, integers `(count,)`. An image's augmentation depends on its
+            position. Defaults to `None`: `x_train` is the full set.
+        full_size: Number of images in the full training set. Defaults to
+            `None`: the number in `x_train`.
+        moments: Mean and standard deviation of each channel over the full
+            training set. Defaults to `None`: computed from `x_train`.
 
     Raises:
-        ValueError: If the parts do not fit together.
+        ValueError: If an array has the wrong dtype or shape, or the arguments
+            do not fit together.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Dataset:
                 f"Received: padding={self.padding}, images of shape "
                 f"{self.input_shape}. Pass a smaller padding."
             )
-        # Frozen: the defaults that depend on other fields go in this way.
+        # A frozen dataclass forbids plain assignment of its fields.
         if self.full_size is None:
             object.__setattr__(self, "full_size", len(self.x_train))
         if self.index_train is None:
@@ -144,7 +145,7 @@ class Dataset:
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         if self.moments is not None:
             return self.moments
-        # Whole numbers sum exactly, in any order; chunks bound the memory.
+        # Integer sums are exact in any order. Chunks bound the memory.
         total = np.zeros(self.input_shape[2], np.int64)
         squares = np.zeros_like(total)
         for start in range(0, len(self.x_train), 4096):
@@ -166,7 +167,7 @@ class Dataset:
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation of each channel, float32, at least 1 of 255."""
+        """Standard deviation of each channel, float32, 0..255, at least 1."""
         return self._moments[1]
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
@@ -179,7 +180,8 @@ class Dataset:
             float32 array of the same shape.
 
         Raises:
-            ValueError: If `images` is not uint8 or has other channels.
+            ValueError: If `images` is not uint8 or has another number of
+                channels.
         """
         images = np.asarray(images)
         channels = self.input_shape[2]
@@ -194,10 +196,11 @@ class Dataset:
     def take(self, count: int) -> "Dataset":
         """Keeps a class-balanced part of the training images.
 
-        The first `count / num_classes` of each class in stored order; a
-        remainder goes to the first classes that still have images. No seed is
-        involved. Images are normalised as in the full set, so that networks
-        trained on parts of a set take the same input.
+        The part has the first `count / num_classes` images of each class, in
+        stored order. A remainder comes from the first classes that still have
+        images. The choice does not depend on a seed. Images are normalised as
+        in the full set, so networks trained on different parts take the same
+        input.
 
         Args:
             count: Number of training images to keep.
@@ -207,7 +210,8 @@ class Dataset:
 
         Raises:
             TypeError: If `count` is no integer.
-            ValueError: If there are not that many training images.
+            ValueError: If `count` is not between 1 and the number of training
+                images.
         """
         size = len(self.y_train)
         if not 1 <= check_integer("subset", count) <= size:
@@ -221,18 +225,19 @@ class Dataset:
         return self._with_train(chosen)
 
     def hold_out(self, fraction: float, seed: int = 0) -> "Dataset":
-        """Tests on a part of the training images, to choose settings by.
+        """Holds out a part of the training images to choose settings on.
 
-        Of each class the same part is held out, up to rounding: which images,
-        the seed says. The others are trained on, normalised as in the full
-        set; the test images are left out.
+        The same fraction of each class is held out, up to rounding. The seed
+        decides which images. The other training images remain for training
+        and are normalised as in the full set. The original test images are
+        left out.
 
         Args:
-            fraction: Part of the training images to hold out, in (0, 1).
+            fraction: Fraction of the training images to hold out, in (0, 1).
             seed: Integer, 0 or more.
 
         Returns:
-            `Dataset` whose test images are the ones held out.
+            `Dataset` whose test images are the held-out images.
 
         Raises:
             TypeError: If `seed` is no integer.
@@ -256,8 +261,8 @@ class Dataset:
         require_not_negative(seed=check_integer("seed", seed))
         order = np.random.default_rng(seed).permutation(size)
         sizes = np.bincount(self.y_train)[self.y_train]
-        # Where an image is in its class, from 0 to 1: a class of any size has
-        # its part of the first ones.
+        # Position of each image within its class, scaled to 0..1. The first
+        # images by this position hold the same fraction of every class.
         place = (self._rank_in_class(order) + 0.5) / sizes
         first = np.argsort(place, kind="stable")
         held_out = np.sort(first[:count])
@@ -268,7 +273,7 @@ class Dataset:
         )
 
     def _rank_in_class(self, order: np.ndarray) -> np.ndarray:
-        """Number of each image among those of its class, in an order."""
+        """Ranks each image within its class, from 0, in the given order."""
         by_class = order[np.argsort(self.y_train[order], kind="stable")]
         labels = self.y_train[by_class]
         rank = np.empty(len(order), np.int64)
@@ -285,13 +290,13 @@ class Dataset:
         )
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Number of batches of an epoch, the last one perhaps smaller.
+        """Gives the number of batches in an epoch; the last may be smaller.
 
         Args:
             batch_size: Images in a batch, over all replicas.
 
         Returns:
-            Steps, at least 1.
+            Number of batches, at least 1.
         """
         return math.ceil(len(self.x_train) / _check_batch_size(batch_size))
 
@@ -305,17 +310,18 @@ class Dataset:
     ) -> tf.data.Dataset:
         """Streams shuffled, augmented training batches without end.
 
-        The order within an epoch is a function of (seed, epoch) alone, the
-        crop and mirror of an image one of (seed, epoch, index in the full
-        training set) alone. Every epoch has `steps_per_epoch` batches.
+        The order within an epoch depends only on (seed, epoch). The crop and
+        the mirroring of an image depend only on (seed, epoch, index in the
+        full training set). Every epoch has `steps_per_epoch` batches.
 
         Args:
             batch_size: Images in a batch, over all replicas.
             seed: Integer that fits 64 bits.
             initial_epoch: Epoch that the stream starts with, from 0.
             augment: Whether to crop and mirror.
-            views: Number of epochs after which crops and mirrors come again,
-                the order not. Defaults to `None`: never.
+            views: Number of epochs after which the crops and the mirroring
+                repeat. The order does not repeat. Defaults to `None`: nothing
+                repeats.
 
         Returns:
             `tf.data.Dataset` of float32 images `(batch, height, width,
@@ -340,19 +346,21 @@ class Dataset:
         augment: bool = True,
         views: int | None = None,
     ) -> tf.data.Dataset:
-        """Streams what `train` does, and which view of which image it is.
+        """Streams the batches of `train` with view number and positions.
+
+        All arguments have the meaning that they have in `train`.
 
         Args:
-            batch_size: As for `train`, and so are the others.
-            seed: Integer.
-            initial_epoch: Integer.
+            batch_size: Images in a batch, over all replicas.
+            seed: Integer that fits 64 bits.
+            initial_epoch: Epoch that the stream starts with, from 0.
             augment: Whether to crop and mirror.
-            views: Integer or `None`.
+            views: Number of epochs after which the views repeat, or `None`.
 
         Returns:
-            `tf.data.Dataset` of images, labels, the view's number `()` (the
-            epoch, modulo `views`) and the images' positions in `x_train`
-            `(batch,)`, both int64.
+            `tf.data.Dataset` of images, labels, the view number `()` and the
+            images' positions in `x_train` `(batch,)`. The view number is the
+            epoch, modulo `views`. View number and positions are int64.
         """
         _check_batch_size(batch_size)
         if not -(2**63) <= check_integer("seed", seed) < 2**63:
@@ -453,14 +461,16 @@ def _describe(value: object) -> str:
 
 
 def _options() -> tf.data.Options:
-    # The tuner's thread sleeps up to a minute at a time, and the end of a
-    # stream waits for it: at the end of every `fit` and `evaluate`.
+    # tf.data's autotuner runs in a thread that sleeps for up to a minute. The
+    # end of a stream waits for this thread, and so would the end of every
+    # `fit` and `evaluate`.
     options = tf.data.Options()
     options.autotune.enabled = False
     return options
 
 
 def _on_host(array: np.ndarray) -> tf.Tensor:
-    # tf.data runs on the host: a copy on the accelerator would travel back.
+    # tf.data runs on the host. An array on the accelerator would have to be
+    # copied back to the host.
     with tf.device("CPU:0"):
         return tf.constant(array)

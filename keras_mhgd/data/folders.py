@@ -1,4 +1,4 @@
-"""Image folders: `<split>/<class>/<image>` and that of Tiny ImageNet."""
+"""Reads image folders `<split>/<class>/<image>` and Tiny ImageNet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +16,13 @@ def read_image_folder(
 ) -> Dataset:
     """Reads `train/<class>/<image>` and `test/<class>/<image>`.
 
-    Links are followed, wherever they point: folders of them are in use.
+    Symbolic links are followed wherever they point, because image folders are
+    often made of links.
 
     Args:
-        folder: The folder; that of the test images may also be called `val`
-            or `validation`. Labels follow the sorted names of the classes.
+        folder: Folder that holds `train` and `test`. The folder `test` may
+            also be called `val` or `validation`. Labels follow the sorted
+            names of the classes.
         image_size: Height and width to resize to, pixels, or None.
 
     Returns:
@@ -28,8 +30,9 @@ def read_image_folder(
 
     Raises:
         FileNotFoundError: If a folder is missing.
-        OSError: If something there can't be read.
-        ValueError: If a class has no images or an image is damaged.
+        OSError: If a file or folder can't be read.
+        ValueError: If a class has no images, a class of the test images has no
+            training images, or an image is damaged.
     """
     train = folder / "train"
     held_out = next(
@@ -63,7 +66,8 @@ def read_tiny_imagenet(
 
     Args:
         folder: `tiny-imagenet-200` or the folder that holds it. The validation
-            images are the test set: labels of the others were never published.
+            images become the test set, because the labels of the original
+            test images were never published.
         image_size: Height and width to resize to, pixels, or None.
 
     Returns:
@@ -71,7 +75,7 @@ def read_tiny_imagenet(
 
     Raises:
         FileNotFoundError: If a file of the layout is missing.
-        OSError: If something there can't be read.
+        OSError: If a file or folder can't be read.
         ValueError: If a file is damaged.
     """
     if (folder / "tiny-imagenet-200").is_dir():
@@ -158,7 +162,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _is_name(text: str) -> bool:
-    """Whether it names something in a folder, and nothing outside of it."""
+    """Checks that a text names an entry of a folder, not a path elsewhere."""
     return text not in (".", "..") and Path(text).parts == (text,)
 
 

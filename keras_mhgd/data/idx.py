@@ -1,4 +1,4 @@
-"""Fashion-MNIST from IDX files, compressed or not."""
+"""Reads Fashion-MNIST from IDX files, compressed or not."""
 
 import gzip
 import math
@@ -28,7 +28,7 @@ _MOST_BYTES = 2**31
 
 
 def is_folder(folder: Path) -> bool:
-    """Tells whether a folder holds training images in IDX form."""
+    """Checks whether a folder holds training images in IDX form."""
     return _find(folder, "train-images-idx3-ubyte") is not None
 
 
@@ -36,16 +36,16 @@ def read_fashion_mnist(folder: Path) -> Dataset:
     """Reads the four IDX files of Fashion-MNIST.
 
     Args:
-        folder: Holds `train-images-idx3-ubyte` and the rest, with or without
-            `.gz`.
+        folder: Folder with `train-images-idx3-ubyte` and the other three
+            files, each with or without the suffix `.gz`.
 
     Returns:
         `Dataset` of `(28, 28, 1)` images.
 
     Raises:
-        FileNotFoundError: If one of the four is missing.
-        OSError: If one can't be read.
-        ValueError: If one is damaged.
+        FileNotFoundError: If one of the four files is missing.
+        OSError: If a file can't be read.
+        ValueError: If a file is damaged.
     """
     arrays = []
     for part in ("train", "t10k"):
@@ -75,19 +75,19 @@ def read_fashion_mnist(folder: Path) -> Dataset:
 def read(path: Path, rank: int) -> np.ndarray:
     """Reads one IDX file of bytes.
 
-    The file is a magic number (two zero bytes, type, rank), the sizes as
-    big-endian 32-bit numbers, then the values.
+    The file holds a magic number (two zero bytes, type, rank), then the sizes
+    as big-endian 32-bit numbers, then the values.
 
     Args:
-        path: The file; compressed if it ends in `.gz`.
-        rank: Number of dimensions that it must have.
+        path: The file; compressed if its name ends in `.gz`.
+        rank: Number of dimensions that the array must have.
 
     Returns:
         uint8 array of that rank.
 
     Raises:
         ValueError: If the file is damaged or of another kind.
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     magic = bytes([0, 0, _UNSIGNED_BYTE, rank])
     opened = gzip.open if path.suffix == ".gz" else open
@@ -98,7 +98,7 @@ def read(path: Path, rank: int) -> np.ndarray:
                 raise _damaged(path, rank, f"its header {header.hex(' ')}")
             shape = tuple(np.frombuffer(header, ">u4", rank, 4).tolist())
             size = math.prod(shape)
-            # One byte too many tells a longer file.
+            # One byte more than needed shows whether the file is too long.
             body = file.read(size + 1) if size < _MOST_BYTES else b""
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _damaged(path, rank, f"{error}") from error

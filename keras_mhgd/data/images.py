@@ -1,4 +1,4 @@
-"""Image files to arrays, and arrays to another size."""
+"""Reads image files as arrays and resizes images."""
 
 import concurrent.futures
 import dataclasses
@@ -14,15 +14,19 @@ from keras_mhgd.data.dataset import Dataset
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 
-# What a small compressed file may unfold to is bounded before it is decoded.
+# These limits are checked before decoding, because a small compressed file can
+# expand to a huge image.
 _MOST_BYTES = 20 * 2**20
 _MOST_PIXELS = 2**26
-_MOST_SCANS = 100  # of a progressive JPEG; ten are usual
+_MOST_SCANS = 100  # scans in a progressive JPEG; ten are usual
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def default_padding(side: int) -> int:
-    """Gives the usual 4 pixels of 32, fewer for smaller images.
+    """Gives the padding of the random crop that suits a size of images.
+
+    Images with a shorter side of 32 pixels or more get the usual 4 pixels.
+    Smaller images get an eighth of their shorter side.
 
     Args:
         side: Shorter side of the images, pixels.
@@ -34,7 +38,7 @@ def default_padding(side: int) -> int:
 
 
 def check_size(image_size: Sequence[int]) -> tuple[int, int]:
-    """Gives a height and a width back as a pair.
+    """Checks a height and a width and returns them as a pair.
 
     Args:
         image_size: Height and width, pixels.
@@ -44,7 +48,7 @@ def check_size(image_size: Sequence[int]) -> tuple[int, int]:
 
     Raises:
         TypeError: If a number is no integer.
-        ValueError: If these are not two positive numbers.
+        ValueError: If `image_size` does not hold two positive numbers.
     """
     size = tuple(image_size) if isinstance(image_size, Sequence) else ()
     size = tuple(check_integer("image_size", side) for side in size)
@@ -84,7 +88,9 @@ def resize_dataset(dataset: Dataset, size: tuple[int, int]) -> Dataset:
     resized = {}
     for field in ("x_train", "x_test"):
         images = getattr(dataset, field)
-        chunks = range(0, len(images), 1024)  # float32 in between: 4 times
+        # Chunks bound the memory: the resized images are float32 at first,
+        # which takes four times the bytes of uint8.
+        chunks = range(0, len(images), 1024)
         resized[field] = np.concatenate(
             [resize(images[i : i + 1024], size).numpy() for i in chunks]
         )
@@ -118,7 +124,7 @@ def read_files(
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         stacked = None
-        # In slices: the pool would otherwise run ahead and hold every image.
+        # Without slices the pool would run ahead and hold every image.
         for start in range(0, len(paths), 1024):
             part = paths[start : start + 1024]
             for i, image in enumerate(pool.map(read, part), start):
@@ -146,9 +152,9 @@ def read_file(path: Path) -> tf.Tensor:
 
     Raises:
         ValueError: If the file is damaged or too large.
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
-    if not path.is_file():  # a pipe or a device has no end
+    if not path.is_file():  # reading a pipe or a device might never end
         raise ValueError(
             f"An image must be a file. Received: {path}. Replace or delete it."
         )
@@ -176,12 +182,15 @@ def read_file(path: Path) -> tf.Tensor:
 
 
 def _header(data: bytes) -> tuple[int, int]:
-    """Height and width, without decoding; a PNG's first chunk states them."""
+    """Reads height and width from an image file without decoding it.
+
+    In a PNG file the first chunk holds them.
+    """
     if data.startswith(_PNG) and data[12:16] == b"IHDR" and len(data) >= 24:
         width, height = np.frombuffer(data, ">u4", 2, offset=16).tolist()
         return height, width
     if data.startswith(b"\xff\xd8"):
-        # Each passes over all pixels, and takes a few bytes of the file.
+        # A scan can be a few bytes long, yet decoding it visits every pixel.
         if data.count(b"\xff\xda") > _MOST_SCANS:
             raise tf.errors.InvalidArgumentError(
                 None, None, f"more than {_MOST_SCANS} scans."

@@ -33,15 +33,15 @@ def load(
             Datasets (`"mnist"`, `"emnist/letters"`), the path of a folder
             `<split>/<class>/<image>`, or the path of an `.npz` file with
             `x_train`, `y_train`, `x_test`, `y_test`.
-        data_dir: Folder that holds the set, where it is not embedded.
-            Defaults to `None`: that of Debian's package for `fashion_mnist`,
-            else the one of TensorFlow Datasets.
-        subset: Number of training images to keep, class-balanced and
-            independent of any seed; normalised as in the full set. Defaults
-            to `None`: all.
+        data_dir: Folder that holds the set, unless the set is embedded in the
+            package. Defaults to `None`: the folder of Debian's package for
+            `fashion_mnist`, otherwise the folder of TensorFlow Datasets.
+        subset: Number of training images to keep. The part is class-balanced,
+            independent of any seed, and normalised as in the full set.
+            Defaults to `None`: all.
         download: Whether TensorFlow Datasets may download and prepare the set.
         image_size: Height and width that all images are resized to, pixels.
-            Needed where those of a set differ. Defaults to `None`.
+            Needed if the images of a set differ in size. Defaults to `None`.
 
     Returns:
         `Dataset`.
@@ -50,10 +50,10 @@ def load(
         TypeError: If an argument is of the wrong kind.
         ValueError: If the name is unknown, or the files do not hold a
             labelled image set.
-        FileNotFoundError: If the set is not there; the message says how to
-            get it.
+        FileNotFoundError: If the set is not found. The message says how to
+            get the set.
         OSError: If a file can't be read.
-        ConnectionError: If it has to be downloaded and there is no network.
+        ConnectionError: If the set must be downloaded and there is no network.
 
     Example:
         >>> glyphs = keras_mhgd.data.load("glyphs", subset=2000)
@@ -74,7 +74,8 @@ def load(
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     image_size = None if image_size is None else images.check_size(image_size)
     dataset = _read(name, data_dir, download, image_size)
-    # Sets that come as arrays: files were resized one by one.
+    # Image files were resized as they were read. Sets that are stored as
+    # arrays still have their own size.
     if image_size not in (None, dataset.input_shape[:2]):
         dataset = images.resize_dataset(dataset, image_size)
     return dataset if subset is None else dataset.take(subset)

@@ -1,4 +1,4 @@
-"""Sets in one `.npz` file, and the embedded one."""
+"""Reads data sets from `.npz` files, including the embedded set."""
 
 import dataclasses
 import importlib.resources
@@ -18,7 +18,8 @@ def read_glyphs() -> Dataset:
     """Reads the embedded set: a hundred characters in many typefaces.
 
     Returns:
-        `Dataset` of 20000 and 5000 images `(28, 28, 1)`, white on black.
+        `Dataset` of 20000 training and 5000 test images `(28, 28, 1)`, white
+        on black.
     """
     resource = importlib.resources.files("keras_mhgd.data") / "glyphs100.npz"
     with importlib.resources.as_file(resource) as path:
@@ -34,13 +35,14 @@ def read(path: Path) -> Dataset:
             optional `classes` names the labels.
 
     Returns:
-        `Dataset`. Its images are not mirrored: nothing tells whether that
-        would keep their labels.
+        `Dataset`. Its images are not mirrored, because the file does not say
+        whether a mirrored image keeps its label.
 
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If the file can't be read.
-        ValueError: If the file is damaged or holds something else.
+        ValueError: If the file is damaged, lacks an array, or holds an array
+            of another kind.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -85,7 +87,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _as_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
     try:
         return tuple(str(name) for name in names.ravel())
-    except SystemError as error:  # NumPy's, for text of no characters
+    except SystemError as error:  # NumPy raises it for strings of length 0
         raise ValueError(
             f"{path}: `classes` must be names. Received: {error}. "
             "Write them anew."

@@ -1,8 +1,8 @@
-"""Sets of TensorFlow Datasets.
+"""Reads data sets of TensorFlow Datasets.
 
-Importing tensorflow_datasets takes about eleven seconds, and a download
-without a network fails after minutes: both wait until a cheap look says that
-they can succeed.
+Importing tensorflow_datasets takes about eleven seconds. A download without a
+network fails only after minutes. A cheap check therefore comes before each of
+the two.
 """
 
 import contextlib
@@ -33,20 +33,21 @@ def read(
     """Reads an image-classification set of TensorFlow Datasets.
 
     Args:
-        name: Its name there, with configuration and version if need be.
+        name: Name of the set in TensorFlow Datasets, with a configuration and
+            a version if needed.
         data_dir: Folder of prepared sets. Defaults to `$TFDS_DATA_DIR`, else
             `~/tensorflow_datasets`.
-        download: Whether to download and prepare a set that is not there.
+        download: Whether to download and prepare a set that is not prepared.
         image_size: Height and width to resize to, pixels, or None.
-        hint: Further advice for the message when the set is not there.
+        hint: Further advice for the message when the set is not found.
 
     Returns:
         `Dataset`.
 
     Raises:
-        FileNotFoundError: If the set is not there and may not be downloaded.
-        ConnectionError: If it is to be downloaded and there is no network.
-        ValueError: If there is no such set or it holds no labelled images.
+        FileNotFoundError: If the set is not found and may not be downloaded.
+        ConnectionError: If the set must be downloaded and there is no network.
+        ValueError: If the set does not exist or holds no labelled images.
         ImportError: If tensorflow_datasets is missing.
     """
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -67,7 +68,7 @@ def read(
         splits, info = tfds.load(
             name, data_dir=str(root), download=download, with_info=True
         )
-    # The second is what TFDS raises for a version that is not there.
+    # TFDS raises an AssertionError for a version that does not exist.
     except (tfds.core.DatasetNotFoundError, AssertionError) as error:
         if not download:
             raise _not_found(name, root, hint) from error
@@ -95,7 +96,7 @@ def read(
         *parts["train"],
         *parts["test"],
         classes=tuple(info.features[label_key].names),
-        # Mirroring a digit or letter makes another one.
+        # A mirrored digit or letter no longer has its label.
         flip=name.startswith("fashion_mnist") or not digits,
         padding=2 if "mnist" in name else images.default_padding(side),
     )
@@ -127,7 +128,7 @@ def _check_online(name: str, root: Path) -> None:
             socket.create_connection((host, port), _PROBE_SECONDS).close()
             reached.set()
 
-    # A thread, because looking up a name knows no timeout.
+    # The probe needs a thread, because looking up a host name has no timeout.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(_PROBE_SECONDS)
@@ -142,7 +143,7 @@ def _check_online(name: str, root: Path) -> None:
 
 
 def _keys(name: str, info, tfds) -> tuple[str, str]:
-    """Names of the image and the label in an example."""
+    """Finds the keys of the image and of the label in an example."""
     pixels, labels = (
         [key for key, value in info.features.items() if isinstance(value, kind)]
         for kind in (tfds.features.Image, tfds.features.ClassLabel)

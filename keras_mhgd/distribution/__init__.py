@@ -1,4 +1,4 @@
-"""Batches that several replicas or workers share."""
+"""Shares batches among several replicas or workers."""
 
 from keras_mhgd.distribution.fitting import fit
 from keras_mhgd.distribution.replicas import is_chief

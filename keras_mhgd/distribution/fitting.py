@@ -1,9 +1,11 @@
-"""`fit` and `evaluate` under every strategy, that of several workers included.
+"""Runs `fit` and `evaluate` under every strategy, also with several workers.
 
-Keras's own fail under `tf.distribute.MultiWorkerMirroredStrategy`: they build
-the model from a batch and average logs in ways that need one process. There,
-each worker is a process that runs the same program, and what is called here
-must be called by all of them with equal data; else these are Keras's.
+Keras's own `fit` and `evaluate` fail under
+`tf.distribute.MultiWorkerMirroredStrategy`: they build the model from a batch
+and average logs in ways that need one process. Under that strategy, each worker
+is a process that runs the same program. All workers must call the functions of
+this module with equal data. Under other strategies, these functions call
+Keras's own.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import tensorflow as tf
 
 from keras_mhgd.distribution import replicas
 
-# Several processes must not write the same files.
+# Callbacks for the chief alone: several processes must not write the same files.
 _WRITERS = (
     keras.callbacks.CSVLogger,
     keras.callbacks.ModelCheckpoint,
@@ -32,17 +34,18 @@ def build(
 ) -> None:
     """Makes the variables of optimizer and metrics.
 
-    A step that makes them itself is traced twice, and what is not made can't
-    be restored. It is called in the scope of the model's strategy.
+    A step that makes these variables itself is traced twice. Besides, a
+    checkpoint can restore only variables that have been made. This function
+    must be called in the scope of the model's strategy.
 
     Args:
         model: A compiled model.
-        output_shapes: Shape of what its losses and metrics compare with the
-            labels, a tuple; of several outputs a list or dict of these.
+        output_shapes: Shape of the output that losses and metrics compare with
+            the labels, a tuple. For several outputs, a list or dict of shapes.
         x: Inputs, or a `tf.data.Dataset` with labels.
         y: Labels, if they are not in `x`.
     """
-    if not model.optimizer.built:  # a second time would make others
+    if not model.optimizer.built:  # a second build would make new variables
         model.optimizer.build(model.trainable_variables)
     if isinstance(x, tf.data.Dataset):
         _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
@@ -60,15 +63,16 @@ def build(
 
 
 class _Built(Exception):
-    """Ends a call."""
+    """Ends a loss's call once the loss is built."""
 
 
 def _build_losses(loss: Any, y: Any, outputs: Any) -> None:
     """Makes the metric that each output's loss has.
 
-    The call does this once it has brought labels and outputs to one structure.
-    It is ended there: variables made in a graph could not leave it where a
-    strategy has several replicas.
+    A call of the loss brings labels and outputs to one structure, builds the
+    loss with its metrics, and computes. This function ends the call after the
+    build. If metrics were built in the graph of a step instead, with several
+    replicas their variables could not be used outside of that graph.
     """
     build = loss.build
 
@@ -90,25 +94,25 @@ def fit(
 ) -> keras.callbacks.History:
     """Trains a model as `keras.Model.fit` does.
 
-    Of several workers, each trains on its rows of each batch. All of them run
-    the callbacks, on the same logs, so that a schedule acts on all; but the
-    progress bar and Keras's `ModelCheckpoint`, `CSVLogger`, `TensorBoard` and
-    `RemoteMonitor` are the chief's alone. Any other callback that writes files
-    must ask `replicas.is_chief()`.
+    With several workers, each trains on its rows of each batch. All workers run
+    the callbacks with equal logs, so a schedule acts on all workers. Only the
+    chief shows the progress bar and runs Keras's `ModelCheckpoint`,
+    `CSVLogger`, `TensorBoard` and `RemoteMonitor`. Any other callback that
+    writes files must check `replicas.is_chief()`.
 
     Args:
-        model: A compiled model; with several workers its optimizer and metrics
+        model: A compiled model. With several workers, its optimizer and metrics
             must be built: see `build`.
-        x: As for `keras.Model.fit`; with several workers a `tf.data.Dataset`
-            of whole batches in the same order on each, or arrays, which are
-            shuffled by a fixed seed.
+        x: As for `keras.Model.fit`. With several workers, a `tf.data.Dataset`
+            of whole batches in the same order on each worker, or arrays, which
+            are shuffled by a fixed seed.
         y: Labels, if they are not in `x`.
-        **arguments: Others of `keras.Model.fit`; with several workers neither
-            `class_weight` nor `validation_split`.
+        **arguments: Other arguments of `keras.Model.fit`. With several workers,
+            `class_weight` and `validation_split` are not supported.
 
     Raises:
         RuntimeError: If another worker is lost.
-        ValueError: If an argument can't be had with several workers.
+        ValueError: If an argument is not supported with several workers.
     """
     if not replicas.across_workers(model.distribute_strategy):
         with _evenly_shared(model):
@@ -148,7 +152,7 @@ def fit(
         return keras.Model.fit(
             model,
             _distributed(batches.repeat(), least=replicas.number()),
-            shuffle=False,  # that has been done
+            shuffle=False,  # the batches are shuffled already
             steps_per_epoch=steps,
             validation_data=validation,
             callbacks=callbacks,
@@ -160,16 +164,16 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
     """Evaluates a model as `keras.Model.evaluate` does.
 
     Args:
-        model: A compiled model; with several workers its metrics must be
+        model: A compiled model. With several workers, its metrics must be
             built: see `build`.
         x: As for `fit`.
         y: Labels, if they are not in `x`.
-        **arguments: Others of `keras.Model.evaluate`.
+        **arguments: Other arguments of `keras.Model.evaluate`.
 
     Raises:
         RuntimeError: If another worker is lost.
     """
-    # Within `fit` it has been distributed.
+    # For validation, `fit` calls this with data that is distributed already.
     if not replicas.across_workers(model.distribute_strategy) or isinstance(
         x, tf.distribute.DistributedDataset
     ):
@@ -197,7 +201,7 @@ def static_batches(
         num_samples: Samples in an epoch.
 
     Returns:
-        The same batches.
+        The batches with static shapes.
 
     Raises:
         ValueError: If the last batch of an epoch would be smaller.
@@ -219,10 +223,11 @@ def static_batches(
 
 
 class _Evenly:
-    """A strategy of one process that shares each batch evenly.
+    """Wraps a strategy of one process, and shares each batch evenly.
 
-    TensorFlow gives each device the same number of samples as long as there
-    are any: of 9 on 4 devices 3, 3, 3 and 0, where this gives 2, 2, 2 and 3.
+    TensorFlow gives each device the same number of samples until none is left.
+    With 9 samples, 4 devices get 3, 3, 3 and 0. This class gives them 2, 2, 2
+    and 3.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
@@ -235,8 +240,8 @@ class _Evenly:
     def reduce(self, reduce_op, value, axis=None):
         if reduce_op != "MEAN" or axis is not None:
             return self._strategy.reduce(reduce_op, value, axis)
-        # Keras asks for a batch to see its shapes. Of uneven parts there is
-        # no mean.
+        # Keras takes this mean of a batch only to see its shapes. Uneven parts
+        # have no mean, so one of the parts is given instead.
         return tf.nest.map_structure(
             lambda part: self.experimental_local_results(part)[0], value
         )
@@ -261,16 +266,15 @@ def _evenly_shared(model: keras.Model) -> Iterator[None]:
 def _on_workers(model: keras.Model) -> Iterator[None]:
     """Makes Keras's loops over distributed data run on several workers.
 
-    The data must be without end: then no worker asks the others whether it has
-    ended.
+    The data must be endless. Then the workers need not agree on its end.
     """
     strategy = model.distribute_strategy
     if model.train_function is None:
         model.train_function = _step_function(model, model.train_step)
     if model.test_function is None:
         model.test_function = _step_function(model, _if_any(model.test_step))
-    # With a strategy of its own the model would be built from a batch. Without
-    # it takes that of the scope.
+    # If the model had its own strategy, Keras would build it from a batch.
+    # Without one, the model takes the strategy of the scope.
     model._distribute_strategy = None
     try:
         with strategy.scope(), replicas.connected():
@@ -281,7 +285,7 @@ def _on_workers(model: keras.Model) -> Iterator[None]:
 
 
 def _step_function(model: keras.Model, step: Callable) -> Callable:
-    """Makes what `fit` calls with an iterator; it returns logs."""
+    """Makes the function that Keras calls with an iterator to get logs."""
 
     @tf.autograph.experimental.do_not_convert
     def run(iterator):
@@ -296,7 +300,7 @@ def _step_function(model: keras.Model, step: Callable) -> Callable:
 
 
 def _if_any(step: Callable) -> Callable:
-    """Leaves out a step on a device that has no sample of the last batch."""
+    """Skips a step on a device that has no sample of the last batch."""
 
     def run(batch):
         names = []
@@ -318,7 +322,7 @@ def _batches(
     batch_size: int | None = None,
     shuffle: bool = False,
 ) -> tf.data.Dataset:
-    """Gives a data set of batches as it is, and makes one of arrays."""
+    """Gives a data set of batches unchanged, or makes one from arrays."""
     if isinstance(x, tf.data.Dataset):
         return x
     if x is None or not hasattr(x, "shape"):
@@ -329,14 +333,14 @@ def _batches(
     parts = [part for part in (x, y, sample_weight) if part is not None]
     batches = tf.data.Dataset.from_tensor_slices(tuple(parts))
     if shuffle:
-        batches = batches.shuffle(len(x), seed=0)  # the same on each worker
+        batches = batches.shuffle(len(x), seed=0)  # alike on each worker
     return batches.batch(batch_size or 32)
 
 
 def _steps(
     batches: tf.data.Dataset, name: str, arguments: dict[str, Any]
 ) -> int:
-    """Takes out the argument that says how many batches are used."""
+    """Takes the number of batches from `arguments`, or counts the batches."""
     steps = arguments.pop(name, None) or int(batches.cardinality())
     if steps < 0:
         raise ValueError(
@@ -367,7 +371,7 @@ def _distributed(
 def _rows(
     batch: tuple, number: int, first: int, local: int, least: int
 ) -> tf.data.Dataset:
-    """Splits a batch for `number` devices; gives `local` parts."""
+    """Splits a batch for `number` devices, and gives `local` of the parts."""
     count = _count(batch)
     check = tf.debugging.assert_greater_equal(
         count,

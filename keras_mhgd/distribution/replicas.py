@@ -1,8 +1,9 @@
-"""What the replicas of a `tf.distribute` strategy tell each other.
+"""Exchanges tensors between the replicas of a `tf.distribute` strategy.
 
-Each replica has a part of the batch and computes its share of the losses: the
-shares add up to the loss of the whole batch, as do their gradients, which
-optimizers sum. On one device, all functions here give what they get.
+Each replica has a part of the batch and computes its share of the losses. The
+shares add up to the loss of the whole batch. Their gradients add up too, since
+optimizers sum the replicas' gradients. On one device, the functions of this
+module change nothing.
 """
 
 import contextlib
@@ -14,7 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Gathering doesn't take all types. These hold the same values.
+# `all_gather` doesn't support the dtypes on the left. The dtypes on the right
+# hold all of their values.
 _GATHERED_AS = {
     tf.bool: tf.int32,
     tf.int8: tf.int32,
@@ -30,26 +32,26 @@ TOO_FEW = (
     "A batch must have a sample for each device. Choose another batch size, or "
     "leave out a last batch that is smaller (`drop_remainder=True`)."
 )
-"""What is said of a batch that can't be shared."""
+"""The error message for a batch with fewer samples than devices."""
 
 
 def number() -> int:
-    """The number of replicas that train in step."""
+    """Gives the number of replicas that train in sync."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def joined(structure: Any) -> Any:
-    """Joins the replicas' parts of a batch, in their order.
+    """Joins the replicas' parts of a batch, in the order of the replicas.
 
-    Gradients flow back to the replica whose part it is, from all replicas.
+    Gradients flow from all replicas back to the replica that has the part.
 
     Args:
         structure: Tensors whose first axis is the batch, in any nesting;
-            `None` stays.
+            `None` stays `None`.
 
     Returns:
-        The same structure, of the whole batch, on each replica. Sizes of the
-        other axes that are known stay known.
+        The structure with the whole batch, on each replica. The other axes
+        keep their static sizes.
 
     Raises:
         tf.errors.InvalidArgumentError: If a replica has no sample.
@@ -61,11 +63,11 @@ def joined(structure: Any) -> Any:
     def join(x):
         if x is None:
             return None
-        # What comes from the data set is on no device, as gathering needs it.
+        # Tensors from a data set are on no device, but gathering needs one.
         part = tf.identity(with_samples(x))
         dtype = _GATHERED_AS.get(x.dtype, x.dtype)
         whole = context.all_gather(tf.cast(part, dtype), axis=0)
-        # All sizes are unknown now.
+        # Gathering loses all static sizes.
         shape = tf.TensorShape([None]).concatenate(x.shape[1:])
         return tf.ensure_shape(tf.cast(whole, x.dtype), shape)
 
@@ -76,10 +78,10 @@ def summed(structure: Any) -> Any:
     """Adds up the replicas' tensors; no gradient is defined.
 
     Args:
-        structure: Tensors in any nesting; `None` stays.
+        structure: Tensors in any nesting; `None` stays `None`.
 
     Returns:
-        The same structure of sums, on each replica.
+        The structure with sums, on each replica.
     """
     if number() == 1:
         return structure
@@ -92,13 +94,13 @@ def summed(structure: Any) -> Any:
 
 
 def everywhere(condition: tf.Tensor) -> tf.Tensor:
-    """Tells each replica whether a condition holds on all of them.
+    """Computes whether a condition holds on all replicas.
 
     Args:
         condition: Scalar boolean.
 
     Returns:
-        The same.
+        Scalar boolean, equal on all replicas.
     """
     return summed(tf.cast(condition, tf.float32)) == number()
 
@@ -106,8 +108,8 @@ def everywhere(condition: tf.Tensor) -> tf.Tensor:
 def once(x: tf.Tensor) -> tf.Tensor:
     """Keeps the first replica's `x` and makes the others' 0.
 
-    For what all replicas know and metrics, which add them up, must not count
-    several times.
+    Metrics add up the replicas' values. With this function, a value that all
+    replicas have counts only once.
     """
     context = tf.distribute.get_replica_context()
     is_first = context.replica_id_in_sync_group == 0
@@ -119,13 +121,13 @@ def assign_unless(
     variables: Sequence[keras.Variable],
     values: Sequence[tf.Tensor],
 ) -> None:
-    """Gives each replica's copies of variables its values.
+    """Assigns each replica's values to its copies of variables.
 
     Args:
-        condition: Scalar boolean, the same on all replicas: where it holds,
-            nothing is done.
-        variables: Of any kind, metrics' too.
-        values: One a variable.
+        condition: Scalar boolean, equal on all replicas. If it is true, nothing
+            is assigned.
+        variables: Variables of any kind, including those of metrics.
+        values: One for each variable.
     """
 
     def merged(strategy, condition, variables, values):
@@ -138,7 +140,7 @@ def assign_unless(
                     group=False,
                 )
 
-        # A strategy has no condition around an update within one replica.
+        # Inside a replica, a strategy doesn't support updates in a `tf.cond`.
         condition = strategy.experimental_local_results(condition)[0]
         tf.cond(condition, lambda: None, assign)
 
@@ -152,14 +154,14 @@ def assign_unless(
 
 
 def share_of_batch(x: tf.Tensor) -> tf.Tensor:
-    """Computes which part of the batch this replica has.
+    """Computes which fraction of the batch this replica has.
 
     Args:
         x: A tensor whose first axis is the batch.
 
     Returns:
-        Scalar float32, above 0 to 1: what a mean over the replica's samples
-        counts in the mean over all.
+        Scalar float32, > 0 and <= 1: the weight of a mean over this replica's
+        samples in the mean over all samples.
 
     Raises:
         tf.errors.InvalidArgumentError: If a replica has no sample.
@@ -168,10 +170,10 @@ def share_of_batch(x: tf.Tensor) -> tf.Tensor:
 
 
 def share_of(count: tf.Tensor) -> tf.Tensor:
-    """Computes which part of all replicas' samples or rows this one has.
+    """Computes which fraction of all samples or rows this replica has.
 
     Args:
-        count: Scalar, their number on this replica.
+        count: Scalar, the number of samples or rows on this replica.
 
     Returns:
         Scalar float32, 0 to 1: see `share_of_batch`.
@@ -183,10 +185,10 @@ def share_of(count: tf.Tensor) -> tf.Tensor:
 
 
 def share(loss: tf.Tensor) -> tf.Tensor:
-    """Takes a replica's share of a loss that each computes on the whole batch.
+    """Computes a replica's share of the loss of the whole batch.
 
     Args:
-        loss: The loss of the whole batch.
+        loss: The loss of the whole batch, which each replica has computed.
 
     Returns:
         The loss divided by the number of replicas.
@@ -195,10 +197,11 @@ def share(loss: tf.Tensor) -> tf.Tensor:
 
 
 def keras_shares(loss: Any) -> bool:
-    """Whether a loss is a replica's share already when Keras has computed it.
+    """Checks whether Keras computes a loss as a replica's share.
 
     Under a strategy, Keras's loss objects that take a mean divide it by the
-    number of replicas; those that take a sum, and plain functions, don't.
+    number of replicas. Loss objects that take a sum, and plain functions, don't
+    divide.
 
     Args:
         loss: A `keras.losses.Loss`, or a function.
@@ -211,37 +214,38 @@ def keras_shares(loss: Any) -> bool:
 
 
 def across_workers(strategy: tf.distribute.Strategy | None = None) -> bool:
-    """Whether the replicas are on several workers, each a process.
+    """Checks whether the replicas run on several workers, each a process.
 
     Args:
-        strategy: Defaults to `None`: that of the scope. So do the functions
-            below, which all workers must call at the same point.
+        strategy: Defaults to `None`: the strategy of the scope. The functions
+            below always take that strategy. Those that wait for other workers
+            must be called by all workers at the same point.
     """
     strategy = strategy or tf.distribute.get_strategy()
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def is_chief() -> bool:
-    """Whether this process is the one that writes files."""
+    """Checks whether this process is the chief, which writes the files."""
     resolver = tf.distribute.get_strategy().cluster_resolver
     return not across_workers() or not resolver.task_id
 
 
 def any_worker(flag: bool) -> bool:
-    """Whether a worker's flag is set; waits for all."""
+    """Computes whether any worker's flag is set; waits for all workers."""
     return flag if not across_workers() else bool(_of_workers(int(flag)).any())
 
 
 def wait_for_workers() -> None:
-    """Returns once all workers are here."""
+    """Waits until all workers have called this function."""
     any_worker(False)
 
 
 def leave() -> None:
-    """Returns once this worker can end: none waits for what it said before.
+    """Waits until this worker can exit without harm to the others.
 
-    An answer is on its way still when the worker that gave it goes on. Here
-    all meet once more, and it doesn't matter who ends first.
+    Data may still be in flight to other workers when a worker exits. All
+    workers meet here once more, so the order of their exits is irrelevant.
     """
     with contextlib.suppress(RuntimeError):
         wait_for_workers()
@@ -251,8 +255,8 @@ def require_same(name: str, value: Any) -> None:
     """Raises `ValueError` on each worker if they have different values.
 
     Args:
-        name: What the value is called.
-        value: Whatever its text tells whether two are the same.
+        name: Name of the value, for the message.
+        value: Any value. Two values are equal if their `repr` is equal.
     """
     if not across_workers():
         return
@@ -268,10 +272,10 @@ def require_same(name: str, value: Any) -> None:
 
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """Tells plainly, in its context, that another worker was lost.
+    """Raises a clear error if another worker is lost in this context.
 
     Raises:
-        RuntimeError: In the place of TensorFlow's errors.
+        RuntimeError: Instead of TensorFlow's errors.
     """
     try:
         yield
@@ -284,23 +288,23 @@ def connected() -> Iterator[None]:
 
 
 def with_samples(x: tf.Tensor) -> tf.Tensor:
-    """Gives a replica's part of a batch once it is known not to be empty.
+    """Gives a replica's part of a batch, and raises if the part is empty.
 
-    TensorFlow has no gradients for an empty one: those of normalisation are
-    NaN, those of depthwise convolution any numbers.
+    TensorFlow's gradients are wrong for an empty batch. For normalisation they
+    are NaN, and for depthwise convolution they are arbitrary numbers.
     """
     if x.shape.rank and x.shape[0]:
         return x
     check = tf.debugging.assert_positive(
         tf.shape(x)[0], f"{TOO_FEW} Received samples on a device:"
     )
-    # Run eagerly, the check has raised already and gives no operation.
+    # In eager mode, a failed check has raised already, and the check is `None`.
     with tf.control_dependencies([] if check is None else [check]):
         return tf.identity(x)
 
 
 def _of_workers(number: int) -> np.ndarray:
-    """Gives the numbers of all replicas."""
+    """Gathers a number from each replica of all workers."""
     strategy = tf.distribute.get_strategy()
     with connected():
         own = strategy.run(lambda: tf.constant([number], tf.int64))

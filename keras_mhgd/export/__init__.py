@@ -1,4 +1,4 @@
-"""Networks as files for deployment, and back as functions."""
+"""Exports networks as files for deployment and loads them as functions."""
 
 from keras_mhgd.export.formats import names
 from keras_mhgd.export.loading import Predictor, load

@@ -1,4 +1,4 @@
-"""What an exported file holds: names, and how many numbers."""
+"""Lists the names and counts the numbers that an exported file holds."""
 
 import dataclasses
 import math
@@ -8,21 +8,23 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-# What only the training has; a network may use such a name for itself.
+# Words that occur in the names of training-only parts. A word is allowed if
+# the network's own names contain it.
 _FOREIGN = ("teacher", "mhan", "distill")
 
-# Numbers a file may hold: converters add shapes, tables and folded constants.
+# A file may hold this many numbers per parameter, plus a constant number,
+# because converters add shapes, tables and folded constants.
 _MOST_A_PARAMETER = 1.5
 _MOST_BESIDE = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """Describes the contents of a file.
 
     Attributes:
-        names: Of all nodes, variables and tensors.
-        numbers: Weights and constants stored, each element counted.
+        names: Names of all nodes, variables and tensors.
+        numbers: Number of stored weights and constants, each element counted.
     """
 
     names: frozenset[str]
@@ -30,7 +32,7 @@ class Contents:
 
 
 def contents(path: Path) -> Contents:
-    """Lists what is in a SavedModel folder, a TFLite or an ONNX file."""
+    """Reads the contents of a SavedModel folder, a TFLite or an ONNX file."""
     entries = list(_ENTRIES["" if path.is_dir() else path.suffix](path))
     return Contents(
         frozenset(name for name, _ in entries), sum(size for _, size in entries)
@@ -97,7 +99,7 @@ def _tflite(path: Path) -> Iterator[tuple[str, int]]:
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             stored = model.buffers[tensor.buffer].data is not None
-            # A scalar has no shape.
+            # The shape of a scalar is None.
             shape = tensor.shape if tensor.shape is not None else ()
             yield tensor.name.decode(), _elements(shape) if stored else 0
 

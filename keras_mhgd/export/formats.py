@@ -1,4 +1,4 @@
-"""The formats: the file of each, how it is written, what it must keep."""
+"""Defines the export formats: file name, writer, required agreement."""
 
 import dataclasses
 import importlib.util
@@ -17,14 +17,16 @@ from keras_mhgd.export.serving import Serving
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What the files are made of.
+    """Holds everything that the writers of the files need.
 
     Attributes:
-        model: Float32 network with named ends, in inference mode.
-        probable: Whether its outputs are probabilities.
-        serving: Of the signature `serve_images`, if there is to be one.
-        calibration: Prepared training images `(N, ...)`, float32, by name of
-            the input, for `tflite_int8`.
+        model: Float32 network with named inputs and outputs, in inference
+            mode.
+        probable: Whether the network's outputs are probabilities.
+        serving: Preprocessing and class names for the signature
+            `serve_images`, or `None` to leave that signature out.
+        calibration: Prepared training images `(N, ...)`, float32, by input
+            name, for `tflite_int8`.
         uint8_input: Whether `tflite_int8` takes uint8 instead of int8.
     """
 
@@ -37,14 +39,14 @@ class Content:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format.
+    """Describes an export format.
 
     Attributes:
-        file: Name in the folder of the export.
-        write: Writes the file to a path.
-        exact: Whether it computes in float32, like the model.
-        least_agreement: Least fraction of the images, 0 to 1, that must keep
-            their class.
+        file: Name of the file in the export folder.
+        write: Function that writes the file to a path.
+        exact: Whether the file computes in float32, like the model.
+        least_agreement: Least fraction of the answers, 0 to 1, that must agree
+            with the Keras model.
     """
 
     file: str
@@ -54,7 +56,7 @@ class Format:
 
 
 def require_onnx() -> None:
-    """Raises an ImportError if the packages of the extra are missing."""
+    """Raises an ImportError if packages of the extra `onnx` are missing."""
     if not all(map(importlib.util.find_spec, ("tf2onnx", "onnxruntime"))):
         raise ImportError(
             "The format onnx must have the packages of the extra onnx. "
@@ -64,7 +66,7 @@ def require_onnx() -> None:
 
 
 def _signature(model: keras.Model) -> list[Any]:
-    """Names the inputs in the file, each by its own name."""
+    """Makes the input signature, which keeps the names of the inputs."""
     specs = {
         name: keras.InputSpec(shape=(None, *shape), dtype=dtype, name=name)
         for name, (shape, dtype) in sources(model).items()
@@ -73,7 +75,7 @@ def _signature(model: keras.Model) -> list[Any]:
 
 
 def _write_saved_model(content: Content, path: Path) -> None:
-    # Not `model.export`: in Keras 3.15 that stores every variable twice.
+    # `model.export` of Keras 3.15 would store every variable twice.
     model, serving = content.model, content.serving
     archive = keras.export.ExportArchive()
     archive.add_endpoint("serve", lambda batch: model(batch), _signature(model))
@@ -89,7 +91,8 @@ def _write_saved_model(content: Content, path: Path) -> None:
 
 def _write_onnx(content: Content, path: Path) -> None:
     with warnings.catch_warnings():
-        # Keras 3.15 mends tf2onnx for NumPy 2 by asking for `np.object`.
+        # Keras 3.15 patches tf2onnx for NumPy 2. The patch reads `np.object`,
+        # and NumPy warns about that.
         warnings.filterwarnings("ignore", "In the future `np.object`")
         content.model.export(
             path,
@@ -134,7 +137,8 @@ def _write_tflite_int8(content: Content, path: Path) -> None:
         inference_output_type=tf.int8,
     )
     with warnings.catch_warnings():
-        # Inputs by name make TensorFlow open its own, deprecated interpreter.
+        # If inputs have names, TensorFlow opens its own deprecated interpreter,
+        # which warns.
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter")
         write(content, path)
 
@@ -164,6 +168,6 @@ def names() -> list[str]:
     """Lists the formats.
 
     Returns:
-        Names for `export_student`.
+        Format names that `export_student` takes.
     """
     return list(FORMATS)

@@ -1,4 +1,4 @@
-"""The network that is exported: in inference mode, float32, named ends."""
+"""Prepares a network for export: inference mode, float32, named outputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from keras_mhgd.features import input_specs
 from keras_mhgd.features.layers import graph_of, is_graph, symbolic_inputs
 
 Sources = Mapping[str, tuple[tuple[int | None, ...], str]]
-"""By name of an input its shape without the batch, and dtype."""
+"""Shape without the batch axis, and dtype, by input name."""
 
 _INPUT_DTYPES = ("float32", "int32", "int64")
 
@@ -20,9 +20,10 @@ def in_inference_mode(model: keras.Model) -> keras.Model:
     """Wraps a network in a graph that is always in inference mode.
 
     Keras 3.15 exports `model.__call__` without `training`. A layer whose
-    `call` has `training=True` by default then trains: all random
-    preprocessing augments. The graph holds `training=False` beside the call
-    of the network, and all layers inside take it from there.
+    `call` has `training=True` by default would then run in training mode:
+    all random preprocessing layers would augment. The graph stores
+    `training=False` with the call of the network, and passes it to all layers
+    inside.
 
     Args:
         model: Built network with any inputs and outputs.
@@ -31,7 +32,7 @@ def in_inference_mode(model: keras.Model) -> keras.Model:
         A model of the same name, inputs, outputs and variables.
 
     Raises:
-        ValueError: If it is not known what the network takes, or layers draw
+        ValueError: If the network's inputs are not known, or if layers draw
             random numbers or change their variables at inference.
     """
     graph = _as_graph(model)
@@ -49,7 +50,7 @@ def in_inference_mode(model: keras.Model) -> keras.Model:
 
 
 def _as_graph(model: keras.Model) -> keras.Model | None:
-    """Wraps a subclassed model in a graph, if it is known what it takes."""
+    """Wraps a subclassed model in a graph, if its inputs are known."""
     if is_graph(model):
         return model
     specs = input_specs(model) if model.built else None
@@ -59,7 +60,7 @@ def _as_graph(model: keras.Model) -> keras.Model | None:
         keras.Input(
             spec.shape[1:],
             dtype=spec.dtype.name,
-            # Keras wants the inputs of a dict to be named by its keys.
+            # Keras requires that inputs in a dict are named by its keys.
             name=path[-1] if path and isinstance(path[-1], str) else None,
         )
         for path, spec in keras.tree.flatten_with_path(specs)
@@ -71,13 +72,13 @@ def _as_graph(model: keras.Model) -> keras.Model | None:
 def _require_fixed(model: keras.Model) -> None:
     """Raises a ValueError if inference is random or changes a variable.
 
-    Keras's random numbers change one: the seed moves with each draw.
+    A random draw of Keras changes a variable, too: the state of its seed.
     """
     specs = keras.tree.map_structure(
         lambda source: tf.TensorSpec(source.shape, source.dtype),
         symbolic_inputs(model),
     )
-    with keras.StatelessScope() as scope:  # collects what would be assigned
+    with keras.StatelessScope() as scope:  # collects assignments to variables
         traced = tf.function(
             lambda inputs: model(inputs), autograph=False
         ).get_concrete_function(specs)
@@ -104,7 +105,7 @@ def _require_fixed(model: keras.Model) -> None:
 
 
 def _random_operations(graph: tf.compat.v1.GraphDef) -> list[str]:
-    """Names what draws numbers by TensorFlow's own generators."""
+    """Names the operations that draw from TensorFlow's own generators."""
     functions = [each.node_def for each in graph.library.function]
     return [
         node.name
@@ -119,7 +120,7 @@ def _inside(layer: keras.Layer) -> Iterator[keras.Layer]:
 
 
 def checked_model(model: keras.Model) -> keras.Model:
-    """Returns a built model with named ends as a graph of layers."""
+    """Checks that a model can be exported and returns it as a graph."""
     if hasattr(model, "student") or not isinstance(model, keras.Model):
         raise TypeError(
             "`model` must be a plain `keras.Model`. Received: "
@@ -148,7 +149,7 @@ def checked_model(model: keras.Model) -> keras.Model:
 
 
 def with_named_outputs(model: keras.Model) -> keras.Model:
-    """Returns the graph with a dict in the place of a list of outputs."""
+    """Returns the graph with a dict of outputs instead of a list."""
     outputs = _symbolic_outputs(model)
     if not isinstance(outputs, list | tuple):
         return model
@@ -157,12 +158,16 @@ def with_named_outputs(model: keras.Model) -> keras.Model:
 
 
 def named_inputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """A graph's inputs: by key, `input_0`, ... of a list, or `images`."""
+    """Gives the inputs of a graph by name.
+
+    The names are the keys of a dict, `input_0` and so on for a list, or
+    `images` for a single tensor.
+    """
     return named(symbolic_inputs(model), "images", "input")
 
 
 def named_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """A graph's outputs: by key, else `output_0` and so on."""
+    """Gives the outputs of a graph by key, or by `output_0` and so on."""
     return named(_symbolic_outputs(model), "output_0", "output")
 
 
@@ -173,12 +178,12 @@ def _symbolic_outputs(model: keras.Model) -> Any:
 
 
 def named(structure: Any, single: str, prefix: str) -> dict[str, Any]:
-    """Names what a network takes or gives.
+    """Names the inputs or the outputs of a network.
 
     Args:
         structure: A tensor, or a list or dict of tensors.
-        single: Name if it is just a tensor.
-        prefix: Of the names `<prefix>_0` and so on of a list.
+        single: Name for a tensor that is in no list or dict.
+        prefix: Prefix of the names `<prefix>_0` and so on for a list.
 
     Returns:
         Tensors by name, in order.
@@ -191,7 +196,7 @@ def named(structure: Any, single: str, prefix: str) -> dict[str, Any]:
 
 
 def in_structure(model: keras.Model, inputs: Mapping[str, Any]) -> Any:
-    """Turns named inputs of a graph into what it is called with."""
+    """Packs named inputs into the structure that a graph is called with."""
     structure = symbolic_inputs(model)
     if isinstance(structure, Mapping):
         return dict(inputs)
@@ -200,7 +205,7 @@ def in_structure(model: keras.Model, inputs: Mapping[str, Any]) -> Any:
 
 
 def sources(model: keras.Model) -> Sources:
-    """Tells what a graph takes."""
+    """Gives the shape and dtype of each input of a graph, by name."""
     return {
         name: (tuple(source.shape[1:]), source.dtype)
         for name, source in named_inputs(model).items()
@@ -213,15 +218,17 @@ def checked_inputs(
     """Returns arrays by name, each of the expected shape and dtype.
 
     Args:
-        name: What the arrays are called in messages.
-        given: An array for one input, a dict of arrays or a list of them.
-        expected: What the network takes; `None` in a shape fits any size.
+        name: Name of the argument in messages.
+        given: An array for one input, or a dict or a list of arrays.
+        expected: Shape and dtype of each input of the network, by name.
+            `None` in a shape fits any size.
 
     Returns:
         The arrays, in the order of `expected`.
 
     Raises:
-        ValueError: If names or shapes differ, or numbers of samples.
+        ValueError: If the names or shapes are not the expected ones, or the
+            inputs have different numbers of samples.
     """
     bare = not isinstance(given, Mapping | list | tuple)
     if len(expected) == 1 and not isinstance(given, Mapping):
@@ -271,7 +278,7 @@ def in_float32(model: keras.Model) -> keras.Model:
         return model
     for policy in policies:
         policy["name"] = "float32"
-    # Layers that make layers of their own take the global policy for them.
+    # Layers that create sublayers give these the global policy.
     global_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:

@@ -31,8 +31,9 @@ _READ_ERRORS = (IndexError, KeyError, OSError, RuntimeError, TypeError)
 _READ_ERRORS += (ValueError, zipfile.BadZipFile, tf.errors.OpError)
 
 
-# Its interpreter checks little of what it reads: a damaged file may end, or
-# never end, the process that opens it.
+# The TFLite interpreter hardly checks the file that it reads. A damaged file
+# may crash or hang the process that opens it, so a separate process opens it
+# first.
 _PROBE = """
 import sys
 from ai_edge_litert.interpreter import Interpreter
@@ -45,22 +46,23 @@ def load(path: str | os.PathLike) -> Predictor:
     """Reads a network from a file for inference.
 
     Args:
-        path: `.keras` file (of a distiller, its student is taken),
-            SavedModel folder with the endpoint `serve`, `.tflite` file or,
-            with the extra `onnx`, `.onnx` file.
+        path: `.keras` file, SavedModel folder with the endpoint `serve`,
+            `.tflite` file or, with the extra `onnx`, `.onnx` file. If a
+            `.keras` file holds a distiller, its student is loaded. A `.tflite`
+            file is first opened in a separate process, because a damaged file
+            may crash the process that opens it.
 
     Returns:
         A function from images `(N, ...)`, N >= 1, prepared as for training,
-        to outputs `(N, ...)`, float32. For a network of several inputs it
-        takes a dict of arrays by name, or a list; of several outputs it gives
-        a dict. Of a file that takes or gives integers it hides the scales. A
-        `.tflite` file is opened in a process of its own first, since a
-        damaged one may end the process.
+        to outputs `(N, ...)`, float32. For a network with several inputs, the
+        function takes a dict of arrays by name, or a list. For a network with
+        several outputs, it gives a dict. For a quantized file, the function
+        takes and gives floats and applies the scales itself.
 
     Raises:
-        FileNotFoundError: If there is nothing at `path`.
-        ImportError: If the extra that it needs is not installed.
-        ValueError: If what is there is no readable network.
+        FileNotFoundError: If `path` does not exist.
+        ImportError: If the extra that the file needs is not installed.
+        ValueError: If `path` holds no readable network.
     """
     path = Path(path)
     message = (
@@ -93,7 +95,7 @@ def load(path: str | os.PathLike) -> Predictor:
 
 
 def _require_harmless(path: Path) -> None:
-    """Opens a TFLite file in a process of its own first."""
+    """Raises a ValueError if opening a TFLite file crashes or hangs."""
     command = [sys.executable, "-P", "-c", _PROBE, path]
     try:
         done = subprocess.run(
@@ -101,12 +103,14 @@ def _require_harmless(path: Path) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise ValueError("opening it doesn't end.") from error
-    if done.returncode < 0:  # what is raised, opening it here raises again
+    # A negative code means that a signal ended the process. An exception gives
+    # a positive code; opening the file in this process raises it again.
+    if done.returncode < 0:
         raise ValueError("it ends the process that opens it.")
 
 
 def outputs_of(model: keras.Model, inputs: Arrays) -> Arrays:
-    """The outputs of a model that `checked_model` gave, by name."""
+    """Computes the outputs, by name, of a model from `checked_model`."""
     return in_batches(_of_model(model).run, inputs)
 
 
@@ -136,7 +140,7 @@ def _of_model(model: keras.Model) -> Network:
         for name, (shape, dtype) in inputs.items()
     }
 
-    # Own function: `model.predict` would keep the device it was traced for.
+    # `model.predict` would keep using the device that it was traced for.
     @tf.function(input_signature=[specs], autograph=False)
     def forward(batch):
         outputs = model(in_structure(model, batch), training=False)

@@ -1,4 +1,4 @@
-"""Measures exported files in processes that know nothing of the model."""
+"""Measures exported files in separate processes without Keras."""
 
 import dataclasses
 import json
@@ -18,24 +18,25 @@ from keras_mhgd.export.runtimes import Arrays, renamed
 from keras_mhgd.export.serving import Serving, as_probabilities
 from keras_mhgd.tasks import EMBEDDING, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
-_AGREES = {  # what a row of an output keeps
+_AGREES = {  # what agrees between two outputs, by task; part of a message
     SINGLE_LABEL: "class",
     MULTI_LABEL: "labels",
     REGRESSION: "values",
     EMBEDDING: "values",
 }
-# Of the largest absolute value: by how much values may be off that agree.
+# Values agree if they differ by at most this fraction of the largest absolute
+# value.
 _CLOSE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How one output of a file compares with the Keras model's.
+    """Describes how an output of a file agrees with the Keras model's.
 
     Attributes:
-        task: What the output means, one of `keras_mhgd.tasks.KINDS`.
-        max_difference: Largest absolute difference, in its units.
-        scale: Largest absolute value that the Keras model gives.
+        task: Meaning of the output, one of `keras_mhgd.tasks.KINDS`.
+        max_difference: Largest absolute difference, in units of the output.
+        scale: Largest absolute value in the output of the Keras model.
         agreement: Fraction, 0 to 1, of the images, or of the positions in
             them, with the same best class (`"single_label"`), the same labels
             (`"multi_label"`) or values that are all within 5 % of `scale`.
@@ -55,23 +56,24 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class ExportedModel:
-    """A file that was written and gives the answers of the Keras model.
+    """Describes a written file and how it agrees with the Keras model.
 
     Attributes:
         format: `"saved_model"`, `"tflite"`, ...
         path: The folder (SavedModel) or file.
-        size: All its files together, in bytes.
-        numbers: How many it stores, weights and constants.
-        outputs: By name of an output how it compares with the Keras model's.
+        size: Size of the file, or of all files in the folder, in bytes.
+        numbers: Number of stored weights and constants.
+        outputs: How each output agrees with the Keras model's, by name.
         max_difference: Largest absolute difference of all outputs, in units
             of the output (logits, as a rule).
-        agreement: Least agreement of an output: for class scores the fraction
-            of the images, 0 to 1, with the same best class.
+        agreement: Least agreement among the outputs. For class scores, the
+            agreement is the fraction of the images, 0 to 1, with the same
+            best class.
         accuracy: Fraction of the images, 0 to 1, with the right class; `None`
             without labels.
         latency_p50: Median time of a call with one image on one thread of
             the CPU, in milliseconds.
-        latency_p95: Its 95th percentile.
+        latency_p95: 95th percentile of this time, in milliseconds.
     """
 
     format: str
@@ -101,16 +103,17 @@ class ExportedModel:
 
 
 class Proof:
-    """Runs files on images, each in a process of its own.
+    """Runs files on images, each in a separate process.
 
     Args:
-        folder: Empty folder for what passes between the processes.
+        folder: Empty folder for files that the processes exchange.
         model: The network that the files hold.
-        inputs: Prepared images `(N, ...)`, by name of the input.
-        expected: Its outputs on them, by name.
-        tasks: What each output means, by name.
-        labels: Right classes of the one output, or `None`.
-        serving: Of the signature for raw images, or `None`.
+        inputs: Prepared images `(N, ...)`, by input name.
+        expected: Outputs of the network on `inputs`, by name.
+        tasks: Meaning of each output, by name.
+        labels: Right classes, for a network with one output, or `None`.
+        serving: Preprocessing and class names of the signature for raw
+            images, or `None`.
     """
 
     def __init__(
@@ -138,15 +141,15 @@ class Proof:
         """Measures a file.
 
         Args:
-            name: Its format.
+            name: Format of the file.
             path: The file.
 
         Returns:
-            What it came to, good or bad.
+            The measurements, even if the file agrees badly.
 
         Raises:
-            RuntimeError: If it does not run, holds more than the network, has
-                other outputs, or serves raw images wrongly.
+            RuntimeError: If the file does not run, holds more than the
+                network, has other outputs, or serves raw images wrongly.
         """
         self._run(name, path)
         held = contents(path)
@@ -180,7 +183,7 @@ class Proof:
             size=sum(file.stat().st_size for file in files),
             numbers=held.numbers,
             outputs=agreements,
-            # So that a difference that is not a number stays one.
+            # `np.max` keeps NaN; the built-in `max` could drop it.
             max_difference=float(
                 np.max([a.max_difference for a in of_outputs])
             ),
@@ -194,8 +197,8 @@ class Proof:
         return pickle.loads((self._folder / name).read_bytes())
 
     def _run(self, name: str, path: Path) -> None:
-        # Without -P the modules of this folder would hide others; TensorFlow
-        # imports Keras unless it is told to look for an older one.
+        # Without -P, modules of this folder would hide other modules of the
+        # same name. Without TF_USE_LEGACY_KERAS, TensorFlow would import Keras.
         done = subprocess.run(
             [sys.executable, "-P", runtimes.__file__, path, self._folder],
             env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
@@ -229,15 +232,15 @@ class Proof:
 
 
 def compare(found: np.ndarray, expected: np.ndarray, task: str) -> Agreement:
-    """Compares an output with the one that is expected.
+    """Compares an output with the expected output.
 
     Args:
-        found: `(N, ..., C)`, or `(N,)`.
-        expected: The same.
-        task: What it means, one of `keras_mhgd.tasks.KINDS`.
+        found: Output of the file, `(N, ..., C)` or `(N,)`.
+        expected: Output of the Keras model, of the shape of `found`.
+        task: Meaning of the output, one of `keras_mhgd.tasks.KINDS`.
 
     Returns:
-        The comparison, over all N and all positions between.
+        The comparison, over all N samples and all positions in a sample.
     """
     difference = np.abs(found - expected)
     scale = float(np.abs(expected).max())
@@ -256,7 +259,7 @@ def compare(found: np.ndarray, expected: np.ndarray, task: str) -> Agreement:
 
 
 def _rows(outputs: np.ndarray) -> np.ndarray:
-    """Adds the last axis to outputs of one number each, `(N,)`."""
+    """Adds a last axis to outputs `(N,)`."""
     return outputs[:, np.newaxis] if outputs.ndim == 1 else outputs
 
 
@@ -265,7 +268,7 @@ def _are_bounded(outputs: np.ndarray) -> bool:
 
 
 def are_probabilities(outputs: np.ndarray) -> bool:
-    """Tells probabilities of classes, or of one class, from logits."""
+    """Checks whether outputs are probabilities of classes, or of one class."""
     outputs = _rows(outputs)
     one = outputs.shape[-1] == 1
     return _are_bounded(outputs) and (
@@ -274,7 +277,10 @@ def are_probabilities(outputs: np.ndarray) -> bool:
 
 
 def best_classes(outputs: np.ndarray, probable: bool) -> np.ndarray:
-    """The best class; of one output, the second of two classes or not."""
+    """Finds the best class of each answer.
+
+    A single output is the score of the second of two classes.
+    """
     outputs = _rows(outputs)
     if outputs.shape[-1] > 1:
         return outputs.argmax(-1)

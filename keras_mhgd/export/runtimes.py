@@ -2,8 +2,8 @@
 
 python -P runtimes.py <file> <folder>
 
-As a program it knows the file and its inputs alone: it imports nothing of
-Keras nor of this package, and works on one thread of the CPU.
+As a program, this module uses only the file and its inputs. It imports neither
+Keras nor this package, and runs on one thread of the CPU.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 BATCH_SIZE = 64  # images in one call, whatever the length of the array
-_WARM_UP = 10  # calls before the clock runs
-_CALLS = 200  # with one image, timed
+_WARM_UP = 10  # calls that are not timed
+_CALLS = 200  # timed calls, each with one image
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """An exported network in its runtime.
+    """Holds an exported network that is open in its runtime.
 
     Attributes:
         run: Function from a batch of any size to its outputs, both by name.
-        inputs: By name the shape of a sample, `None` fits any size, and the
-            dtype that `run` takes.
-        outputs: Their names.
+        inputs: Shape of a sample and dtype that `run` takes, by input name.
+            `None` in a shape fits any size.
+        outputs: Names of the outputs.
     """
 
     run: Callable[[Arrays], Arrays]
@@ -52,7 +52,8 @@ def open_saved_model(path: Path, signature: str = "serve") -> Network:
     _, specs = module.signatures[signature].structured_input_signature
 
     def run(batch: Arrays) -> Arrays:
-        # Through `module`, which has to live as long as its variables.
+        # Refers to `module` to keep it alive, because the function needs the
+        # module's variables.
         function = module.signatures[signature]
         outputs = function(**{name: tf.constant(batch[name]) for name in specs})
         return {name: value.numpy() for name, value in outputs.items()}
@@ -68,9 +69,10 @@ def open_saved_model(path: Path, signature: str = "serve") -> Network:
 
 
 def open_tflite(path: Path) -> Network:
-    """Opens a TFLite file; quantized ends are taken and given as floats.
+    """Opens a TFLite file, with floats for quantized inputs and outputs.
 
-    An input that is quantized, q = x / scale + zero point, is taken as x.
+    A quantized value is q = x / scale + zero point. The network takes and
+    gives x.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -101,12 +103,13 @@ def open_tflite(path: Path) -> Network:
 
 
 def _tflite_ends(interpreter: Any) -> tuple[dict, dict]:
-    """Inputs and outputs by the names of the signature, if there is one."""
+    """Finds inputs and outputs by their signature names, if it has one."""
     ends = interpreter.get_input_details(), interpreter.get_output_details()
     signatures = list(interpreter.get_signature_list())
     if len(signatures) != 1:
         return tuple({each["name"]: each for each in end} for end in ends)
-    # Its numbers of tensors alone: arrays of its own would forbid to resize.
+    # Only tensor indices are taken from the runner. A runner that is kept holds
+    # a second reference to the interpreter, which then refuses to resize.
     runner = interpreter.get_signature_runner(signatures[0])
     named = runner.get_input_details(), runner.get_output_details()
     by_index = {each["index"]: each for end in ends for each in end}
@@ -146,8 +149,8 @@ def open_onnx(path: Path) -> Network:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised
-    # Its errors have no class of their own in common.
+    options.log_severity_level = 4  # errors are raised, not logged
+    # The errors of ONNX Runtime have no common base class.
     errors = tuple(
         kind
         for kind in vars(native).values()
@@ -158,7 +161,8 @@ def open_onnx(path: Path) -> Network:
             str(path),
             options,
             providers=["CPUExecutionProvider"],
-            enable_fallback=False,  # to the same provider, with a banner
+            # The fallback would print a banner and use the same provider.
+            enable_fallback=False,
         )
     except errors as error:
         raise ValueError(str(error)) from error
@@ -177,7 +181,7 @@ def open_onnx(path: Path) -> Network:
     return Network(run, inputs, outputs)
 
 
-OPENERS = {  # by suffix; a folder counts as having none
+OPENERS = {  # by suffix; the suffix of a folder is empty
     "": open_saved_model,
     ".tflite": open_tflite,
     ".onnx": open_onnx,
@@ -185,7 +189,7 @@ OPENERS = {  # by suffix; a folder counts as having none
 
 
 def in_batches(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
-    """Extends a function of one batch to arrays of any length."""
+    """Runs a function of one batch on arrays of any length, in batches."""
     parts = [
         run(_rows(inputs, start, BATCH_SIZE))
         for start in range(0, _count(inputs), BATCH_SIZE)
@@ -205,14 +209,14 @@ def _rows(inputs: Arrays, start: int, count: int) -> Arrays:
 
 
 def renamed(arrays: Arrays, names: Collection[str]) -> Arrays:
-    """Gives an array that is alone the one name that is expected."""
+    """Renames a single array to the expected name, if one is expected."""
     if len(arrays) == len(names) == 1:
         return dict(zip(names, arrays.values(), strict=True))
     return arrays
 
 
 def _milliseconds(network: Network, inputs: Arrays) -> list[float]:
-    """Times calls with one sample each."""
+    """Times calls with one sample each, in milliseconds."""
     times = []
     for call in range(_WARM_UP + _CALLS):
         sample = _rows(inputs, call % _count(inputs), 1)
@@ -223,10 +227,12 @@ def _milliseconds(network: Network, inputs: Arrays) -> list[float]:
 
 
 def _main(path: Path, folder: Path) -> None:
-    """Runs `inputs.pickle`, and `pixels.npy` by the signature for raw images.
+    """Runs a file on the inputs in a folder and writes the results there.
 
-    Leaves `outputs.pickle`, `times.json` (milliseconds of calls with one
-    sample) and for raw images `served.pickle`.
+    Reads `inputs.pickle`. Writes `outputs.pickle` and `times.json`
+    (milliseconds of calls with one sample). If the file is a SavedModel and
+    the folder holds `pixels.npy`, also runs the signature for raw images on
+    these pixels and writes `served.pickle`.
     """
     if path.is_dir():
         import tensorflow as tf

@@ -1,4 +1,4 @@
-"""How a SavedModel serves raw images: what comes before and after the net."""
+"""Makes the signature by which a SavedModel serves raw images."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,19 +13,19 @@ from keras_mhgd.export.inference import in_structure, named_inputs
 
 @dataclasses.dataclass(frozen=True)
 class Serving:
-    """What the signature `serve_images` of a SavedModel needs to know.
+    """Holds the data of the signature `serve_images` of a SavedModel.
 
-    It takes uint8 images `(batch, height, width, channels)` of any size,
-    resizes them to the network's input (bilinear, antialiased), normalises
-    them and gives `probabilities` `(batch, classes)`, float32, the
-    `class_name` of the largest, string `(batch,)`, and all `class_names`,
-    string `(classes,)`.
+    The signature takes uint8 images `(batch, height, width, channels)` of any
+    size. It resizes them to the network's input size (bilinear, antialiased)
+    and normalises them. It gives `probabilities` `(batch, classes)`, float32,
+    the `class_name` of the largest probability, string `(batch,)`, and all
+    `class_names`, string `(classes,)`.
 
     Args:
         mean: Mean of each channel, 0..255, as in training.
         std: Standard deviation of each channel, 0..255, > 0.
-        classes: Name of each class, in the order of the outputs; for a
-            network of one output the two classes that it tells apart.
+        classes: Name of each class, in the order of the outputs. For a network
+            with one output, the names of the two classes that it separates.
 
     Example:
         >>> glyphs = keras_mhgd.data.load("glyphs")
@@ -41,7 +41,7 @@ class Serving:
     classes: Sequence[str]
 
     def check(self, model: keras.Model, images: np.ndarray) -> None:
-        """Raises a ValueError unless network and normalised images fit."""
+        """Raises a ValueError if the network or the images do not fit."""
         takes = [source.shape[1:] for source in model.inputs]
         gives = [output.shape[1:] for output in model.outputs]
         shape, outputs = takes[0], gives[0]
@@ -80,7 +80,7 @@ class Serving:
         return (images / factor + mean).round().clip(0, 255).astype("uint8")
 
     def _mean_and_factor(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the data sets subtract, and then multiply by."""
+        """Gives the mean to subtract, and the factor to multiply by then."""
         return np.float32(self.mean), 1 / np.float32(self.std)
 
     def endpoint(self, model: keras.Model, probable: bool) -> Callable:
@@ -88,7 +88,7 @@ class Serving:
 
         Args:
             model: The network.
-            probable: Whether it gives probabilities; else logits.
+            probable: Whether the network gives probabilities, not logits.
 
         Returns:
             A function from images to a dict of three tensors.
@@ -114,7 +114,10 @@ class Serving:
 
 
 def as_probabilities(outputs: tf.Tensor, probable: bool) -> tf.Tensor:
-    """Turns outputs into probabilities of all classes, two for one output."""
+    """Turns outputs into probabilities of all classes.
+
+    A single output gives the probabilities of two classes.
+    """
     if outputs.shape[-1] > 1:
         return outputs if probable else tf.nn.softmax(outputs)
     second = outputs if probable else tf.sigmoid(outputs)

@@ -1,8 +1,8 @@
-"""Writes a network for deployment and proves each file before keeping it.
+"""Writes a network for deployment and checks each file before keeping it.
 
-A file counts as written once it has given the same answers as the Keras
-model on real images; until then it lies in a temporary folder beside the
-target, and an older export stays as it is.
+A file is kept only if it gives the same answers as the Keras model on real
+images. Until all files are checked, they stay in a temporary folder inside the
+target directory, and an older export there does not change.
 """
 
 import dataclasses
@@ -56,68 +56,76 @@ def export_student(
 ) -> list[ExportedModel]:
     """Writes a network in several formats, each checked on images.
 
-    All files take any batch size and run without Keras and this package: each
-    is run so, in a process of its own, on all `images`. A network built under
-    a mixed precision policy is rebuilt in float32 around the same weights.
-    Nothing in `directory` is replaced unless all formats pass.
+    All files take any batch size and run without Keras and without this
+    package. To check a file, a separate process runs it on all `images`
+    without Keras. A network built under a mixed precision policy is rebuilt in
+    float32 with the same weights. Nothing in `directory` is replaced unless
+    all formats pass.
 
-    All files are in inference mode: layers of random preprocessing inside do
-    nothing. A network that is random, or changes its variables, at inference
-    as well is refused. A KerasHub task is exported without its preprocessor,
-    as by Keras: the files take what the preprocessor gives.
+    All files are in inference mode: random preprocessing layers inside the
+    network do nothing. A network that is random or changes its variables at
+    inference is refused. A KerasHub task is exported without its preprocessor,
+    as in Keras: the files take the preprocessor's output.
 
-    A network may have several inputs and several outputs. They keep the names
-    of its dicts; those of lists are called `input_0`, `output_0` and so on.
-    Each output is compared.
+    A network may have several inputs and several outputs. Inputs and outputs
+    in a dict are named by its keys. Inputs and outputs in a list are named
+    `input_0`, `output_0` and so on. Each output is compared with the output of
+    the Keras model.
 
-    | format | file | what it is |
+    | format | file | content |
     | --- | --- | --- |
-    | `"saved_model"` | `saved_model/` | float32; signature `serve`, also for raw images `serve_images` with `serving` |
+    | `"saved_model"` | `saved_model/` | float32; signature `serve`, and with `serving` also `serve_images` for raw images |
     | `"tflite"` | `model.tflite` | float32 |
     | `"tflite_float16"` | `model_float16.tflite` | weights in float16 |
     | `"tflite_dynamic_int8"` | `model_dynamic_int8.tflite` | weights in int8, activations scaled at run time |
-    | `"tflite_int8"` | `model_int8.tflite` | all in int8, input and output too; scales from `calibration` |
+    | `"tflite_int8"` | `model_int8.tflite` | all in int8, including input and output; scales from `calibration` |
     | `"onnx"` | `model.onnx` | float32; needs the extra `onnx` |
 
     Args:
-        model: Built model. Its inputs `(batch, ...)` are floats or, such as
-            the words of a text, integers. Its outputs are `(batch, classes)`,
-            `(batch, ..., classes)` with an answer at each position, or what
-            `task` says.
+        model: Built model. Its inputs `(batch, ...)` are floats or integers
+            (for example the words of a text). Its outputs are class scores
+            `(batch, classes)`, class scores at each position
+            `(batch, ..., classes)`, or values as described by `task`.
         directory: Local folder for the files; made if it is missing.
-        images: `(N, ...)`, N >= 1, prepared as for training; for several
-            inputs a dict of such arrays, or a list.
-        formats: Any of those above.
+        images: `(N, ...)`, N >= 1, prepared as for training. For several
+            inputs, a dict or a list of arrays.
+        formats: Names from the table above.
         tolerance: Largest difference of an output allowed in float32 formats,
-            as a fraction of its largest absolute value. Defaults to `1e-3`.
-        labels: Right classes of the images, integers `(N,)`, for accuracies.
-        task: What the outputs mean, or a dict with that of each output by
-            name. `"single_label"`: scores of classes of which one is right
-            (one score tells two classes apart). `"multi_label"`: scores of
-            independent labels. `"regression"` or `"embedding"`: values.
-            Defaults to `"single_label"`.
-        serving: Means, deviations and class names, for `serve_images`. Given,
-            `images` must be uint8 images that were normalised with these.
-        calibration: `(M, ...)`, M >= 1, training images prepared as `images`,
-            a few hundred or more; for `"tflite_int8"`, which needs them.
-        uint8_input: Whether `"tflite_int8"` takes uint8 in the place of int8.
-        least_agreement: By format, the least fraction of the images, or of
-            positions in them, 0 to 1, that must keep their best class, all
-            their labels, or all their values up to 5 % of the largest.
-            Defaults to 0.98 for `"tflite_int8"` and 0.999 for each other.
+            as a fraction of the output's largest absolute value. Defaults to
+            `1e-3`.
+        labels: Right classes of the images, integers `(N,)`, for measuring
+            the accuracy of each file.
+        task: Meaning of the outputs, or a dict from the name of each output
+            to its meaning. `"single_label"`: scores of classes, one of which
+            is right (a single score separates two classes). `"multi_label"`:
+            scores of independent labels. `"regression"` or `"embedding"`:
+            values. Defaults to `"single_label"`.
+        serving: Means, deviations and class names for `serve_images`. If it
+            is given, `images` must be uint8 images that were normalised with
+            its means and deviations.
+        calibration: Training images `(M, ...)`, M >= 1, prepared like
+            `images`; a few hundred or more. `"tflite_int8"` needs them.
+        uint8_input: Whether `"tflite_int8"` takes uint8 instead of int8.
+        least_agreement: By format, the least fraction of answers, 0 to 1,
+            that must agree with the Keras model. An answer belongs to an
+            image, or to a position in an image. Answers agree if they have
+            the same best class, the same labels, or values that differ by at
+            most 5 % of the largest value, depending on `task`. Defaults to
+            0.98 for `"tflite_int8"` and 0.999 for each other format.
 
     Returns:
         One `ExportedModel` for each format, in the order of `formats`.
 
     Raises:
         TypeError: If `model` is no Keras model, or is a distiller.
-        ValueError: If a format is unknown, the model is not built, is random
-            at inference or gives outputs that are not finite, or other
-            arguments don't fit it.
+        ValueError: If a format is unknown, if the model is not built, is
+            random at inference or gives outputs that are not finite, or if
+            another argument doesn't fit the model.
         ImportError: If the packages of a format are not installed.
         OSError: If `directory` can't be written to.
-        RuntimeError: If a written file disagrees with the Keras model, with
-            the figures of all, or holds more than the model.
+        RuntimeError: If a written file doesn't run, disagrees with the Keras
+            model, or holds more than the model. After a disagreement, the
+            message lists the figures of all files.
 
     Example:
         >>> files = keras_mhgd.export.export_student(
@@ -150,7 +158,7 @@ def export_student(
         workspace = Path(folder).resolve()
         (workspace / "proof").mkdir()
         model = with_named_outputs(in_inference_mode(in_float32(model)))
-        # On the CPU: GPUs shorten the mantissas of float32 products.
+        # GPUs shorten the mantissas of float32 products; the CPU doesn't.
         with tf.device("CPU:0"):
             expected = outputs_of(model, inputs)
         if not all(np.isfinite(each).all() for each in expected.values()):
@@ -179,7 +187,7 @@ def export_student(
 
 
 def _checked_agreement(given: Mapping[str, float]) -> dict[str, float]:
-    """Completes the least agreements by the default ones."""
+    """Checks the given least agreements and adds the defaults of the rest."""
     for name, fraction in given.items():
         require_known("least_agreement", name, FORMATS)
         if not 0 <= fraction <= 1:
@@ -253,7 +261,7 @@ def _require_agreement(
     """Raises with the figures of all files if one is not good enough."""
     figures, failed = [], False
     for each in exported:
-        # Written so that a difference that is not a number fails as well.
+        # Comparisons with NaN are false, so a difference of NaN fails.
         passed = each.agreement >= least[each.format]
         needed = f"at least {least[each.format]:.2%}"
         if FORMATS[each.format].exact:
@@ -285,9 +293,9 @@ def _outputs(exported: ExportedModel) -> list[Agreement]:
 
 
 def _install(entry: ExportedModel, directory: Path) -> ExportedModel:
-    """Moves a proven file from the workspace to its place."""
+    """Moves a checked file from the workspace to the directory."""
     target = directory / entry.path.name
-    if target.is_dir():  # a folder can't be renamed over a full one
+    if target.is_dir():  # no folder can be renamed over a non-empty one
         target.rename(entry.path.with_name(f"old_{target.name}"))
     entry.path.replace(target)
     return dataclasses.replace(entry, path=target)

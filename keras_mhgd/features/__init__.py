@@ -1,4 +1,4 @@
-"""Sensing points: from layer names to features in one forward pass."""
+"""Reads features at a network's sensing points in one forward pass."""
 
 from keras_mhgd.features.augmentation import split_augmentation
 from keras_mhgd.features.extractor import FeatureExtractor

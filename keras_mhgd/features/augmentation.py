@@ -1,4 +1,4 @@
-"""Random augmentation that is a part of a network."""
+"""Separates a network from random augmentation at its start."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,12 @@ from keras_mhgd.features.layers import (
 
 
 class Augmented(NamedTuple):
-    """A network in two.
+    """Holds the two parts of a network.
 
     Attributes:
-        augment: The augmentation that it starts with, which is random when
-            called with `training=True`; `None` if there is none.
-        network: What comes behind that: the same layers, under the same
-            paths.
+        augment: The augmentation at the network's start. It is random when
+            called with `training=True`. `None` if the network has none.
+        network: The rest of the network, with unchanged layers and paths.
     """
 
     augment: keras.Model | None
@@ -29,15 +28,15 @@ class Augmented(NamedTuple):
 
 
 def split_augmentation(network: keras.Model) -> Augmented:
-    """Parts a network from the random augmentation that it starts with.
+    """Separates a network from the random augmentation at its start.
 
-    So what is augmented can be shown to another network as well.
+    The augmented batch can then be passed to another network as well.
 
     Args:
         network: A built network.
 
     Returns:
-        Its parts, which share all layers with it.
+        The two parts, which share all layers with the network.
 
     Example:
         >>> augmented = keras.Sequential(
@@ -62,7 +61,7 @@ def split_augmentation(network: keras.Model) -> Augmented:
 
 
 def _end(network: keras.Model, tensor: keras.KerasTensor) -> keras.KerasTensor:
-    """The last tensor of the augmentation that starts with another."""
+    """Finds the last tensor of the augmentation that starts at a tensor."""
     nodes = [
         node
         for nodes in graph_of(network)._nodes_by_depth.values()

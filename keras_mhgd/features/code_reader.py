@@ -1,4 +1,4 @@
-"""Features of a subclassed network, read while its code runs."""
+"""Reads the features of a subclassed network while its code runs."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -28,28 +28,28 @@ _MASKING = (keras.layers.Embedding, keras.layers.Masking)
 
 
 class _Call(NamedTuple):
-    """A call of a layer."""
+    """Records one call of a layer."""
 
     layer: keras.Layer
     inputs: tuple[Any, ...]
-    before: Any  # what the activation inside of it got, if that is kept
+    before: Any  # the input of the layer's own activation, if kept
     result: Any
 
 
 class Tap:
-    """Runs a network and keeps what chosen layers get and give.
+    """Runs a network and keeps the tensors that are read of its layers.
 
-    For the time of a forward pass the `call` of the network's layers is
-    wrapped; under `tf.function`, while it is traced.
+    The layers' `call` methods are wrapped during a forward pass. Under
+    `tf.function` they are wrapped only while the function is traced.
 
     Args:
         model: A built network.
-        wanted: What is to be read.
+        wanted: The layers to read.
         needs: See `FeatureExtractor`.
 
     Attributes:
-        shapes: The shapes of what a call gives.
-        ends: The `End` of each output, in their structure.
+        shapes: The shapes of the fields that a call returns, without masks.
+        ends: The `End` of each output, in the outputs' structure.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Tap:
         return fields
 
     def _run(self, inputs, training: bool) -> tuple[dict[str, Any], Origin]:
-        """Gives the features, and the origin of tensors."""
+        """Gives the fields of `Features`, and the `Origin` of tensors."""
         reader = _CodeReader(self._model, self._wanted, self._needs)
         with _watching(reader.watched, reader.watch):
             outputs = self._model(inputs, training=training)
@@ -85,7 +85,7 @@ class Tap:
         return fields | head, origin
 
     def _traced(self) -> tuple[dict[str, Any], Any]:
-        """The shapes of what a call gives, and what the outputs are."""
+        """Finds the shapes of a call's fields, and the outputs' ends."""
         ends = []
 
         def run(inputs):
@@ -108,12 +108,12 @@ class Tap:
 
 
 class _CodeReader(Reader):
-    """Reads layers while a network's code calls them, on tensors.
+    """Reads layers on tensors, while a network's code calls the layers.
 
     Attributes:
-        watched: The layers.
-        calls: Their calls, in order.
-        made_masks: The masks of those that make one, in order.
+        watched: The layers whose calls are watched.
+        calls: Calls of the watched layers, in the order in which they end.
+        made_masks: Masks that embedding and masking layers made, in order.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class _CodeReader(Reader):
         self.made_masks: list[tf.Tensor] = []
 
     def watch(self, layer, call, *args, **kwargs):
-        """Stands in the place of a layer's call."""
+        """Runs instead of a layer's `call`, and reads the layer."""
         path = self._paths.get(id(layer))
         masking = isinstance(layer, _MASKING)
         if path in self.wanted.points or masking:
@@ -164,14 +164,15 @@ class _CodeReader(Reader):
 def calls(
     model: keras.Model, layers: Iterable[keras.Layer]
 ) -> list[tuple[keras.Layer, Any, Any]]:
-    """Lists what a network calls, in the order in which the calls end.
+    """Lists the calls of chosen layers, in the order in which they end.
 
     Args:
         model: A built network.
-        layers: Those of its layers whose calls are wanted.
+        layers: The layers of the network whose calls are wanted.
 
     Returns:
-        Layer, what it gets and what it gives, of a run that was traced.
+        Triples (layer, inputs, output), one for each call in a traced run.
+        The inputs are the call's `(args, kwargs)`.
     """
     found = []
 
@@ -199,7 +200,7 @@ def _known_specs(model: keras.Model) -> Any:
 
 @contextlib.contextmanager
 def _watching(layers: Sequence[keras.Layer], watch: Callable):
-    """Calls `watch(layer, call, ...)` in the place of each layer's call."""
+    """Calls `watch(layer, call, ...)` instead of each layer's own call."""
     layers = list({id(layer): layer for layer in layers}.values())
     names = [
         "quantized_call" if layer.quantization_mode else "call"
@@ -215,7 +216,7 @@ def _watching(layers: Sequence[keras.Layer], watch: Callable):
     finally:
         for layer, name, call in zip(layers, names, own, strict=True):
             if call is None:
-                delattr(layer, name)  # the class's own is there again
+                delattr(layer, name)  # uncovers the method of the class
             else:
                 setattr(layer, name, call)
 
@@ -228,9 +229,10 @@ def _wrapped(layer: keras.Layer, call: Callable, watch: Callable) -> Callable:
 
 
 def _with_mask(layer: keras.Layer, call: Callable) -> Callable:
-    """Makes a call set the mask that Keras would set after it.
+    """Makes a call set the mask that Keras would set after the call.
 
-    At once: attention takes the mask off the tensor that it gets.
+    The mask must be read before the network continues: a later attention
+    layer removes the mask from its input tensor.
     """
 
     def wrapper(*args, **kwargs):
@@ -254,9 +256,10 @@ def _layers_in_time(model: keras.Layer) -> list[keras.Layer]:
 
 
 def _origins(calls: list[_Call]) -> Origin:
-    """Gives the origin of tensors, each call of a layer at most once.
+    """Makes the `Origin` of the tensors that some calls gave.
 
-    A layer such as an idle dropout gives the very tensor that it got.
+    A call's inputs are searched for among earlier calls only. An idle dropout
+    returns its input tensor, so a search among all calls would never end.
     """
 
     def origin(tensor):

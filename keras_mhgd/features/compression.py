@@ -1,4 +1,4 @@
-"""Feature maps to one unit vector a sample."""
+"""Compresses feature maps to one unit vector for each sample."""
 
 import math
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
     """Compresses a teacher's feature to its first right singular vector.
 
     Args:
-        feature: Maps `(batch, height, width, D)`, of videos too, sequences
-            `(batch, length, D)` or vectors `(batch, D)`, which are normalised
-            only.
+        feature: Feature maps of images `(batch, height, width, D)` or of
+            videos, sequences `(batch, length, D)`, or vectors `(batch, D)`.
+            Vectors are only normalised.
 
     Returns:
-        Unit vectors `(batch, D)`, float32 or float64, no gradient. Their
-        signs are those that the solver gives: see `fixed_signs`.
+        Unit vectors `(batch, D)`, float32 or float64, without gradient. The
+        solver decides their signs: see `fixed_signs`.
     """
     feature = tf.stop_gradient(feature)
     if feature.shape.rank == 2:
@@ -32,13 +32,13 @@ def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
 
 
 def fixed_signs(vectors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Gives vectors the sign that makes their components' sum not negative.
+    """Flips the sign of each vector whose components have a negative sum.
 
     Args:
-        vectors: `(batch, D)` each.
+        vectors: Tensors `(batch, D)`.
 
     Returns:
-        The vectors, each of them the same or its negative.
+        The tensors, with each vector unchanged or negated.
     """
     return [
         tf.where(tf.reduce_sum(each, 1, keepdims=True) < 0, -each, each)
@@ -51,8 +51,8 @@ def student_vector(
 ) -> tf.Tensor:
     """Compresses a student's feature, aligned to the teacher's vector.
 
-    Of the four leading right singular vectors takes the one nearest to the
-    teacher's, see `keras_mhgd.linalg.align`.
+    Takes the one of the four leading right singular vectors that is nearest
+    to the teacher's vector: see `keras_mhgd.linalg.align`.
 
     Args:
         feature: As in `teacher_vector`.
@@ -60,7 +60,8 @@ def student_vector(
         gradient: As in `keras_mhgd.linalg.right_singular_vectors`.
 
     Returns:
-        Unit vectors `(batch, D)`; float64 if one of both is, else float32.
+        Unit vectors `(batch, D)`. Vectors are float64 if the feature is; maps
+        and sequences also if `teacher` is. Otherwise the result is float32.
     """
     feature = tf.convert_to_tensor(feature)
     if feature.shape.rank == 2:
@@ -73,13 +74,14 @@ def student_vector(
 
 
 def teacher_vectors(features: Features) -> list[tf.Tensor]:
-    """Compresses all of a teacher's maps, unless they are already.
+    """Compresses all of a teacher's maps, unless `vectors` exist already.
 
     Args:
-        features: With `maps` as in `teacher_vector`, or with `vectors`.
+        features: The teacher's features, with `maps` as in `teacher_vector`
+            or with `vectors`.
 
     Returns:
-        Unit vectors `(batch, D)` of each sensing point.
+        Unit vectors `(batch, D)` for each sensing point.
     """
     if features.vectors is not None:
         return features.vectors
@@ -94,12 +96,13 @@ def student_vectors(
     """Compresses all of a student's maps, aligned to the teacher's vectors.
 
     Args:
-        maps: Features as in `student_vector`, with the teacher's channels.
-        teacher: What `teacher_vectors` gives.
+        maps: Features as in `student_vector`, each with as many channels as
+            the teacher's.
+        teacher: The teacher's vectors, from `teacher_vectors`.
         gradient: As in `student_vector`.
 
     Returns:
-        Unit vectors `(batch, D)` of each sensing point.
+        Unit vectors `(batch, D)` for each sensing point.
     """
     return [
         student_vector(feature, vector, gradient)

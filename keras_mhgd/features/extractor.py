@@ -1,4 +1,4 @@
-"""Predictions and features of a network in one forward pass."""
+"""Reads predictions and features of a network in one forward pass."""
 
 import copy
 from collections.abc import Callable, Collection, Sequence
@@ -26,38 +26,42 @@ from keras_mhgd.features.reading import wanted
 
 
 class FeatureExtractor:
-    """Runs a network once for its predictions and its sensing points.
+    """Runs a network once, and reads its predictions and sensing points.
 
-    Shares the network's layers: it has no weights of its own, and is no
-    Keras object, so that a model that holds one saves nothing twice.
+    An extractor shares the network's layers and has no weights of its own. It
+    is no Keras object, so a model that holds an extractor saves no layer
+    twice.
 
     Args:
-        network: A built `keras.Model`. Of a subclassed one the layers are
+        network: A built `keras.Model`. If it is subclassed, its layers are
             watched while its code runs.
-        points: Layers by name, or by path inside nested models and layers,
-            such as `"backbone/block3_out"`.
+        points: Sensing points: layers by name, or by path inside nested
+            models and layers, such as `"backbone/block3_out"`.
         needs: Any of `"logits"`, `"embedding"` and
             `"maps_before_activation"`: see `Features`.
-        others: Layers like `points` for `Features.layers`.
-        require_finite: Whether a feature that is NaN or infinite raises
-            `tf.errors.InvalidArgumentError`, naming its layer. Meant for
-            frozen networks, whose features nothing in training can mend.
-        split: Gives a sensing point's output twice: what the network goes on
-            with, and what `Features.forks` holds.
-        logits: Those of `points` that are to be logits: of a layer that ends in
-            a softmax or sigmoid, what that gets.
-        view: What makes the network's inputs of a batch.
-        input_shapes: The sizes of the inputs, in the flattened order, for a
-            graph that takes any size: see `with_input_shapes`.
+        others: Layers whose outputs `Features.layers` holds, named in the same
+            form as `points`.
+        require_finite: Whether a NaN or infinite feature raises
+            `tf.errors.InvalidArgumentError` with its layer's name. Meant for
+            frozen networks, because training cannot mend their features.
+        split: Function that makes two tensors of a sensing point's output.
+            The network continues with the first, and `Features.forks` holds
+            the second.
+        logits: Those of `points` that must give logits. If such a layer ends
+            in a softmax or sigmoid, the input of that function is read.
+        view: Function that makes the network's inputs from a batch.
+        input_shapes: Shapes of the inputs, in flattened order, for a graph
+            that takes inputs of any size: see `with_input_shapes`.
 
     Attributes:
-        shapes: `Features` of the shapes of what a call gives, without masks.
-        ends: What the outputs are: an `End` for each, in their structure.
+        shapes: `Features` with the shapes of the tensors that a call returns,
+            without masks.
+        ends: The `End` of each output, in the outputs' structure.
 
     Raises:
         TypeError: If `network` is no built Keras model.
-        ValueError: If there is no such layer, or if what is needed can't be
-            told.
+        ValueError: If a layer does not exist, or if a needed feature cannot
+            be determined.
     """
 
     def __init__(
@@ -108,11 +112,11 @@ class FeatureExtractor:
             self._inputs = [each.name for each in graph_of(network).inputs]
 
     def __call__(self, x: Any, training: bool = False) -> Features:
-        """Reads what a batch gives, after what `view` makes of it."""
+        """Applies `view` to a batch, and reads the network's features."""
         return self.read(x if self.view is None else self.view(x), training)
 
     def read(self, inputs: Any, training: bool = False) -> Features:
-        """Reads what the network's own inputs give."""
+        """Reads the features for inputs in the network's own form."""
         fields = self._run(inputs, training=training)
         fields, own, made = _split_off(fields)
         found = Features(**fields)
@@ -122,10 +126,10 @@ class FeatureExtractor:
         return self._finite(found) if self.require_finite else found
 
     def at_points(self, numbers: Sequence[int] | None) -> "FeatureExtractor":
-        """Makes the same extractor with some of its points.
+        """Makes a copy of the extractor with some of its points.
 
         Args:
-            numbers: Of the points; `None` for all.
+            numbers: Positions of the points in `points`; `None` for all.
         """
         made = copy.copy(self)
         made._numbers = numbers
@@ -135,7 +139,7 @@ class FeatureExtractor:
         return made
 
     def unchecked(self) -> "FeatureExtractor":
-        """Makes the same extractor without `require_finite`."""
+        """Makes a copy of the extractor without `require_finite`."""
         made = copy.copy(self)
         made.require_finite = False
         return made
@@ -179,12 +183,12 @@ def _ends(network: keras.Model) -> Any:
     )
     forms = [end_of(each, graph_origin).form for each in network.outputs]
     if None in forms and graph_reader.ends_in_layers(network):
-        return Tap(network).ends  # a layer's own code may end in a layer
+        return Tap(network).ends  # a tap sees the layers inside of layers
     return ends
 
 
 def _split_off(fields: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """Takes out the masks that the points came with, and the network's."""
+    """Separates the points' masks and the network's mask from the rest."""
     fields = dict(fields)
     own = fields.pop("masks", [None] * len(fields["maps"]))
     return fields, own, fields.pop("mask", None)

@@ -1,4 +1,4 @@
-"""What is read of a network in one forward pass."""
+"""Defines the features that one forward pass of a network yields."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -9,33 +9,34 @@ _BY_POINT = ("maps", "vectors", "forks", "maps_before_activation", "masks")
 
 
 class Features(NamedTuple):
-    """What one forward pass of a network yields.
+    """Holds the predictions and features of one forward pass.
 
     Attributes:
-        outputs: The network's predictions `(batch, num_classes)`; of a network
-            with several outputs a list or dict of them.
+        outputs: The network's predictions `(batch, num_classes)`. A network
+            with several outputs gives a list or dict of predictions.
         maps: The output of each sensing point, front end first: feature maps
             `(batch, height, width, D)`, sequences `(batch, length, D)` or
             vectors `(batch, D)`.
-        logits: What the final softmax or sigmoid gets, or the predictions of
-            a network without one, in the structure of `outputs`; `None`
+        logits: The input of the final softmax or sigmoid, or the predictions
+            of a network without one, in the structure of `outputs`. `None`
             unless asked for.
-        embedding: What the classifier, the last layer with weights, gets:
-            `(batch, D)`; `None` unless asked for.
-        vectors: The maps compressed, `(batch, D)` each: see
-            `keras_mhgd.features.compression`; `None` unless compressed.
-        forks: The maps once more, through which gradients return clipped;
-            `None` if the extractor has no `split`.
-        maps_before_activation: What the activation of each sensing point
-            gets, or its output if it has none; `None` unless asked for.
-        layers: Outputs of layers that a method names itself, by name; `None`
+        embedding: The input `(batch, D)` of the classifier, which is the last
+            layer with weights. `None` unless asked for.
+        vectors: The compressed maps, `(batch, D)` each: see
+            `keras_mhgd.features.compression`. `None` unless compressed.
+        forks: Copies of the maps; gradients through them are clipped. `None`
+            if the extractor has no `split`.
+        maps_before_activation: The input of each sensing point's activation,
+            or the point's output if it has no activation. `None` unless asked
+            for.
+        layers: Outputs of layers that a method names itself, by name. `None`
             unless asked for.
-        masks: For each map a boolean tensor `(batch, length)` that is false
-            at padded positions, or `None` where every position is real;
-            `None` if no map has padding.
-        output_masks: The same for `outputs`, in their structure.
-        weights: 1 for each row of `logits` that counts and 0 for the others,
-            `(rows,)`; `None` where all count.
+        masks: For each map, a boolean tensor `(batch, length)` that is false
+            at padded positions, or `None` if every position is real. `None`
+            if no map has padding.
+        output_masks: The masks of `outputs`, in the structure of `outputs`.
+        weights: 1 for each row of `logits` that counts and 0 for the other
+            rows, `(rows,)`. `None` if all rows count.
     """
 
     outputs: Any
@@ -51,7 +52,7 @@ class Features(NamedTuple):
     weights: tf.Tensor | None = None
 
     def without_points(self) -> "Features":
-        """Leaves out the maps and what is made of them: they are large."""
+        """Leaves out the maps and the fields made from them: all are large."""
         return self._replace(
             maps=[],
             vectors=None,
@@ -61,11 +62,11 @@ class Features(NamedTuple):
         )
 
     def only(self, fields: Collection[str]) -> "Features":
-        """Leaves out what isn't named, of what is large.
+        """Leaves out the large fields that are not named.
 
         Args:
-            fields: Names among `maps`, `maps_before_activation`, `vectors`,
-                `logits` and `embedding`.
+            fields: The fields to keep, among `maps`, `maps_before_activation`,
+                `vectors`, `logits` and `embedding`.
         """
         left_out = {
             name: None
@@ -81,15 +82,15 @@ class Features(NamedTuple):
         return self._replace(forks=None, **left_out)
 
     def forked(self) -> "Features":
-        """Gives the forks in the place of the maps, if there are any."""
+        """Replaces the maps with the forks, if there are any."""
         return self if self.forks is None else self._replace(maps=self.forks)
 
     def at(self, head: str | None, points: Sequence[int] | None) -> "Features":
         """Picks one output's scores and some of the sensing points.
 
         Args:
-            head: Name of one of several outputs; `None` for all there is.
-            points: Numbers of the sensing points; `None` for all.
+            head: Name of one of several outputs; `None` for all outputs.
+            points: Positions of the sensing points; `None` for all.
         """
         fields = {}
         if head is not None:
@@ -127,13 +128,13 @@ class Features(NamedTuple):
 
 
 class Taught(NamedTuple):
-    """A batch with what is known of the teacher's features.
+    """Holds a batch and the teacher's features that were kept for it.
 
     Attributes:
-        images: What a network takes.
-        kept: The fields of `Features` that are not `None`, in tuples instead
-            of lists: those are tensors to `tf.data`. Several teachers have a
-            tuple of such.
+        images: The batch's inputs, as the data set gives them.
+        kept: The fields of `Features` that are not `None`. Tuples replace
+            lists, because `tf.data` turns a list into a tensor. With several
+            teachers, a tuple with the fields of each teacher.
     """
 
     images: Any
@@ -141,7 +142,7 @@ class Taught(NamedTuple):
 
     @property
     def features(self) -> "Features | list[Features]":
-        """The kept features, or a list of several teachers'."""
+        """The kept features; with several teachers, a list of them."""
         if isinstance(self.kept, tuple):
             return [_features(each) for each in self.kept]
         return _features(self.kept)
@@ -163,11 +164,12 @@ def without_padding(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         mask: `(batch, length)`, or `None` where nothing is padded.
 
     Returns:
-        The same shape.
+        A tensor of the shape of `x`.
     """
     if mask is None:
         return x
     for _ in range(x.shape.rank - mask.shape.rank):
         mask = mask[..., tf.newaxis]
-    # Not a product: what is padded may be infinite or NaN.
+    # No product with the mask: padding may hold NaN or infinity, and zero
+    # times either is NaN.
     return tf.where(mask, x, tf.zeros((), x.dtype))

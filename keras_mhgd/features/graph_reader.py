@@ -1,4 +1,4 @@
-"""Features of a graph of layers: another graph of the same layers."""
+"""Reads features of a graph of layers by a new graph of these layers."""
 
 import functools
 from collections.abc import Collection, Sequence
@@ -26,17 +26,18 @@ from keras_mhgd.features.reading import Reader, Wanted
 def extractor(
     model: keras.Model, wanted: Wanted, needs: Collection[str]
 ) -> keras.Model:
-    """Builds the model that gives predictions and features at once.
+    """Builds a model that gives predictions and features at once.
 
     Args:
         model: A graph of layers.
-        wanted: What is to be read.
+        wanted: The layers to read.
         needs: See `FeatureExtractor`.
 
     Returns:
-        A functional model that shares all layers; its output is a dict with
-        the fields of `Features`. If a layer makes a mask, `masks` are those
-        that the points came with, and `mask` that layer's.
+        A functional model that shares all layers. Its output is a dict with
+        the fields of `Features`. If a layer makes a mask, the dict also has
+        `masks`, the masks of the points' outputs, and `mask`, the mask of the
+        first such layer.
     """
     masking = _masking_layer(model)
     reading = wanted
@@ -58,11 +59,11 @@ def _read(
     heads: Sequence[keras.Layer],
     masks: bool,
 ) -> tuple[Any, Any, dict[str, dict[str, Any]]]:
-    """Finds a graph's inputs and outputs, and what is wanted of it."""
+    """Finds a graph's inputs, its outputs and the wanted tensors."""
     changes = wanted.before or wanted.split or wanted.activations
     nested = any("/" in path for path in wanted.paths)
     if not (changes or heads or masks or nested):
-        # The model's own tensors are what is wanted.
+        # The tensors of the unchanged graph can be read directly.
         maps = {
             path: symbolic_output(model, model.get_layer(path))
             for path in wanted.paths
@@ -75,11 +76,11 @@ def _read(
 
 
 class _GraphReader(Reader):
-    """Calls the layers of a graph once more, on symbols.
+    """Calls the layers of a graph once more, on symbolic tensors.
 
-    A nested model's inner tensors belong to a graph of its own, and a fork
-    changes what comes behind it. So all layers are called, with an extractor
-    in the place of a nested model.
+    The inner tensors of a nested model belong to a separate graph, and a fork
+    changes the inputs of all later layers. So all layers are called again. A
+    nested model is replaced by a model that also returns its inner tensors.
     """
 
     def __init__(
@@ -89,10 +90,11 @@ class _GraphReader(Reader):
         self._heads = heads
         self._masks = masks
         self._nested: dict[str, keras.Model] = {}
-        self._in_two = functools.cache(InTwo)  # it may give several outputs
+        # Cached, since a layer that gives several outputs is called for each.
+        self._in_two = functools.cache(InTwo)
 
     def again(self, model: keras.Model) -> keras.Model:
-        """Makes the graph that is read, of the model's own layers."""
+        """Rebuilds the graph from the model's own layers, and reads it."""
         paths = [path for path in self.wanted.paths if "/" in path]
         for name in dict.fromkeys(path.partition("/")[0] for path in paths):
             inputs, outputs, found = _read(
@@ -123,7 +125,7 @@ class _GraphReader(Reader):
         return any(layer is head for head in self._heads)
 
     def note(self, layer, inputs, before, result):
-        """Nothing: symbols know what made them."""
+        """Does nothing: symbolic tensors record how they were made."""
 
     def _call(self, layer, *args, **kwargs):
         name = layer.name
@@ -146,7 +148,7 @@ class _GraphReader(Reader):
 
 
 def _inside(wanted: Wanted, name: str) -> Wanted:
-    """What of that is inside of a nested model."""
+    """Selects the wanted layers inside of a nested model."""
     prefix = f"{name}/"
 
     def rests(paths):
@@ -168,7 +170,7 @@ def _inside(wanted: Wanted, name: str) -> Wanted:
 
 
 def _heads(model: keras.Model) -> list[keras.Layer]:
-    """The layers that give an output, by a softmax or sigmoid inside."""
+    """Finds the output layers that end in a softmax or sigmoid."""
     made = [graph_origin(output).by for output in model.outputs]
     return [
         layer for layer in made if inner_activation(layer) and squashes(layer)
@@ -176,7 +178,7 @@ def _heads(model: keras.Model) -> list[keras.Layer]:
 
 
 def _masking_layer(model: keras.Model) -> str | None:
-    """The path of the first layer that gives a mask along with its output."""
+    """Finds the path of the first layer whose output has a mask."""
     for path, layer, parent in walk(model):
         if not is_graph(parent):
             continue
@@ -189,12 +191,12 @@ def _masking_layer(model: keras.Model) -> str | None:
 def _is_reachable(model: keras.Model, path: str) -> bool:
     try:
         return not crosses_code(model, path)
-    except ValueError:  # in what is called more than once
+    except ValueError:  # a layer on the path is called more than once
         return False
 
 
 def ends_in_layers(model: keras.Model) -> bool:
-    """Whether what a graph ends in is inside of a layer made of layers."""
+    """Checks whether a layer made of layers gives an output of a graph."""
     return any(map(_ends_in_layers, model.outputs))
 
 

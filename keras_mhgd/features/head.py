@@ -1,4 +1,4 @@
-"""What a network ends in: its logits and its embedding."""
+"""Finds the logits and the embedding of a network."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,15 +18,15 @@ from keras_mhgd.features.layers import (
 
 
 class End(NamedTuple):
-    """What one output of a network is.
+    """Describes one output of a network.
 
     Attributes:
-        form: `"softmax"` or `"sigmoid"` for probabilities; `"linear"` for what
-            a layer with weights gives without an activation, or a sum or
-            mean of such; `"other"` for another activation; `None` if it
-            can't be told.
-        is_probability: Whether `Features.logits` holds probabilities: the
-            softmax or sigmoid is not the last that the network does.
+        form: `"softmax"` or `"sigmoid"` for probabilities; `"linear"` for the
+            output of a layer with weights and no activation, or for a sum or
+            mean of linear outputs; `"other"` for another activation; `None`
+            if the form cannot be determined.
+        is_probability: Whether `Features.logits` holds probabilities, because
+            the softmax or sigmoid is not the network's last operation.
     """
 
     form: str | None
@@ -34,13 +34,13 @@ class End(NamedTuple):
 
 
 class Made(NamedTuple):
-    """How a tensor was made.
+    """Records how a tensor was made.
 
     Attributes:
-        by: The layer or operation, if it is known.
-        inputs: The tensors that it got.
-        origin: Tells the same of those.
-        before: What the activation inside of the layer got, if that was kept.
+        by: The layer or operation that made the tensor, if known.
+        inputs: The input tensors of that layer or operation.
+        origin: Finds how the input tensors were made.
+        before: The input of the layer's own activation, if it was kept.
     """
 
     by: keras.Operation | None
@@ -57,10 +57,10 @@ _FUNCTIONS = {
     "linear": (keras.activations.linear, None),
 }
 _PROBABILITIES = ("softmax", "sigmoid")
-_PASSES = "passes"  # gives the form of what it gets
+_PASSES = "passes"  # the output has the input's form
 _CONVEX = ("nearest", "bilinear")
 
-_IDLE = (  # at inference
+_IDLE = (  # these do nothing at inference
     keras.layers.Identity,
     keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
@@ -77,7 +77,7 @@ _RESHAPING = (
     keras.layers.Permute,
 )
 _RESHAPING_OPERATIONS = ("Reshape", "Squeeze", "ExpandDims")
-_AVERAGING = (  # over networks or positions; the class axis stays
+_AVERAGING = (  # these combine networks or positions, but not classes
     keras.layers.Average,
     keras.layers.AveragePooling1D,
     keras.layers.AveragePooling2D,
@@ -101,17 +101,17 @@ _SUMMING = (
 
 
 def squashes(layer: keras.Operation | None) -> bool:
-    """Whether a layer is, or ends in, a softmax or sigmoid function."""
+    """Checks whether a layer's activation is a softmax or sigmoid."""
     function = getattr(layer, "activation", None)
     return _form_of_function(function) in _PROBABILITIES
 
 
 def end_of(tensor: Any, origin: Origin) -> End:
-    """Tells what an output is, from what made it.
+    """Describes an output, by the operations that made it.
 
     Args:
         tensor: The output, symbolic or of a batch.
-        origin: Tells how a tensor was made.
+        origin: Finds how a tensor was made.
     """
     form, last = _form(tensor, origin)
     return End(form, form in _PROBABILITIES and not last)
@@ -120,20 +120,20 @@ def end_of(tensor: Any, origin: Origin) -> End:
 def read_head(
     outputs: Any, origin: Origin, needs: Collection[str], name: str
 ) -> dict[str, Any]:
-    """Finds logits and embedding from the outputs backwards.
+    """Finds logits and embedding by going back from the outputs.
 
     Args:
         outputs: The network's predictions, symbolic or of a batch.
-        origin: Tells how a tensor was made, and keeps what an activation got
-            that is inside of a layer and gave an output.
+        origin: Finds how a tensor was made. If a layer's own activation gives
+            an output, `Made.before` must hold that activation's input.
         needs: Any of `"logits"` and `"embedding"`; others are ignored.
-        name: The network's, for messages.
+        name: The network's name, for messages.
 
     Returns:
-        Those of the two that are needed, by name.
+        The needed tensors by name.
 
     Raises:
-        ValueError: If the embedding can't be told.
+        ValueError: If the embedding is needed and cannot be determined.
     """
     found = {}
     if "logits" in needs:
@@ -150,13 +150,13 @@ def graph_origin(
     given: Mapping[int, keras.KerasTensor] = {},
     outside: Origin | None = None,
 ) -> Made:
-    """Tells how a graph's tensor was made: sees through nested graphs.
+    """Finds how a graph's tensor was made, also inside of nested graphs.
 
     Args:
         tensor: A symbolic tensor.
-        given: In a nested graph: by identity of its inputs what it is called
-            with.
-        outside: The origin of those.
+        given: In a nested graph, the tensors that the graph is called with, by
+            the identity of the graph's own inputs.
+        outside: Finds how the tensors in `given` were made.
     """
     if id(tensor) in given:
         return outside(given[id(tensor)])
@@ -216,7 +216,7 @@ def _embedding(outputs: Any, origin: Origin, name: str) -> Any:
 
 
 def _classifier_input(tensor: Any, origin: Origin) -> Any:
-    """What the last layer with weights gets, if it gets one tensor."""
+    """Finds the input of the last layer with weights, if it has only one."""
     made = origin(tensor)
     while len(made.inputs) == 1 and not getattr(made.by, "weights", ()):
         made = made.origin(made.inputs[0])
@@ -224,7 +224,7 @@ def _classifier_input(tensor: Any, origin: Origin) -> Any:
 
 
 def _form(tensor: Any, origin: Origin) -> tuple[str | None, bool]:
-    """An output's form, and whether that is the last layer's own."""
+    """Finds an output's form, and whether the last layer itself gives it."""
     made = origin(tensor)
     layer = made.by
     in_time = isinstance(layer, keras.layers.TimeDistributed)
@@ -245,7 +245,7 @@ def _form(tensor: Any, origin: Origin) -> tuple[str | None, bool]:
 
 
 def _own_form(layer: keras.Operation | None, rank: int) -> str | None:
-    """What a layer makes of anything; `_PASSES` if it depends on that."""
+    """Finds the form that a layer gives; `_PASSES` if it keeps the input's."""
     if not _is_of_keras(layer):
         return None
     kind = type(layer).__name__
@@ -275,7 +275,7 @@ def _own_form(layer: keras.Operation | None, rank: int) -> str | None:
 def _keeps_classes(
     layer: keras.Operation, inputs: Sequence[Any], tensor: Any
 ) -> bool:
-    """Whether the last axis stays, and sums to one as it did."""
+    """Checks whether the last axis still holds classes that sum to one."""
     if isinstance(layer, keras.layers.Permute):
         return layer.dims[-1] == len(layer.dims)
     if isinstance(layer, keras.layers.Concatenate):
@@ -302,6 +302,6 @@ def _form_of_softmax(axis: int | Sequence[int], rank: int) -> str | None:
 
 
 def _is_of_keras(layer: keras.Operation | None) -> bool:
-    """Whether what an operation does is Keras's own code."""
+    """Checks whether Keras's own code implements an operation."""
     kinds = [each for each in type(layer).__mro__ if "call" in vars(each)]
     return bool(kinds) and kinds[0].__module__.startswith("keras.")

@@ -1,4 +1,4 @@
-"""What one batch is to a student and to its teacher."""
+"""Makes the inputs of a student and of its teacher from one batch."""
 
 import re
 from typing import Any, NamedTuple
@@ -10,41 +10,42 @@ from keras_mhgd.features.layers import input_specs, is_graph, symbolic_inputs
 
 Shape = tuple[int | None, ...]
 
-# What Keras calls an input that nobody named; the last is of Keras 2.
+# Names that Keras gives to unnamed inputs; `input` is from Keras 2.
 _AUTOMATIC = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?(CLONE)*")
 
 
 class Inputs:
-    """Makes a teacher's inputs of a batch that is in the student's form.
+    """Makes a teacher's inputs from a batch in the student's form.
 
-    Single inputs belong together. Several are matched by name: the keys of a
-    dict and the names that `keras.Input` was given. Names that Keras made,
-    such as `keras_tensor_3`, don't count. If equally many inputs are left on
-    both sides, they are paired in the order in which the networks were given
-    them.
+    If each network has a single input, these two are paired. Several inputs
+    are matched by name: by the keys of a dict or the names that `keras.Input`
+    was given. Names that Keras made, such as `keras_tensor_3`, don't count. If
+    both networks have equally many unmatched inputs, these are paired in the
+    order in which the networks were given them.
 
-    A batch may be a dict with more keys than the student takes. An input of
-    the teacher that has a key of its own there is taken from it.
+    A batch may be a dict with more keys than the student takes. If such a dict
+    has a key with the name of a teacher's input, the teacher takes that entry.
 
-    What a subclassed network takes may not be known: then a batch is passed as
-    it is.
+    The inputs of a subclassed network may be unknown. Then the network takes
+    the batch unchanged.
 
     Args:
         student: A built network.
-        teacher: Another.
-        matched: Whether the teacher's inputs are the student's. If not, each
-            network takes the batch by itself.
+        teacher: Another built network.
+        matched: Whether the teacher's inputs are made from the student's. If
+            not, each network takes its inputs directly from the batch.
 
     Attributes:
-        pairs: (student input, teacher input) names that were paired by their
-            order, though they differ.
+        pairs: Names (student input, teacher input) that differ, of inputs that
+            were paired by their order.
         student_shapes: The shapes `(None, ...)` of the student's inputs in
             flattened order. A size that only the teacher knows is filled in.
-            Empty if not known.
-        teacher_shapes: The same of the teacher.
+            Empty if unknown.
+        teacher_shapes: The shapes of the teacher's inputs, with sizes that
+            only the student knows filled in.
 
     Raises:
-        ValueError: If an input of the teacher has no partner, or one of
+        ValueError: If an input of the teacher has no partner, or a partner of
             another shape.
 
     Example:
@@ -72,14 +73,13 @@ class Inputs:
             self.student_shapes[mine] = self.teacher_shapes[its] = shape
 
     def student(self, x: Any) -> Any:
-        """Makes the student's inputs of a batch.
+        """Makes the student's inputs from a batch.
 
         Args:
-            x: The batch: what the student takes; of a dict, with any other
-                keys.
+            x: The batch: the student's inputs. A dict may have other keys too.
 
         Returns:
-            What the student takes.
+            The student's inputs, in the student's structure.
 
         Raises:
             ValueError: If the batch lacks an input, or has text where the
@@ -88,7 +88,7 @@ class Inputs:
         return self._student.taken(x)
 
     def teacher(self, x: Any) -> Any:
-        """Makes the teacher's inputs of a batch, as `student` does."""
+        """Makes the teacher's inputs from a batch: see `student`."""
         if self._sources is None:
             return self._teacher.taken(x)
         own = keras.tree.flatten(self._student.taken(x))
@@ -102,7 +102,7 @@ class Inputs:
         return self._teacher.packed(found, x)
 
     def _matched(self) -> dict[int, int]:
-        """For inputs of the teacher, by index, the index of the student's."""
+        """Maps indices of the teacher's inputs to those of the student's."""
         ours, theirs = self._student, self._teacher
         by_name = {
             each.name: mine
@@ -147,13 +147,14 @@ class Inputs:
 
 
 class _Input(NamedTuple):
-    """One input of a network.
+    """Describes one input of a network.
 
     Attributes:
-        label: What it is called in messages.
-        name: Its key in a dict, or the name that it was given, if any.
-        shape: `(None, ...)`.
-        dtype: Its dtype's name; `None` if not known.
+        label: Name of the input in messages.
+        name: Key of the input in a dict, or the name that it was given, if
+            any.
+        shape: Shape of the input, `(None, ...)`.
+        dtype: Name of the input's dtype; `None` if unknown.
     """
 
     label: str
@@ -163,7 +164,7 @@ class _Input(NamedTuple):
 
 
 class _Form:
-    """What a network takes: its inputs in their structure."""
+    """Describes the inputs of a network and their structure."""
 
     def __init__(self, network: keras.Model):
         self.name = network.name
@@ -179,14 +180,15 @@ class _Form:
         self.inputs = [_input(path, tensor, known) for path, tensor in leaves]
         self.labels = [each.label for each in self.inputs]
         self._is_flat = all(len(path) < 2 for path, _ in leaves)
-        # Flattened, a dict is sorted: here it is in the order it was given.
+        # Flattening sorts a dict by its keys. `order` restores the order in
+        # which the network was given its inputs.
         self.order = list(range(len(leaves)))
         if isinstance(self.structure, dict):
             given = list(self.structure)
             self.order.sort(key=lambda index: given.index(leaves[index][0][0]))
 
     def taken(self, x: Any) -> Any:
-        """What the network takes of a batch: of a dict not all keys."""
+        """Takes the network's inputs from a batch, without other keys."""
         if not (self._is_flat and self.inputs and isinstance(x, dict)):
             self._require_kind(keras.tree.flatten(x))
             return x
@@ -198,7 +200,7 @@ class _Form:
         return self.packed(found, x)
 
     def packed(self, found: dict[int, Any], x: Any) -> Any:
-        """Gives tensors, by index, the structure of the inputs."""
+        """Packs tensors, given by index, into the inputs' structure."""
         missing = [
             each.label
             for index, each in enumerate(self.inputs)
@@ -241,7 +243,7 @@ def _input(path: tuple[Any, ...], tensor: Any, known: bool) -> _Input:
 
 
 def _merged(mine: _Input, its: _Input) -> Shape | None:
-    """The shape with all known sizes; `None` if they or the kinds differ."""
+    """Merges two shapes' known sizes; `None` if sizes or kinds differ."""
     text = [each.dtype == "string" for each in (mine, its) if each.dtype]
     if len(mine.shape) != len(its.shape) or len(set(text)) == 2:
         return None

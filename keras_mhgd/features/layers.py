@@ -1,7 +1,7 @@
-"""The layers of a network: found by path, and what they give.
+"""Finds the layers of a network by path, and their inputs and outputs.
 
-A network is a graph of layers (functional or sequential), or subclassed: then
-only its Python code knows how the layers are called.
+A network is a graph of layers (functional or sequential), or it is subclassed.
+Only the Python code of a subclassed network knows how its layers are called.
 """
 
 import difflib
@@ -37,19 +37,19 @@ _ENDING_IN_ACTIVATION = (
     keras.layers.SeparableConv2D,
 )
 
-# What Keras's own layers of images have in common; some are not random.
+# The base class of Keras's image preprocessing layers; not all are random.
 _PREPROCESSING = keras.layers.RandomFlip.__base__
 
 
 def is_graph(model: keras.Layer) -> bool:
-    """Whether a model is a graph of layers, with symbolic inputs."""
+    """Checks whether a model is a graph of layers, with symbolic inputs."""
     return isinstance(model, keras.Model) and bool(
         getattr(graph_of(model), "inputs", None)
     )
 
 
 def require_network(model: keras.Model) -> None:
-    """Raises unless a model is built."""
+    """Raises an error unless a network is a built Keras model."""
     if not isinstance(model, keras.Model) or not model.built:
         raise TypeError(
             "A network must be a built keras.Model. "
@@ -62,14 +62,16 @@ def find_layer(model: keras.Model, path: str) -> keras.Layer:
     """Finds a layer by name, or by path through nested models and layers.
 
     Raises:
-        ValueError: If there is no such layer; near names are listed.
+        ValueError: If there is no such layer; similar names are listed. Also
+            if a graph on the path does not call its layer exactly once, or if
+            the found layer has several outputs there.
     """
     *_, layer = _along(model, path)
     return layer
 
 
 def crosses_code(model: keras.Model, path: str) -> bool:
-    """Whether what calls a layer is code, and no graph."""
+    """Checks whether the path to a layer leads through code, not graphs."""
     *parents, _ = _along(model, path)
     return not all(map(is_graph, parents))
 
@@ -106,14 +108,14 @@ def _along(model: keras.Model, path: str) -> Iterator[keras.Layer]:
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:
-    """The layers directly inside of a model or layer."""
+    """Lists the layers directly inside of a model or layer."""
     if is_graph(layer):
         return layer.layers
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def leaves(layer: keras.Layer) -> list[keras.Layer]:
-    """All layers inside that have no layers inside."""
+    """Lists all inner layers that have no layers inside themselves."""
     return [
         each
         for each in layer._flatten_layers(include_self=False)
@@ -124,7 +126,7 @@ def leaves(layer: keras.Layer) -> list[keras.Layer]:
 def walk(
     model: keras.Model, prefix: str = ""
 ) -> Iterator[tuple[str, keras.Layer, keras.Model]]:
-    """Yields path, layer and the model that calls it; looks into models."""
+    """Yields path, layer and calling model; enters nested models."""
     for layer in children(model):
         if isinstance(layer, keras.Model) and children(layer):
             yield from walk(layer, f"{prefix}{layer.name}/")
@@ -133,24 +135,24 @@ def walk(
 
 
 def names(model: keras.Model) -> list[str]:
-    """The paths of `walk`."""
+    """Lists the paths that `walk` yields."""
     return [path for path, _, _ in walk(model)]
 
 
 def graph_of(model: keras.Layer) -> keras.Layer:
-    """The functional model inside of a sequential one; else the same."""
+    """Gives the functional model inside of a sequential one, else `model`."""
     return getattr(model, "_functional", None) or model
 
 
 def symbolic_inputs(model: keras.Model) -> Any:
-    """A graph's inputs in the structure that it is called with."""
+    """Gives a graph's inputs in the structure that it is called with."""
     inputs = graph_of(model).input
     single = isinstance(inputs, (list, tuple)) and len(inputs) == 1
     return inputs[0] if single else inputs
 
 
 def symbolic_outputs(model: keras.Model) -> Any:
-    """A graph's outputs in the structure that it gives."""
+    """Gives a graph's outputs in the structure that a call returns."""
     outputs = graph_of(model).output
     single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
     return outputs[0] if single else outputs
@@ -159,10 +161,11 @@ def symbolic_outputs(model: keras.Model) -> Any:
 def symbolic_output(
     model: keras.Model, layer: keras.Layer
 ) -> keras.KerasTensor | None:
-    """The output of a layer that a graph calls once, if it has just one.
+    """Finds the output of a layer that a graph calls once, if it has just one.
 
-    Not `layer.output`, which is of the first call ever: it may belong to
-    another model's graph, or to a sequential one before its last `add`.
+    `layer.output` is not used, because it is the output of the layer's first
+    call of all. That call may belong to another model's graph, or to a
+    sequential model before its last `add`.
     """
     calls = _symbolic_calls(model, layer)
     single = len(calls) == 1 and len(calls[0]) == 1
@@ -172,7 +175,7 @@ def symbolic_output(
 def _symbolic_calls(
     model: keras.Model, layer: keras.Layer
 ) -> list[list[keras.KerasTensor]]:
-    """The outputs of each call of a layer by a graph."""
+    """Lists the outputs of each call of a layer by a graph."""
     by_depth = getattr(graph_of(model), "_nodes_by_depth", {})
     return [
         node.output_tensors
@@ -183,9 +186,10 @@ def _symbolic_calls(
 
 
 def input_specs(model: keras.Model) -> Any:
-    """What a network takes, in its structure; `None` if that is not known.
+    """Gives the specs of a network's inputs, in their structure.
 
-    Of a subclassed one only shapes are known: it gets floats.
+    Only the shapes of a subclassed network's inputs are known, and the dtype
+    is assumed to be Keras's default float. `None` if no shape is known.
     """
     if is_graph(model):
         return keras.tree.map_structure(
@@ -202,7 +206,7 @@ def input_specs(model: keras.Model) -> Any:
 
 
 def input_shapes(model: keras.Model) -> list[tuple[int | None, ...]]:
-    """The shapes that a network takes, with the batch; none if not known."""
+    """Lists a network's input shapes, with the batch axis; none if unknown."""
     specs = input_specs(model)
     if specs is None:
         return []
@@ -214,15 +218,15 @@ def with_input_shapes(
 ) -> keras.Model:
     """Makes a graph of the same layers for inputs of known sizes.
 
-    Its layers, weights and paths are the network's own. What the sizes of
-    maps depend on is known in it, in nested graphs too.
+    The new graph has the network's own layers, weights and paths. The sizes of
+    its maps follow from the given sizes, in nested graphs too.
 
     Args:
-        network: A built network; one that is no graph is given back.
-        shapes: Of each input, with the batch, in the flattened order.
+        network: A built network. One that is no graph is returned unchanged.
+        shapes: Shape of each input, with the batch axis, in flattened order.
 
     Returns:
-        A functional model; the network itself if it has these shapes.
+        A functional model, or the network itself if it has these shapes.
 
     Raises:
         ValueError: If `shapes` do not fit the network's inputs.
@@ -285,7 +289,7 @@ def _sized(
 def random_layers(network: keras.Model) -> list[str]:
     """Finds the layers that augment their input at random.
 
-    Dropout and noise, which regularise, are not among them.
+    Dropout and noise layers are not listed, because they regularise.
 
     Args:
         network: A network.
@@ -311,7 +315,7 @@ def _random_layers(parent: keras.Layer, prefix: str) -> Iterator[str]:
 
 
 def augments(layer: keras.Layer) -> bool:
-    """Whether a layer is one of Keras's that change images at random."""
+    """Checks whether a layer is a Keras layer that changes images randomly."""
     kinds = type(layer).__mro__
     named = any("ImageAugmentationLayer" in kind.__name__ for kind in kinds)
     draws = any(
@@ -322,14 +326,15 @@ def augments(layer: keras.Layer) -> bool:
 
 
 def is_activation(layer: keras.Layer) -> bool:
-    """Whether a layer does nothing but activate."""
+    """Checks whether a layer does nothing but apply an activation."""
     return isinstance(layer, _ACTIVATIONS)
 
 
 def inner_activation(layer: keras.Layer) -> Callable | None:
-    """The activation that a layer such as a convolution ends in, if any.
+    """Finds the activation that a layer such as a convolution ends in.
 
-    Of others that have one, such as a recurrent layer, it is inside.
+    `None` if the layer has no activation, or applies its activation further
+    inside, as recurrent layers do.
     """
     if not isinstance(layer, _ENDING_IN_ACTIVATION):
         return None
@@ -340,10 +345,11 @@ def inner_activation(layer: keras.Layer) -> Callable | None:
 def call_in_two(
     layer: keras.Layer, call: Callable, inputs: Sequence[Any], options: dict
 ) -> tuple[Any, Any]:
-    """Calls a layer that ends in an activation: what that gets, and gives.
+    """Calls a layer, and gives its activation's input and its own output.
 
-    The activation itself tells, so that whatever the layer does stays as it
-    is: in integers, with weights of low rank, or with a regularised output.
+    A wrapper around the activation records the input. So the layer's own call
+    runs unchanged: also with integer weights, with low-rank weights or with a
+    regularised output.
     """
     activation, got = layer.activation, []
 
@@ -360,7 +366,7 @@ def call_in_two(
 
 
 class InTwo(keras.Layer):
-    """`call_in_two` as a layer of a graph, by the layer's own weights."""
+    """Applies `call_in_two` in a graph, with the layer's own weights."""
 
     def __init__(self, layer: keras.Layer):
         super().__init__(name=f"{layer.name}_in_two", autocast=False)
@@ -377,18 +383,20 @@ class InTwo(keras.Layer):
         return spec, keras.KerasTensor(spec.shape, spec.dtype)
 
     def compute_mask(self, inputs, previous_mask):
-        return None  # the results bring theirs along
+        return None  # the results have masks already
 
 
 Split = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class Point(keras.Layer):
-    """Reads a tensor in a graph: gives what goes on, a fork, and the mask.
+    """Reads the output of a layer in a graph.
+
+    Gives the tensor that the network continues with, the fork and the mask.
 
     Args:
-        name: The layer's whose output it reads.
-        split: See `FeatureExtractor`; without one the fork is the tensor.
+        name: Name of the layer whose output is read.
+        split: See `FeatureExtractor`. If `None`, the fork is the output.
     """
 
     def __init__(self, name: str, split: Split | None):
@@ -397,7 +405,7 @@ class Point(keras.Layer):
         self.supports_masking = True
 
     def call(self, inputs):
-        # At once: attention takes the mask off the tensor that it gets.
+        # Read here, since a later attention layer removes its input's mask.
         mask = mask_of(inputs)
         if self._split is None:
             return inputs, inputs, mask
@@ -410,14 +418,13 @@ class Point(keras.Layer):
         return result, fork, keras.KerasTensor(inputs.shape[:-1], "bool")
 
     def compute_mask(self, inputs, previous_mask):
-        return None  # as of `InTwo`
+        return None  # the result has a mask already
 
 
 def require_linear(layer: keras.Layer, path: str) -> None:
-    """Raises unless a layer without activation can be a linear map.
+    """Raises an error unless a layer without activation can be a linear map.
 
-    Of what a pooling or reshaping layer gives it can't be told what was
-    before an activation.
+    After pooling or reshaping, the value before the activation is unknown.
     """
     merges = isinstance(layer, (keras.layers.Add, keras.layers.Concatenate))
     if merges or (layer.weights and not isinstance(layer, keras.Model)):

@@ -1,4 +1,4 @@
-"""Which positions of a sequence are real, and which only fill a batch."""
+"""Finds which positions of a sequence are real and which are padding."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,26 +6,26 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_INPUT = "padding_mask"  # as KerasHub's networks name it
+_INPUT = "padding_mask"  # the name in KerasHub's networks
 
 
 def mask_of(tensor: Any) -> tf.Tensor | None:
-    """The mask that Keras keeps with a tensor, if any."""
+    """Gives the mask that Keras attached to a tensor, if any."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def set_mask(tensor: Any, mask: tf.Tensor | None) -> None:
-    """Keeps a mask with a tensor, as Keras does."""
+    """Attaches a mask to a tensor, as Keras does."""
     if mask is not None:
         tensor._keras_mask = mask
 
 
 def input_mask(names: Sequence[str], inputs: Any) -> tf.Tensor | None:
-    """The input of the name `padding_mask`, if there is one.
+    """Finds the input with the name `padding_mask`, if any.
 
     Args:
-        names: Of the inputs, in the flattened order; none if not known.
-        inputs: What a network is called with.
+        names: Names of the inputs, in flattened order; empty if unknown.
+        inputs: The inputs that a network is called with.
     """
     if isinstance(inputs, dict):
         mask = inputs.get(_INPUT)
@@ -42,14 +42,14 @@ def choose(
 ) -> list[tf.Tensor | None] | None:
     """Finds the mask of each tensor.
 
-    That is the tensor's own one; else the network's, if it is of the same
-    length. Where a length is known only at run time they are compared then,
-    and if they differ every position counts as real.
+    The mask is the tensor's own, else the network's if the lengths are equal.
+    Lengths that are known only at run time are compared at run time. If they
+    differ then, every position counts as real.
 
     Args:
         tensors: Outputs of layers; only sequences `(batch, length, D)` have a
             mask.
-        own: The mask that each came with, `(batch, length)` or `None`.
+        own: Each tensor's own mask, `(batch, length)` or `None`.
         network: The mask of the network's input `(batch, length)`, or `None`.
 
     Returns:
@@ -75,6 +75,6 @@ def _mask(tensor, own, network) -> tf.Tensor | None:
     if tensor.shape[1] is not None and network.shape[1] is not None:
         return network
     length, positions = tf.shape(tensor)[1], tf.shape(network)[1]
-    # No `tf.cond`: XLA wants both branches in one shape.
+    # Not by `tf.cond`: XLA needs branches that give equal shapes.
     nearest = tf.minimum(tf.range(length), positions - 1)
     return tf.gather(network, nearest, axis=1) | (length != positions)

@@ -1,4 +1,4 @@
-"""What a network computes, step by step: layers and how they are joined."""
+"""Lists the steps that a network computes, and how they are joined."""
 
 import collections
 import dataclasses
@@ -14,9 +14,12 @@ from keras_mhgd.features.layers import children, graph_of, is_graph, walk
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """A call of a layer or operation; tensors are compared by identity."""
+    """Describes one call of a layer or operation.
 
-    path: str | None  # None of an operation, and of what is called again
+    Tensors of different steps must be compared by identity.
+    """
+
+    path: str | None  # None for an operation or a layer of several calls
     layer: keras.Operation
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
@@ -24,16 +27,16 @@ class Step:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """The first output's, with the batch."""
+        """The shape of the first output, with the batch axis."""
         return tuple(self.outputs[0].shape)
 
 
 def outline(model: keras.Model) -> list[Step]:
-    """Lists the steps of a network, in an order in which they can be taken.
+    """Lists the steps of a network, in an order in which they can run.
 
-    Nested models are looked into. Of a graph, operations that are no layers
-    are among the steps. If there is code on the way, the steps are the calls
-    that it makes, and what it does between layers isn't seen.
+    The steps inside of nested models are listed. The steps of a graph include
+    operations that are no layers. If a part of the network is subclassed, the
+    steps are calls of layers only, and operations between layers are missing.
 
     Args:
         model: A built network.
@@ -48,7 +51,7 @@ def outline(model: keras.Model) -> list[Step]:
 
 
 def inside(layer: keras.Layer, path: str) -> dict[str, keras.Layer]:
-    """Finds the layers inside of one, by path; of equal names the last."""
+    """Finds a layer's inner layers by path; of equal paths, the last."""
     found = {}
     for child in children(layer):
         found[f"{path}/{child.name}"] = child
@@ -59,7 +62,7 @@ def inside(layer: keras.Layer, path: str) -> dict[str, keras.Layer]:
 def of_code(
     model: keras.Model, layers: Mapping[str, keras.Layer]
 ) -> list[Step]:
-    """Lists the calls of layers of a network, in the order they end in."""
+    """Lists calls of a network's layers, in the order in which they end."""
     calls = code_reader.calls(model, layers.values())
     times = collections.Counter(id(layer) for layer, _, _ in calls)
     paths = {
@@ -84,14 +87,15 @@ def _tensors(structure: Any) -> tuple[tf.Tensor, ...]:
 def _of_graph(
     model: keras.Model, prefix: str, known: dict[int, Any]
 ) -> Iterator[Step]:
-    """The steps of a graph.
+    """Yields the steps of a graph.
 
     Args:
         model: The graph.
-        prefix: Of the layers' paths.
-        known: Tensors that stand for others, by the others' identity: a
-            nested graph's inputs and outputs have twins outside of it. Those
-            of nested graphs are added.
+        prefix: Prefix of the layers' paths.
+        known: Replacements of tensors, by the identity of the tensor that is
+            replaced. A nested graph's inputs and outputs have twins in the
+            outer graph, and only one tensor of such a pair appears in steps.
+            The outputs of nested graphs are added to this dict.
     """
 
     def outer(tensors):
@@ -113,7 +117,7 @@ def _of_graph(
                 node.output_tensors, inner.outputs, strict=True
             ):
                 known[id(twin)] = twins.get(id(tensor), tensor)
-        elif inputs:  # else it is where the graph begins
+        elif inputs:  # a node without inputs is an input of the graph
             outputs = tuple(node.output_tensors)
             named = once and isinstance(layer, keras.Layer)
             yield Step(

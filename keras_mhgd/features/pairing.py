@@ -1,4 +1,4 @@
-"""Which layers of a student learn from which of its teacher."""
+"""Pairs layers of a student with the teacher's layers they learn from."""
 
 import collections
 import math
@@ -24,7 +24,7 @@ _GLOBAL_POOLINGS = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
 )
-_NO_ENDS = (  # what only shifts, or is random
+_NO_ENDS = (  # layers that only shift maps, or are random
     keras.layers.ZeroPadding2D,
     keras.layers.Cropping2D,
     keras.layers.Dropout,
@@ -42,8 +42,8 @@ _SCALES_AND_TABLES = (
     keras.layers.Normalization,
     keras.layers.Embedding,
 )
-_MOST = 4  # sensing points that are chosen without being asked
-_ENOUGH_STAGES = 3  # without a stem
+_MOST = 4  # most sensing points that are chosen by default
+_ENOUGH_STAGES = 3  # with at least these, the stem is no sensing point
 
 
 def pair(
@@ -57,26 +57,29 @@ def pair(
 
     Args:
         student: The network that learns.
-        teacher: The network that it learns from.
-        sensing_points: `None` pairs what the networks are made of, see below;
-            or a list, front end first, of layer names that both networks have
-            or of (student layer, teacher layer) pairs.
-        at_least: Number of pairs that are needed, without the next.
-        logits: Whether the networks' `logits_end` is a last pair.
+        teacher: The network that the student learns from.
+        sensing_points: `None` chooses the points as described below.
+            Otherwise a list, front end first, of layer names that both
+            networks have or of (student layer, teacher layer) pairs.
+        at_least: Number of pairs that are needed, not counting that of
+            `logits`.
+        logits: Whether the networks' `logits_end` layers form a last pair.
 
-    The points of a network of images are its `stage_ends`, of which the last
-    four. Those of its stem, where no block ends, are not among them if three
-    others are left. The points of any other network, or of one with a single
-    stage, are its `block_ends`. Two networks of images are paired by the
-    stages that reduce the input by the same factor, if that serves every
-    stage of the network with fewer. All else is paired in order, the last with
-    the last, the others spread evenly; at most four.
+    By default, the points of a network of images are the last four of its
+    `stage_ends`. The points of its stem, where no block ends, are left out if
+    three other points remain. Any other network, and a network with a single
+    stage, has its `block_ends` as points.
+
+    Two networks of images are paired by the stages that reduce the input by
+    the same factor, if each stage of the network with fewer stages finds such
+    a partner. Otherwise the points are paired in order, four at most: the last
+    with the last, the others spread evenly.
 
     Returns:
         (student layer, teacher layer) pairs.
 
     Raises:
-        ValueError: If there are too few, or a layer is not found.
+        ValueError: If there are too few pairs, or a layer is not found.
     """
     if sensing_points is None:
         pairs = _found(student, teacher)
@@ -121,7 +124,7 @@ def _found(student, teacher) -> list[tuple[str, str]]:
 
 
 def _chosen_stages(model: keras.Model) -> dict[int, str]:
-    """Those of `stage_ends` that are sensing points."""
+    """Selects those of `stage_ends` that become sensing points."""
     stages = _stages(model)
     with_blocks = [stage for stage in stages if stage.has_blocks]
     if len(with_blocks) >= _ENOUGH_STAGES:
@@ -130,7 +133,7 @@ def _chosen_stages(model: keras.Model) -> dict[int, str]:
 
 
 def _spread(points: list[str], count: int) -> list[str]:
-    """Takes `count` evenly spaced entries, the last among them."""
+    """Takes `count` evenly spaced entries, including the last."""
     return [
         points[math.ceil((index + 1) * len(points) / count) - 1]
         for index in range(count)
@@ -140,24 +143,27 @@ def _spread(points: list[str], count: int) -> list[str]:
 def stage_ends(model: keras.Model) -> dict[int, str]:
     """Finds the layer that each resolution of a network ends in.
 
-    A resolution ends where its last block does: in a sum or concatenation of
-    maps, a layer made of layers, or a convolution without activation that
-    another one reads; and in the normalisation and activation that alone read
-    that. What follows at the same resolution is a part of the next block, as
-    wide as that happens to be. The last resolution, and one without blocks,
-    end in their last layer.
+    A resolution ends where its last block ends. A block ends in a sum or
+    concatenation of maps, in a layer made of layers, or in a convolution
+    without activation whose output another convolution reads. Normalisations
+    and activations that alone read this output belong to the block. Later
+    layers of the same resolution are part of the next block, and their width
+    depends on that block. The last resolution, and a resolution without
+    blocks, end in their last layer.
 
-    A resolution counts as a stage if one of its layers has weights, and if no
-    finer one comes after it: what is pooled to scale channels is no stage, nor
-    is what comes after the last global pooling. Nested models are looked into.
+    A resolution counts as a stage if one of its layers has weights, other than
+    normalisations and embeddings, and if no finer resolution comes after it.
+    So maps that are pooled to scale channels are no stage, and neither are
+    maps after the last global pooling. Nested models are entered.
 
     Args:
         model: A built network of images.
 
     Returns:
-        Layer paths by the factor by which they reduce the input's height (to
-        the nearest power of two), front end first; none if no input is an
-        image of known height, or if the network ends in sequences.
+        Layer paths, front end first. A path's key is the factor by which the
+        layer reduces the input's height, to the nearest power of two. Empty if
+        no input is an image of known height, or if the network ends in
+        sequences.
 
     Example:
         >>> teacher = keras_mhgd.models.get("vgg_small", (28, 28, 1), 10)
@@ -168,7 +174,7 @@ def stage_ends(model: keras.Model) -> dict[int, str]:
 
 
 class _Stage(NamedTuple):
-    """A resolution of a network of images."""
+    """Describes a resolution of a network of images."""
 
     factor: int  # by which it reduces the input's height
     end: str  # the path of its last layer
@@ -211,8 +217,8 @@ def _stages(model: keras.Model) -> list[_Stage]:
     for height in sorted(ends.keys() & weighted, reverse=True):
         end = ends[height]
         if blocks[height] and height != last:
-            # A merge that other maps bypass may be inside of a block. Where
-            # all are bypassed, a block gives the widest maps.
+            # A merge that other maps bypass may be inside of a block. If all
+            # merges are bypassed, the one with the widest maps ends a block.
             block = next(
                 (each for each in blocks[height] if each in bottlenecks),
                 max(blocks[height], key=lambda each: each.shape[-1]),
@@ -222,14 +228,14 @@ def _stages(model: keras.Model) -> list[_Stage]:
                 or _point_before(block, steps)
                 or end
             )
-        # The nearest power of two: odd heights are rounded on the way down.
+        # Layers round odd heights, so the ratio may be no power of two.
         factor = 2 ** round(math.log2(heights[0] / height))
         stages[factor] = _Stage(factor, end.path, bool(blocks[height]))
     return list(stages.values())
 
 
 def _readers(steps: Sequence[Step]) -> dict[int, list[Step]]:
-    """The steps that read a tensor, by the tensor's identity."""
+    """Finds the steps that read each tensor, by the tensor's identity."""
     readers = collections.defaultdict(list)
     for step in steps:
         for tensor in {id(each) for each in step.inputs}:
@@ -238,7 +244,7 @@ def _readers(steps: Sequence[Step]) -> dict[int, list[Step]]:
 
 
 def _bottlenecks(steps: Sequence[Step]) -> set[Step]:
-    """The steps that all maps go through: none that is read later goes by."""
+    """Finds the steps that no map bypasses to be read later."""
     read_until = {
         id(tensor): index
         for index, step in enumerate(steps)
@@ -255,10 +261,11 @@ def _bottlenecks(steps: Sequence[Step]) -> set[Step]:
 
 
 def _ends_block(step: Step, readers: dict[int, list[Step]]) -> bool:
-    """Whether it is made of layers, merges maps, or projects them.
+    """Checks whether a step ends a block.
 
-    What projects is a convolution that another one reads, with nothing but
-    normalisation between.
+    That is a layer made of layers, a merge of maps, or a projection. A
+    projection is a convolution without activation whose output another
+    convolution reads, with nothing but normalisation between them.
     """
     if _made_of_layers(step.layer):
         return True
@@ -267,7 +274,7 @@ def _ends_block(step: Step, readers: dict[int, list[Step]]) -> bool:
     }
     if len(merged) > 1:
         return True
-    # A depthwise convolution's other half is the pointwise one behind it.
+    # A depthwise convolution ends no block: a pointwise one completes it.
     if (
         not isinstance(step.layer, keras.layers.Conv2D)
         or step.layer.groups > 1
@@ -284,13 +291,13 @@ def _point_after(
     readers: dict[int, list[Step]],
     belongs: Callable[[keras.Operation], bool],
 ) -> Step | None:
-    """The last point that ends a block: it, or what belongs to it."""
+    """Finds the last point of a block's end and the steps belonging to it."""
     points = [step for step in _run(block, readers, belongs) if step.is_point]
     return points[-1] if points else None
 
 
 def _point_before(block: Step, steps: Sequence[Step]) -> Step | None:
-    """The last point of a block that ends in an operation, which is none."""
+    """Finds the last point of a block whose end itself is no point."""
     points = [
         step
         for step in steps[: steps.index(block)]
@@ -304,7 +311,7 @@ def _run(
     readers: dict[int, list[Step]],
     goes_on: Callable[[keras.Operation], bool],
 ) -> list[Step]:
-    """A step and those after it, while one alone reads what there is."""
+    """Lists a step and those after it, as long as each has a single reader."""
     run = [step]
     while True:
         after = readers[id(run[-1].outputs[0])]
@@ -324,7 +331,7 @@ def _normalizes(layer: keras.Operation) -> bool:
 def logits_end(model: keras.Model) -> str:
     """Finds the last layer that is no activation: it gives the logits.
 
-    A classifier with a softmax or sigmoid inside itself gives probabilities.
+    If that layer itself ends in a softmax or sigmoid, it gives probabilities.
 
     Args:
         model: A built network.
@@ -348,15 +355,19 @@ def logits_end(model: keras.Model) -> str:
 def block_ends(model: keras.Model) -> list[str]:
     """Finds the ends of the blocks of a network that has no resolutions.
 
-    Those are, whatever there are two or more of, before the classifier:
-    layers made of layers, such as a transformer's block; sums, which end the
-    blocks of a residual network; or layers with weights, each with the
-    weightless layers of the same shape that follow, such as its activation.
+    Only layers before the classifier count. The blocks are of the first of
+    these kinds that occurs twice or more:
 
-    Of the layers made of layers the blocks are those of a kind that comes
-    twice or more, here or inside of one that is no block: an embedding is
-    none, and an encoder is a number of them. To a sum belongs the activation
-    that alone reads it.
+    1. Layers made of layers, such as the blocks of a transformer.
+    2. Sums, which end the blocks of a residual network. An activation that
+       alone reads a sum belongs to it.
+    3. Layers with weights. Following layers of the same shape belong to them,
+       such as a normalisation or activation.
+
+    Among layers made of layers, only those of a type that occurs twice or more
+    are blocks. If no type does, the layers inside of them are searched. So an
+    embedding is no block, and an encoder is a series of blocks. If no type
+    occurs twice inside either, all layers made of layers are blocks.
 
     Args:
         model: A built network of vectors or sequences.
@@ -399,7 +410,7 @@ def block_ends(model: keras.Model) -> list[str]:
 
 
 def _blocks_among(composite: Mapping[str, keras.Layer]) -> dict:
-    """The layers of a kind that there is more of, here or further inside."""
+    """Finds layers of a type that occurs repeatedly, here or further inside."""
     while composite:
         times = collections.Counter(map(type, composite.values()))
         blocks = {
@@ -421,10 +432,10 @@ def _blocks_among(composite: Mapping[str, keras.Layer]) -> dict:
 def _ends_of_blocks(
     model: keras.Model, blocks: Mapping[str, keras.Layer], points: list[Step]
 ) -> list[str]:
-    """The paths of blocks, in the order of their calls.
+    """Lists the paths of blocks, in the order of their calls.
 
-    Of a block that gives more than one tensor, such as attention scores, or
-    `None` in their place: of the layer inside that gives the first.
+    A block may return a second value, such as attention scores or `None`. Then
+    the listed path is that of the inner layer that gives the first value.
     """
     direct = [step.path for step in points if step.path in blocks]
     if len(direct) == len(blocks):
@@ -448,7 +459,7 @@ def _ends_of_blocks(
 
 
 def _made_of_layers(layer: keras.Operation) -> bool:
-    """Whether it is a layer of the user's that has layers with weights."""
+    """Checks whether a layer with weights, not Keras's, is made of layers."""
     return (
         _has_weights(layer)
         and not type(layer).__module__.startswith("keras.")
@@ -461,5 +472,5 @@ def _has_weights(layer: keras.Operation) -> bool:
 
 
 def _transforms(layer: keras.Operation) -> bool:
-    """Whether it has weights, and does more than scale or look up."""
+    """Checks whether a layer has weights beyond those of scales and tables."""
     return _has_weights(layer) and not isinstance(layer, _SCALES_AND_TABLES)

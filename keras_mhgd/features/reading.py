@@ -1,4 +1,4 @@
-"""What is read at a layer, whether a graph or code calls it."""
+"""Reads tensors at layers, whether a graph or code calls the layers."""
 
 import abc
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,15 +16,16 @@ from keras_mhgd.features.layers import (
 
 
 class Wanted(NamedTuple):
-    """What is to be read of a network, by the paths of its layers.
+    """Lists what to read of a network, by the paths of its layers.
 
     Attributes:
         points: The sensing points.
         others: Other layers whose output is wanted.
-        before: Whether points are read before their activation too.
+        before: Whether points are also read before their activation.
         split: See `FeatureExtractor`.
-        activations: By path of a point that is read before the activation
-            that its layer ends in: what is called in the place of that.
+        activations: Activation layers by the paths of points that end in an
+            activation but are read before it. The activation layer is called
+            instead of the point's own activation.
     """
 
     points: list[str]
@@ -41,11 +42,11 @@ class Wanted(NamedTuple):
     def fields(
         self, outputs: Any, found: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Puts what was read under the names that `Features` has for it.
+        """Arranges the tensors that were read by the fields of `Features`.
 
         Args:
-            outputs: What the network gives.
-            found: What a `Reader` has found.
+            outputs: The network's outputs.
+            found: The tensors that a `Reader` has found.
         """
 
         def at_points(kind):
@@ -71,11 +72,11 @@ def wanted(
     split: Split | None,
     activations: Mapping[str, keras.Layer],
 ) -> Wanted:
-    """Lists what a `FeatureExtractor` reads, once it has checked the paths.
+    """Checks the paths, and lists what a `FeatureExtractor` reads.
 
     Raises:
-        ValueError: If there is no such layer, or what comes before its
-            activation can't be told.
+        ValueError: If a layer does not exist, or if its value before the
+            activation is needed and unknown.
     """
     before = "maps_before_activation" in needs
     found = Wanted(list(points), list(others), before, split, activations)
@@ -88,14 +89,16 @@ def wanted(
 
 
 class Reader(abc.ABC):
-    """Calls layers, and keeps what is wanted of them.
+    """Calls layers, and keeps the wanted tensors.
 
-    A graph calls its layers on symbols, code on tensors. A subclass says how
-    a layer is called then; what is read where is told here alone.
+    A graph calls its layers on symbolic tensors, code calls them on tensors.
+    Each of the two has a subclass, which defines how a layer is called. This
+    class alone decides which tensors are read.
 
     Attributes:
-        found: What was read, by its kind and path: `maps`, `forks`, `masks`,
-            `before` the activation, and what other layers have `given`.
+        found: The tensors that were read, by kind and path. The kinds are
+            `maps`, `forks`, `masks`, `before` (the activation's input) and
+            `given` (the output of another layer).
     """
 
     def __init__(self, wanted: Wanted):
@@ -108,21 +111,21 @@ class Reader(abc.ABC):
     def in_two(
         self, layer: keras.Layer, call: Callable, args: Sequence, kwargs: dict
     ) -> tuple[Any, Any]:
-        """Calls a layer: what its own activation gets, and its result."""
+        """Calls a layer; gives its activation's input and its own output."""
 
     @abc.abstractmethod
     def fork(self, path: str, tensor: Any) -> tuple[Any, Any, Any]:
-        """Gives what goes on, the fork and the mask, `None` for none."""
+        """Gives the tensor to continue with, and its fork and mask if any."""
 
     @abc.abstractmethod
     def is_head(self, layer: keras.Layer) -> bool:
-        """Whether logits are read of what a layer's own activation gets."""
+        """Checks whether logits are read before a layer's own activation."""
 
     @abc.abstractmethod
     def note(
         self, layer: keras.Layer, inputs: Sequence, before: Any, result: Any
     ) -> None:
-        """Takes notice of a call."""
+        """Records a call."""
 
     def read(
         self,
@@ -132,14 +135,14 @@ class Reader(abc.ABC):
         args: Sequence,
         kwargs: dict,
     ) -> Any:
-        """Calls a layer, and gives what the network goes on with.
+        """Calls a layer, and gives the tensor that the network continues with.
 
         Args:
-            path: The layer's; `None` if nothing is wanted of it.
+            path: The layer's path; `None` if nothing is wanted of the layer.
             layer: The layer.
-            call: What calls it.
-            args: What it gets.
-            kwargs: The same by keywords.
+            call: Function that calls the layer.
+            args: Positional arguments of the call.
+            kwargs: Keyword arguments of the call.
         """
         wanted = self.wanted
         is_point = path in wanted.points
@@ -180,7 +183,7 @@ class Reader(abc.ABC):
 
 
 def not_called_once(path: str, times: int | str) -> ValueError:
-    """Makes the error for a sensing point that is called more or less."""
+    """Makes the error for a sensing point that is not called exactly once."""
     return ValueError(
         "A sensing point must be a layer that the network calls once. "
         f"Received: {path!r}, called {times} times. Choose another layer."

@@ -1,4 +1,4 @@
-"""What a student and its teacher see of one batch: preprocessors."""
+"""Preprocesses a batch for a student and for its teacher."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ Preprocessor = Callable[..., Any] | str | None
 
 
 class View(NamedTuple):
-    """A batch as both networks take it.
+    """Holds a batch in the forms that both networks take.
 
     Attributes:
-        student: What the student takes.
-        teacher: What the teacher takes.
+        student: The student's inputs.
+        teacher: The teacher's inputs.
         y: Labels.
-        sample_weight: Weights.
+        sample_weight: Weights of the samples.
     """
 
     student: Any
@@ -32,46 +32,52 @@ class View(NamedTuple):
 
 
 class Views:
-    """Makes what a student and its teacher take of one batch.
+    """Makes the inputs of a student and its teacher from one batch.
 
-    A network with a preprocessor takes what that makes of the batch. If none
-    has one, or both the same, they have one view of it, and the inputs are
-    matched: see `Inputs`. Else each has its own view, and their inputs may
+    A preprocessor is applied to the batch before its network. If neither
+    network has a preprocessor, or both share one, the networks have one view
+    of the batch. Then the teacher's inputs are matched with the student's: see
+    `Inputs`. Otherwise each network has its own view, and the inputs may
     differ in shape and kind.
 
-    Preprocessors run in inference mode, so that a random one can't show the
-    networks different things. They are a part of the step's graph.
+    Preprocessors run in inference mode. So a random preprocessor cannot give
+    the networks different inputs. Preprocessors are part of the step's graph.
 
-    Random augmentation that the student starts with goes before both networks
-    if they have one view: they see the same in training too.
+    If the networks have one view, random augmentation at the student's start
+    is applied before both networks. So both see the same augmented images in
+    training.
 
     Args:
         student: A built network.
-        teacher: Another.
+        teacher: Another built network.
         student_preprocessor: A function or Keras layer that is applied to a
-            batch `x`. One with arguments `y` and `sample_weight` gets these
-            as well, and may give `x`, `(x, y)` or `(x, y, sample_weight)`.
-            `None` is the network's own, which KerasHub's tasks have as
-            `preprocessor`. `keras.layers.Identity()` switches that off.
-            `"teacher"` is the teacher's.
-        teacher_preprocessor: The same; `"student"` is the student's. Labels
-            that it makes are left out.
+            batch `x`. If it has arguments `y` and `sample_weight`, these are
+            passed as well, and it may return `x`, `(x, y)` or
+            `(x, y, sample_weight)`. `None` means the network's own
+            preprocessor, which KerasHub's tasks have as `preprocessor`.
+            `keras.layers.Identity()` switches that off. `"teacher"` means the
+            teacher's preprocessor.
+        teacher_preprocessor: Likewise. `"student"` means the student's
+            preprocessor. Labels that the teacher's preprocessor makes are
+            ignored.
 
     Attributes:
-        given: The two arguments by name, to be saved and tracked. One that is
-            the other network's is its name, so that it stays the same object.
+        given: The two arguments by name, to be saved and tracked. If the
+            networks share a preprocessor, one argument is the name of the
+            other network. So they still share one object after loading.
         pairs: See `Inputs`.
         student_shapes: See `Inputs`.
         teacher_shapes: See `Inputs`.
-        network: What takes `View.student` in training: the student without
-            the augmentation that goes before both. It shares all layers.
-        unshared: Paths of layers in it that augment still, of which the
-            teacher doesn't see the result.
+        network: The model that takes `View.student` in training: the student
+            without the augmentation that is applied before both networks. It
+            shares all layers with the student.
+        unshared: Paths of layers in `network` that still augment. The teacher
+            does not see the images that they augment.
 
     Raises:
         TypeError: If a preprocessor can't be called.
-        ValueError: If one augments at random, or if one view doesn't fit both
-            networks.
+        ValueError: If a preprocessor augments at random, if each is to be the
+            other's, or if one view doesn't fit both networks.
 
     Example:
         >>> views = keras_mhgd.features.Views(
@@ -126,7 +132,7 @@ class Views:
         sample_weight: Any = None,
         training: bool = False,
     ) -> View:
-        """Makes both views of a batch, each once.
+        """Makes both views of a batch, with one run of each preprocessor.
 
         Args:
             x: The batch.
@@ -135,7 +141,7 @@ class Views:
             training: Whether the student's augmentation is applied.
 
         Returns:
-            Both views, with the labels and weights for the student.
+            Both views, with the student's labels and weights.
         """
         seen, y, sample_weight = self._seen(x, y, sample_weight, training)
         other = seen if self.is_one else _applied(self._teacher, x)[0]
@@ -153,7 +159,7 @@ class Views:
         sample_weight: Any = None,
         training: bool = False,
     ) -> tuple[Any, Any, Any]:
-        """Makes the student's view alone: `x`, `y` and `sample_weight`."""
+        """Makes only the student's view: `x`, `y` and `sample_weight`."""
         x, y, sample_weight = self._seen(x, y, sample_weight, training)
         return self._inputs.student(x), y, sample_weight
 
@@ -164,12 +170,12 @@ class Views:
         return x, y, sample_weight
 
     def teacher(self, x: Any) -> Any:
-        """Makes the teacher's view alone, of the raw batch."""
+        """Makes only the teacher's view, from the raw batch."""
         return self._inputs.teacher(_applied(self._teacher, x)[0])
 
     @property
     def supports_jit(self) -> bool:
-        """Whether XLA compiles the preprocessors: it does not handle text."""
+        """Whether XLA can compile the preprocessors; XLA can't handle text."""
         return not any(
             not layer.supports_jit or hasattr(layer, "tokenize")
             for each in (self._student, self._teacher)
@@ -180,8 +186,9 @@ class Views:
         """Serializes the two arguments.
 
         Raises:
-            ValueError: If one is a function that can't be loaded again, or if
-                two share a layer with a file of its own, such as a vocabulary.
+            ValueError: If a preprocessor is a function that can't be loaded
+                again. Also if two preprocessors share a layer that has
+                variables or files of its own, such as a vocabulary.
         """
         _require_apart(self._saved)
         return {
@@ -190,7 +197,7 @@ class Views:
 
 
 def _own(network: keras.Model) -> Any:
-    """What a KerasHub task runs before it, but not in its `call`."""
+    """Gives a KerasHub task's preprocessor, which its `call` does not run."""
     if not hasattr(network, "preprocess_samples"):
         return None
     return getattr(network, "preprocessor", None)
@@ -201,7 +208,11 @@ def _unless_own(preprocessor: Preprocessor, network: keras.Model) -> Any:
 
 
 def _references(mine: Any, its: Any, shared: bool) -> dict[str, Any]:
-    """Arguments that give the same when their objects are loaded apart."""
+    """Replaces one of two shared preprocessors by the other network's name.
+
+    Keras loads the two arguments separately, so a shared object would become
+    two.
+    """
     if shared and its is None and mine is not None:
         mine = "teacher"
     elif shared and its is not None and mine != "teacher":
@@ -212,7 +223,10 @@ def _references(mine: Any, its: Any, shared: bool) -> dict[str, Any]:
 def _preprocessor(
     part: str, preprocessor: Preprocessor, network: keras.Model
 ) -> Preprocessor:
-    """What runs before a network, or whose; `None` if nothing does."""
+    """Gives a network's preprocessor, or the name of the network that has it.
+
+    `None` if nothing runs before the network.
+    """
     name, other = f"{part}_preprocessor", _OTHER[part]
     if preprocessor is None:
         preprocessor = _own(network)
@@ -231,7 +245,7 @@ def _preprocessor(
             " do nothing. Received: these layers. Augment the data set, as in "
             "data.map(lambda x, y: (augment(x, training=True), y))."
         )
-    # It switches off what a network has, and then there is nothing to run.
+    # An `Identity` switches off the network's own preprocessor.
     return None if type(preprocessor) is keras.layers.Identity else preprocessor
 
 
@@ -247,7 +261,7 @@ def _layers(preprocessor: Any) -> list[keras.Layer]:
 def _applied(
     preprocessor: Any, x: Any, y: Any = None, sample_weight: Any = None
 ) -> tuple[Any, Any, Any]:
-    """What a preprocessor makes of a batch."""
+    """Applies a preprocessor to a batch, its labels and its weights."""
     if preprocessor is None:
         return x, y, sample_weight
     arguments = _arguments(preprocessor)
@@ -270,12 +284,12 @@ def _arguments(preprocessor: Any) -> set[str]:
     called = preprocessor.call if is_layer else preprocessor
     try:
         return set(inspect.signature(called).parameters)
-    except ValueError:  # one that is not written in Python
+    except ValueError:  # a function that is not written in Python
         return set()
 
 
 def _require_apart(preprocessors: Sequence[Any]) -> None:
-    """Raises if a layer of two, that is saved once, can't be loaded twice."""
+    """Raises an error if preprocessors share a layer that must be saved."""
     seen: dict[int, keras.Layer] = {}
     for preprocessor in preprocessors:
         own = {
@@ -312,14 +326,14 @@ def _serialized(name: str, preprocessor: Preprocessor) -> Any:
 
 
 def text_as_tensors(x: Any) -> Any:
-    """Makes tensors of the text in `x`, which Keras takes as nothing else.
+    """Converts text in `x` to tensors, the only form that Keras takes.
 
     Args:
-        x: Arrays or lists of strings, in a dict or tuple or alone; all else is
-            left as it is.
+        x: Arrays or lists of strings, alone or in a dict or tuple. Everything
+            else stays unchanged.
 
     Returns:
-        The same structure.
+        The structure of `x`, with tensors instead of text.
     """
     if isinstance(x, dict):
         return {key: text_as_tensors(each) for key, each in x.items()}

@@ -1,4 +1,4 @@
-"""Attention graphs: the network that learns them, and its training."""
+"""Provides attention graphs, the network that learns them and its training."""
 
 from keras_mhgd.graph.attention import AttentionHeads, Edge, attend
 from keras_mhgd.graph.estimator import Estimator

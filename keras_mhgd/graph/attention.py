@@ -1,4 +1,4 @@
-"""Attention heads between the samples of a batch."""
+"""Computes attention between the samples of a batch, by several heads."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -6,18 +6,18 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-# Rows of a block; the graph of a smaller batch is one block.
+# Rows of a block. The graph of a smaller batch is one block.
 _ROWS = 128
 
 
 class Edge(NamedTuple):
-    """An edge's graphs in factors: a head's logits are `queries keys^T`.
+    """Holds the factors of an edge's graphs: `logits = queries keys^T`.
 
     Attributes:
-        queries: Of the back-end samples, the rows of a graph, `(num_heads,
-            batch, width)`.
-        keys: Of the front-end samples, its columns, `(num_heads, batch,
-            width)`.
+        queries: Vectors of the back-end samples, which are a graph's rows,
+            `(num_heads, batch, width)`.
+        keys: Vectors of the front-end samples, which are a graph's columns,
+            `(num_heads, batch, width)`.
     """
 
     queries: tf.Tensor
@@ -25,7 +25,7 @@ class Edge(NamedTuple):
 
     @property
     def logits(self) -> tf.Tensor:
-        """Before the softmax, `(num_heads, batch, batch)`."""
+        """The graphs before the softmax, `(num_heads, batch, batch)`."""
         return tf.matmul(self.queries, self.keys, transpose_b=True)
 
 
@@ -37,15 +37,16 @@ def over_rows(
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Applies a function to blocks of rows, one after the other.
 
-    The next block takes the memory of the one before. For use within a custom
-    gradient, on constants: a tape would keep all blocks.
+    Each block reuses the memory of the one before. This function is for use
+    within a custom gradient, on constants: a tape would keep all blocks.
 
     Args:
-        function: Takes a block `(heads, size, width)` of each of `rows`;
-            returns new rows `(heads, size, width)` and summands. The last
-            block is filled up by rows of zeros: their summands must be zero.
+        function: Takes a block `(heads, size, width)` of each tensor in
+            `rows`. Returns new rows `(heads, size, width)` and summands. The
+            last block is padded with rows of zeros, whose summands must be
+            zero.
         rows: Tensors `(heads, batch, width)`.
-        width: Of the new rows.
+        width: Width of the new rows.
         totals: Zeros of the summands' shapes.
 
     Returns:
@@ -85,16 +86,16 @@ def over_rows(
 def attend(edge: Edge, values: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
     """Moves values along the graphs: `kept * softmax(logits) values`.
 
-    Memory grows linearly with the batch: graphs are made in blocks of rows,
-    and anew for the gradient.
+    Memory grows linearly with the batch, because the graphs are computed in
+    blocks of rows. The gradient computes them again.
 
     Args:
         edge: The graphs' factors.
-        values: Of the front-end samples, `(num_heads, batch, width)`.
+        values: Values of the front-end samples, `(num_heads, batch, width)`.
         kept: Multiplier of each row, `(num_heads, batch, 1)`, a constant.
 
     Returns:
-        Of the back-end samples, `(num_heads, batch, width)`.
+        Values of the back-end samples, `(num_heads, batch, width)`.
     """
 
     @tf.custom_gradient
@@ -133,25 +134,26 @@ def attend(edge: Edge, values: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class AttentionHeads(keras.Layer):
-    """Computes the graphs of each head's attention between samples.
+    """Computes each head's graph of attention between samples.
 
-    Logits S_a[i, j] = theta_a(back_i) . phi_a(front_j), where theta and phi
-    are one dense layer each, without bias, then batch normalisation.
+    Logits S_a[i, j] = theta_a(back_i) . phi_a(front_j). Theta and phi are each
+    a dense layer without bias, followed by batch normalisation.
 
     Args:
         num_heads: Number of heads.
         head_size: Width of theta's and phi's output for one head.
         scale_logits: Whether logits are divided by `sqrt(head_size)`.
-        regularizer: Of kernels, scales and offsets.
+        regularizer: Regularizer of kernels, scales and offsets.
 
     Call arguments:
         back: Back-end vectors `(batch, D_B)`.
         front: Front-end vectors `(batch, D_F)`.
         training: Whether to normalise by batch statistics.
-        batch_statistics: Whether to do so and leave the moving averages.
+        batch_statistics: Whether to normalise by batch statistics without an
+            update of the moving averages.
 
     Returns:
-        The `Edge`: theta's and phi's outputs.
+        The `Edge`, with theta's output as queries and phi's output as keys.
 
     Reference:
         S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226, equation 5.
@@ -195,7 +197,7 @@ class AttentionHeads(keras.Layer):
         return Edge(self._by_head(theta), self._by_head(phi))
 
     def _by_head(self, x):
-        # Heads run fastest, as in the published code.
+        # The head is the innermost axis, as in the published code.
         x = tf.reshape(x, (-1, self.head_size, self.num_heads))
         return tf.transpose(x, (2, 0, 1))
 
@@ -233,7 +235,7 @@ def norm(regularizer, name) -> keras.layers.BatchNormalization:
     """Makes a batch normalisation with the published settings."""
     return keras.layers.BatchNormalization(
         momentum=0.9,
-        # The published code asks for 1e-5; its fused kernel's floor is this.
+        # The published code sets 1e-5, but its fused kernel uses this minimum.
         epsilon=1.001e-5,
         beta_regularizer=regularizer,
         gamma_regularizer=regularizer,

@@ -1,4 +1,4 @@
-"""Pictures of attention graphs."""
+"""Draws pictures of attention graphs."""
 
 import math
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ def coloured(
 
     Args:
         graph: Entries, `(..., batch, batch)`.
-        low: What gets the first colour.
-        high: What gets the last.
-        signed: Whether the colours are those of differences: blue, white, red.
+        low: Value of the first colour.
+        high: Value of the last colour.
+        signed: Whether to use the colours of differences: blue, white, red.
 
     Returns:
         uint8 `(..., batch, batch, 3)`.
@@ -34,9 +34,10 @@ def coloured(
 
 
 def limits(teacher: np.ndarray) -> tuple[float, float]:
-    """Gives the entries that get the first and the last colour.
+    """Computes the values of the first and the last colour.
 
-    Those of the frozen teacher, so that pictures of all epochs compare.
+    They are percentiles (1 and 99) of the frozen teacher's entries, so the
+    pictures of all epochs can be compared.
     """
     low, high = np.percentile(teacher, [1, 99])
     return float(low), float(high)
@@ -45,17 +46,17 @@ def limits(teacher: np.ndarray) -> tuple[float, float]:
 def panels(
     record: GraphRecord, edge: int, scale: int = 4
 ) -> dict[str, np.ndarray]:
-    """Colours an edge's graphs, the mean over heads, with lines at classes.
+    """Colours an edge's mean graphs over heads, with lines between classes.
 
     Args:
         record: The graphs.
         edge: Position of the edge.
-        scale: Pixels an entry, each way.
+        scale: Height and width of an entry, in pixels.
 
     Returns:
-        Pictures, uint8 `(scale * batch, scale * batch, 3)`, by name: of the
-        teacher, of the student before and after training, and of the student
-        less the teacher.
+        Pictures by name, uint8 `(scale * batch, scale * batch, 3)`: of the
+        teacher, of the student before and after training, and of the
+        difference student minus teacher.
     """
     teacher, before, student = (
         record.relative(part, edge) for part in ("teacher", "before", "student")
@@ -79,7 +80,7 @@ def panels(
 
 
 def draw_edges(record: GraphRecord) -> np.ndarray:
-    """Draws the mean over heads: teacher, student and difference.
+    """Draws teacher, student and difference, each as the mean over heads.
 
     Args:
         record: The graphs.
@@ -175,12 +176,13 @@ def draw_attended(
         record: The graphs, with images.
         edge: Position of the edge.
         samples: Positions of the samples.
-        count: Images a sample and network.
+        count: Number of attended images for each sample and network.
 
     Returns:
-        uint8 `(height, width, 3)`, a row for each sample: itself, what the
-        teacher and what the student attends to, with class and attention,
-        where 1 is indifference.
+        uint8 `(height, width, 3)`, with a row for each sample. A row shows the
+        sample, the images that the teacher attends to and the images that the
+        student attends to. Each image has its class below, and an attended
+        image also its attention, where 1 is indifference.
     """
     images = record.images
     if images.shape[-1] == 1:
@@ -213,10 +215,10 @@ def draw_attended(
 
 
 class _Board:
-    """A white canvas for pictures and text, both placed in pixels.
+    """Places pictures and text on a white canvas, at positions in pixels.
 
-    No figure of Matplotlib: TensorBoard gets several a look, and Matplotlib
-    takes its time for each.
+    Matplotlib draws only the text. It would be slow for pictures, and
+    TensorBoard gets several canvases at each recorded time.
     """
 
     def __init__(self, width: int, height: int):
@@ -233,7 +235,7 @@ class _Board:
         self._texts.append((x, y, text, align, size, colour, rotation))
 
     def drawn(self) -> np.ndarray:
-        # Here, since importing it takes a second. No display is needed.
+        # Imported only here, since that takes a second. Agg needs no display.
         import matplotlib.figure
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -255,7 +257,8 @@ class _Board:
             )
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        # Matplotlib would hold an image in floats, in several copies.
+        # Text is blended in here, only at its own pixels. Matplotlib would
+        # hold several copies of the whole image in floats.
         letters = np.asarray(canvas.buffer_rgba())
         rows, columns = np.nonzero(letters[..., 3])
         *ink, alpha = letters[rows, columns].T / 255

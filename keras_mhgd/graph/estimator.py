@@ -1,4 +1,4 @@
-"""The network that predicts back-end vectors through attention graphs."""
+"""Predicts back-end vectors through attention graphs."""
 
 import keras
 import tensorflow as tf
@@ -10,14 +10,15 @@ from keras_mhgd.graph.attention import Edge, attend, dense, norm
 class Estimator(keras.Layer):
     """Predicts back-end vectors from front-end vectors along a graph.
 
-    f1 = ReLU(BN(dense(front))), by batch statistics always; `G_a f1` for
-    each head `a`, zero in the rows that drop the head; heads concatenated; a
-    dense layer to `back_size`; unit length. Only used while MHAN trains.
+    f1 = ReLU(BN(dense(front))), always with batch statistics. Each head `a`
+    gives `G_a f1`, with zeros in the rows that drop the head. The heads'
+    results are concatenated, a dense layer maps them to `back_size`, and the
+    vectors are scaled to unit length. Only used while MHAN trains.
 
     Args:
         hidden_size: Width of f1.
         back_size: Length of the back-end vectors.
-        regularizer: Of kernels, biases, scales and offsets.
+        regularizer: Regularizer of kernels, biases, scales and offsets.
 
     Call arguments:
         front: Front-end vectors `(batch, D_F)`.

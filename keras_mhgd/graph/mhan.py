@@ -1,4 +1,4 @@
-"""The multi-head attention network that learns the teacher's graphs."""
+"""Learns a teacher's graphs by a multi-head attention network."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ from keras_mhgd.graph.estimator import Estimator
 class MHAN(keras.Model):
     """Relates the samples of a batch at neighbouring sensing points.
 
-    For each edge, from sensing point `i` (front end) to `i + 1` (back end),
-    attention heads give the logits of a graph: how each sample's back-end
-    vector attends to the front-end vectors of all samples. An estimator
-    must predict the back-end vectors through these graphs; that is what the
-    network is trained on, see `MHANTrainer`.
+    An edge leads from sensing point `i` (front end) to `i + 1` (back end). For
+    each edge, attention heads give the logits of a graph: how each sample's
+    back-end vector attends to the front-end vectors of all samples. An
+    estimator predicts the back-end vectors through these graphs. The network
+    is trained on this prediction: see `MHANTrainer`.
 
     Computes in float32 whatever the dtype policy.
 
@@ -27,15 +27,15 @@ class MHAN(keras.Model):
             first, two or more.
         num_heads: Attention heads of each edge, >= 1.
         scale_logits: Whether logits are divided by the square root of a
-            head's width. The paper's are not.
+            head's width. The paper does not divide them.
         weight_decay: Coefficient `w` of the penalty `w * sum v^2` over all
-            weights while it trains.
+            weights while the network trains.
         seed: Seed of the random head dropping.
 
     Call arguments:
-        vectors: One tensor `(batch, D)` of unit vectors a sensing point.
-        training: Whether batch statistics are used (and moving averages
-            updated) or the moving averages.
+        vectors: A tensor `(batch, D)` of unit vectors for each sensing point.
+        training: Whether to normalise by batch statistics and update the
+            moving averages. Otherwise the moving averages are used.
 
     Returns:
         Logits `(num_heads, batch, batch)` for each edge, float32: rows are
@@ -112,16 +112,16 @@ class MHAN(keras.Model):
         training: bool = False,
         batch_statistics: bool = False,
     ) -> list[Edge]:
-        """Gives the logits' factors, whose size is linear in the batch.
+        """Computes the logits' factors, whose size is linear in the batch.
 
         Args:
             vectors: As in the call.
             training: As in the call.
-            batch_statistics: Whether batch statistics are used and moving
-                averages stay, also where the network is frozen.
+            batch_statistics: Whether to normalise by batch statistics without
+                an update of the moving averages, also in a frozen network.
 
         Returns:
-            Queries and keys of each edge.
+            The queries and keys of each edge.
         """
         return [
             heads(
@@ -140,7 +140,7 @@ class MHAN(keras.Model):
         vectors: Sequence[tf.Tensor],
         noise: Sequence[tf.Tensor] | None = None,
     ) -> list[tf.Tensor]:
-        """Predicts back-end vectors through the graphs, as while training.
+        """Predicts back-end vectors through the graphs, in training mode.
 
         Args:
             vectors: As in the call.
@@ -167,7 +167,7 @@ class MHAN(keras.Model):
         ]
 
     def get_config(self):
-        # Not `trainable`: who loads an MHAN decides whether it trains on.
+        # Without `trainable`: the code that loads an MHAN sets it.
         return {
             "sizes": self.sizes,
             "num_heads": self.num_heads,
@@ -179,14 +179,14 @@ class MHAN(keras.Model):
 
 
 def kept_heads(noise: tf.Tensor) -> tf.Tensor:
-    """Drops heads at random, for each row of a graph by itself.
+    """Drops heads at random, independently for each row of a graph.
 
     Args:
-        noise: Normal noise `(num_heads, batch)`: a head stays for a row
-            where its noise exceeds the mean of that row's over the heads.
+        noise: Normal noise `(num_heads, batch)`. A head stays for a row where
+            its noise exceeds the mean of the row's noise over the heads.
 
     Returns:
-        1 where a head stays, else 0, `(num_heads, batch)`: rows that stay are
+        `(num_heads, batch)`: 1 where a head stays, else 0. Rows that stay are
         not rescaled. A single head always stays.
     """
     if noise.shape[0] == 1:

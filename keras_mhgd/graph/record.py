@@ -1,4 +1,4 @@
-"""The graphs of a fixed batch over a training, for pictures."""
+"""Records the graphs of a fixed batch over a training, for pictures."""
 
 import dataclasses
 import io
@@ -13,7 +13,7 @@ from keras_mhgd.storage.files import write_atomically
 
 @dataclasses.dataclass(eq=False)
 class GraphRecord:
-    """What is kept of a probe batch's graphs.
+    """Holds the graphs of a probe batch over a training.
 
     Rows and columns of a graph are the batch's samples, sorted by class. An
     entry says how much a row's back-end vector attends to a column's
@@ -22,12 +22,13 @@ class GraphRecord:
     Args:
         edges: Name of each edge.
         classes: Class name of each sample, sorted.
-        images: Of the samples, uint8 `(batch, height, width, 1 or 3)`; empty
-            if they are no images.
+        images: Images of the samples, uint8
+            `(batch, height, width, 1 or 3)`. Empty if the samples are no
+            images.
         teacher: The teacher's graphs `(edges, num_heads, batch, batch)`.
-        before: The student's before it was trained.
-        student: The student's at the last of the epochs.
-        epochs: Finished epochs at each time of looking, rising.
+        before: The student's graphs before training.
+        student: The student's graphs at the last recorded time.
+        epochs: Finished epochs at each recorded time, rising, `(times,)`.
         differences: Mean `|student - teacher|` over an edge's entries, in
             units of `1 / batch`, `(times, edges)`.
         divergences: Mean over heads and rows of `sum_j S (log S - log T)`,
@@ -50,11 +51,11 @@ class GraphRecord:
         return [*np.flatnonzero(self.classes[1:] != self.classes[:-1]) + 1]
 
     def relative(self, part: str, edge: int) -> np.ndarray:
-        """Gives the mean over heads, in units of indifference.
+        """Computes the mean graph over heads, in units of indifference.
 
         Args:
             part: `"teacher"`, `"before"` or `"student"`.
-            edge: Its position.
+            edge: Position of the edge.
 
         Returns:
             `(batch, batch)`, 1 where a row is indifferent.
@@ -72,18 +73,18 @@ class GraphRecord:
         return first[:: max(1, len(first) // count)][:count]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes an `.npz` file, whole or not at all."""
+        """Writes an `.npz` file, either completely or not at all."""
         content = io.BytesIO()
         np.savez_compressed(content, **vars(self))
         write_atomically(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "GraphRecord | None":
-        """Reads what `save` wrote; `None` if there is no such file.
+        """Reads a file of `save`; gives `None` if the file does not exist.
 
         Raises:
             OSError: If the file can't be read.
-            ValueError: If it is damaged.
+            ValueError: If the file is damaged.
         """
         path = pathlib.Path(path)
         if not path.exists():

@@ -10,7 +10,7 @@ from keras_mhgd.graph.mhan import MHAN
 
 
 class MHANTrainer(keras.Model):
-    """Fits an MHAN to a teacher's features by ordinary `fit`.
+    """Fits an MHAN to a teacher's features by an ordinary `fit`.
 
     loss = sum over edges of mean_i (1 - back_i . estimate_i) + weight decay.
 
@@ -18,8 +18,9 @@ class MHANTrainer(keras.Model):
 
     Args:
         mhan: The network to train.
-        teacher: The teacher's predictions and sensing points.
-        fix_signs: Of singular vectors: see `keras_mhgd.methods.Variant`.
+        teacher: Extractor of the teacher's sensing points.
+        fix_signs: Whether the signs of singular vectors are fixed: see
+            `keras_mhgd.methods.Variant`.
 
     Example:
         >>> trainer = keras_mhgd.graph.MHANTrainer(
@@ -55,8 +56,9 @@ class MHANTrainer(keras.Model):
             features = x.features
         else:
             features = self._teacher(x).without_padding()
-        # An MHAN computes in float32. Each replica trains on the whole batch:
-        # vectors are small, and heads and normalisation see all samples.
+        # An MHAN computes in float32. Each replica trains on the whole batch,
+        # since heads and normalisation must see all samples. That is cheap,
+        # because the vectors are small.
         vectors = teacher_vectors(features)
         if self._fix_signs:
             vectors = fixed_signs(vectors)
@@ -81,11 +83,11 @@ class MHANTrainer(keras.Model):
 def estimation_loss(
     vectors: list[tf.Tensor], estimates: list[tf.Tensor]
 ) -> tf.Tensor:
-    """Computes sum over edges of mean_i (1 - back_i . estimate_i).
+    """Computes the sum over edges of mean_i (1 - back_i . estimate_i).
 
     Args:
-        vectors: Unit vectors `(batch, D)` a sensing point.
-        estimates: Unit vectors `(batch, D)` an edge.
+        vectors: Unit vectors `(batch, D)` for each sensing point.
+        estimates: Unit vectors `(batch, D)` for each edge.
 
     Returns:
         Scalar between 0 and twice the number of edges.

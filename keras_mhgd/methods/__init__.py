@@ -1,4 +1,4 @@
-"""The methods of distillation, by name."""
+"""Makes distillation methods from names or configurations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -99,7 +99,7 @@ _METHODS = {
 
 
 def names() -> list[str]:
-    """Lists the names of all methods of the literature."""
+    """Lists the names that `get` accepts."""
     return list(_METHODS)
 
 
@@ -107,7 +107,7 @@ def name_of(method: Method) -> str:
     """Gives the name by which `get` makes a method of the same class.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the method's class has no name.
     """
     for name, kind in _METHODS.items():
         if type(method) is kind:
@@ -123,14 +123,14 @@ def get(identifier: Identifier) -> Method:
 
     Args:
         identifier: One of `names()`, a `Method`, a loss of
-            `keras.distillation`, or one of these serialized.
+            `keras.distillation`, or the serialized form of such an object.
 
     Returns:
-        The method; with the defaults of its class if a name was given.
+        The method. A name gives a method with the defaults of its class.
 
     Raises:
-        ValueError: If the name is unknown, or stands for several.
-        TypeError: If it is no name, method or configuration.
+        ValueError: If the name is unknown, or stands for several methods.
+        TypeError: If `identifier` is no name, method or configuration.
     """
     if isinstance(identifier, Method):
         return identifier
@@ -156,22 +156,22 @@ def get(identifier: Identifier) -> Method:
 
 
 def parts(identifier: Identifier | Sequence[Identifier]) -> list[Method]:
-    """Makes the methods that a name or list stands for, one by one.
+    """Makes every method that a name or list stands for.
 
-    Their arguments may be such as to fit each other only once they are
-    changed: two that clip.
+    It is not checked whether the methods fit each other. For example, two
+    methods that clip their gradients are returned here, but a `Distiller`
+    refuses them.
 
     Args:
-        identifier: What `get` takes, `"recommended"`, names joined by `+` such
-            as `"mhgd+soft_logits"`, or a list of all these.
+        identifier: An identifier for `get`, `"recommended"`, names joined by
+            `+` such as `"mhgd+soft_logits"`, or a list of any of these.
 
     Returns:
-        The methods, each with the defaults of its class or, in
-        `"recommended"`, with those of that.
+        The methods. A method made from a name has the defaults of its class.
 
     Raises:
-        ValueError: If a name is unknown, or there is no method.
-        TypeError: If one is no name, method or configuration.
+        ValueError: If a name is unknown, or if a list is empty.
+        TypeError: If an entry is no name, method or configuration.
     """
     if isinstance(identifier, (list, tuple)):
         if not identifier:

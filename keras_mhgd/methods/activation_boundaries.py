@@ -1,4 +1,4 @@
-"""Distillation of activation boundaries formed by hidden neurons.
+"""Distills activation boundaries: which hidden neurons are active.
 
 B. Heo, M. Lee, S. Yun, J. Y. Choi, AAAI 2019, arXiv:1811.03233.
 """
@@ -31,23 +31,25 @@ def activation_boundary_loss(
     unit_point: str = "last",
     masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
-    """Computes how far student neurons are from being on the teacher's side.
+    """Computes how far student neurons are from the teacher's side of zero.
 
     loss = sum over points of w mean over samples of the sum over positions
-    and channels of relu(margin - s)^2 where t > 0, relu(margin + s)^2 else.
+    and channels of relu(margin - s)^2 where t > 0, relu(margin + s)^2
+    elsewhere.
 
     Args:
-        student_maps: Before the activation, one for each point, front end
-            first: maps, sequences or vectors, any float dtype.
-        teacher_maps: The same, with the student's channels; the larger of two
-            sizes is average-pooled to the smaller. No gradient flows into
-            them.
-        margin: How far on the right side a neuron has no loss, > 0.
+        student_maps: Maps, sequences or vectors before the activation, one
+            for each point, front end first; any float dtype.
+        teacher_maps: Like `student_maps`, with the student's channels; the
+            larger of two sizes is average-pooled to the smaller. No
+            gradient flows into them.
+        margin: Distance from zero, on the teacher's side, from which on a
+            neuron has no loss, > 0.
         unit_point: The point whose weight `w` is 1, `"last"` (the authors'
-            code) or `"first"`. Each point has twice the weight of the one
-            before.
-        masks: `(batch, length)` for each point whose sequences are padded,
-            false there: these positions don't count in the sum. `None` for
+            code) or `"first"`. Each point has twice the weight of the
+            point before.
+        masks: `(batch, length)` for each point with padded sequences, false
+            at padded positions, which don't count in the sum. `None` for
             other points, or for all.
 
     Returns:
@@ -80,32 +82,33 @@ class ActivationBoundaries(InitializingMethod):
     loss = weight sum over points of w mean over samples of the sum over
     positions and channels of relu(margin - r(s))^2 where t > 0 and
     relu(margin + r(s))^2 elsewhere; w doubles from point to point. `s` and
-    `t` are read before the activation, and r is a `Connector` to the
-    teacher's channels, trained with the student, or the identity where the
-    channels are equal. See `activation_boundary_loss`.
+    `t` are read before the activation. r is a `Connector` to the teacher's
+    channels that trains with the student. Where the channels are equal, r is
+    the identity. See `activation_boundary_loss`.
 
-    The paper initialises the student so and trains the task after: that is
-    `preparation_epochs` of 1 or more. By default both train together.
+    The paper first trains the student by this loss alone, then by the task:
+    set `preparation_epochs` to 1 or more. By default the student trains by
+    both together.
 
     Args:
-        margin: How far on the right side a neuron has no loss, > 0. The
-            paper's is 1.
+        margin: Distance from zero, on the teacher's side, from which on a
+            neuron has no loss, > 0. The paper's is 1.
         unit_point: The sensing point whose weight `w` is 1: `"last"`, as in
-            the authors' code, which halves it from point to point towards the
-            front end; or `"first"`, as in the code of MHGD's authors, which
-            doubles it towards the back end.
-        preparation_epochs: Epochs of this loss alone, before the task; 0 to
-            train by both together.
-        preparation_learning_rate: Rate of that training's SGD (Nesterov
-            momentum 0.9), > 0. The authors' is 0.1.
+            the authors' code, which halves `w` from point to point towards
+            the front end; or `"first"`, as in the code of MHGD's authors,
+            which doubles `w` towards the back end.
+        preparation_epochs: Epochs of training by this loss alone, before the
+            task; 0 trains by this loss and the task together.
+        preparation_learning_rate: Learning rate of that training's SGD
+            (Nesterov momentum 0.9), > 0. The authors' is 0.1.
         weight: Multiplier of the loss, >= 0. The default is that of the
-            published codes.
+            published implementations.
 
     Call arguments:
         student: `Features`; all of `maps_before_activation` are read: `(batch,
-            height, width, D)`, `(batch, length, D)` or `(batch, D)`. A sensing
-            point without an activation gives its output.
-        teacher: The same; size and channels may differ.
+            height, width, D)`, `(batch, length, D)` or `(batch, D)`. The
+            output of a sensing point without an activation is read instead.
+        teacher: Like `student`; size and channels may differ.
         labels: Not used.
 
     Returns:
@@ -113,7 +116,7 @@ class ActivationBoundaries(InitializingMethod):
 
     Raises:
         ValueError: If an argument is out of range, or if two maps cannot be
-            brought to one size. Sequences of two lengths cannot if one of
+            brought to one size. Two sequences must have one length if one of
             them is padded.
 
     Example:

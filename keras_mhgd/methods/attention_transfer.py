@@ -1,4 +1,4 @@
-"""Attention transfer.
+"""Distills spatial attention maps (attention transfer).
 
 S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention: Improving
 the Performance of Convolutional Neural Networks via Attention Transfer",
@@ -39,13 +39,13 @@ def attention_transfer_loss(
     Args:
         student_maps: One for each point: `(batch, height, width, D)` or
             `(batch, length, D)`, any float dtype.
-        teacher_maps: The same; channels may differ, and the larger of two
-            sizes is average-pooled to the smaller. No gradient flows into
-            them.
+        teacher_maps: Like `student_maps`; channels may differ, and the larger
+            of two sizes is average-pooled to the smaller. No gradient flows
+            into them.
         power: Exponent of the activations, >= 1.
-        masks: `(batch, length)` for each point whose sequences are padded,
-            false there: nothing is attended to at these positions, and the
-            mean is over the others. `None` for other points, or for all.
+        masks: `(batch, length)` for each point with padded sequences, false
+            at padded positions. Attention is zero at these, and the mean is
+            over the other positions. `None` for other points, or for all.
 
     Returns:
         Scalar >= 0, float32 or float64.
@@ -64,7 +64,7 @@ def attention_transfer_loss(
 
 def _attention(feature: tf.Tensor, power: int) -> tf.Tensor:
     feature = flatten_positions(feature)
-    # A product of integers has a finite gradient at zero; tf.pow has none.
+    # Repeated products have a finite gradient at zero; tf.pow has none.
     size = feature if power % 2 == 0 else tf.abs(feature)
     powers = size
     for _ in range(power - 1):
@@ -76,19 +76,20 @@ def _attention(feature: tf.Tensor, power: int) -> tf.Tensor:
 class AttentionTransfer(Method):
     """Matches where in space the channels of a map are active.
 
-    loss = weight sum over points of mean (Q^S - Q^T)^2, Q the unit vector,
-    over positions, of the sum over channels of |F|^power. See
+    loss = weight sum over points of mean (Q^S - Q^T)^2, where Q is the unit
+    vector, over positions, of the sum over channels of |F|^power. See
     `attention_transfer_loss`.
 
     Args:
         power: Exponent of the activations, an integer >= 1. The paper's is 2.
         weight: Multiplier of the loss, >= 0. The paper's is beta / 2 with
-            beta = 1000, divided by batch and positions: hence the mean.
+            beta = 1000, divided by the numbers of samples and positions. The
+            mean in the loss includes this division.
 
     Call arguments:
         student: `Features`; all its maps are read: `(batch, height, width,
             D)` or `(batch, length, D)`.
-        teacher: The same; size and channels may differ.
+        teacher: Like `student`; size and channels may differ.
         labels: Not used.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Correlation congruence for knowledge distillation.
+"""Distills correlations within a batch (correlation congruence).
 
 B. Peng, X. Jin, J. Liu, S. Zhou, Y. Wu, Y. Liu, D. Li, Z. Zhang, ICCV 2019,
 arXiv:1904.01802.
@@ -29,8 +29,8 @@ def kernel_correlation_loss(
 ) -> tf.Tensor:
     """Computes how far the correlations of a batch are from the teacher's.
 
-    loss = mean_ij (K^S_ij - K^T_ij)^2, with the Gaussian kernel
-    exp(-gamma |x_i - x_j|^2) of embeddings of unit length, as its Taylor
+    loss = mean_ij (K^S_ij - K^T_ij)^2. K is the Gaussian kernel
+    exp(-gamma |x_i - x_j|^2) of embeddings scaled to unit length, as its Taylor
     series K_ij = exp(-2 gamma) sum_{p=0..order} (2 gamma)^p / p! (x_i . x_j)^p.
 
     Args:
@@ -51,15 +51,15 @@ def kernel_correlation_loss(
 def neighbour_correlation_loss(
     student: tf.Tensor, teacher: tf.Tensor
 ) -> tf.Tensor:
-    """Computes how the errors of neighbouring samples in a batch go together.
+    """Computes the mean product of the errors of neighbouring samples.
 
     loss = 1 / (B - 1) sum_{b=1..B-1} sum_d delta_bd delta_(b+1)d, with
-    delta = |student - teacher| and B the batch; 0 for a single sample. It
-    depends on the order of the batch.
+    delta = |student - teacher| and B the batch size; 0 for a single sample. The
+    loss depends on the order of the samples.
 
     Args:
         student: Embeddings `(batch, D)`.
-        teacher: The same shape; no gradient flows into them.
+        teacher: Embeddings `(batch, D)`; no gradient flows into them.
 
     Returns:
         Scalar >= 0; 0 where the embeddings are equal.
@@ -78,14 +78,14 @@ class CorrelationCongruence(Method):
 
     Args:
         relation: `"kernel"` compares the matrices of a Gaussian kernel, as
-            the paper does: the embeddings' widths may differ. `"neighbours"`
-            is the short form of the published comparison of methods
+            the paper does. The embeddings' widths may differ. `"neighbours"`
+            is the short form in the published comparison of methods
             (RepDistiller): the product of the errors of consecutive samples.
-            It needs equal widths and depends on the batch's order.
+            It needs equal widths and depends on the order of the samples.
         gamma: Sharpness of the kernel, > 0. Not used by `"neighbours"`.
         order: Last power of the kernel's Taylor series, >= 1. Not used by
             `"neighbours"`.
-        weight: Multiplier of the loss, >= 0. That comparison takes 0.02 for
+        weight: Multiplier of the loss, >= 0. RepDistiller takes 0.02 for
             `"neighbours"`.
 
     Call arguments:
@@ -97,8 +97,8 @@ class CorrelationCongruence(Method):
         `{"correlation_congruence": loss}`, a scalar.
 
     Raises:
-        ValueError: If an argument is out of range, or the widths differ where
-            they must not.
+        ValueError: If an argument is out of range, or if the widths differ
+            with `"neighbours"`.
 
     Example:
         >>> method = keras_mhgd.methods.CorrelationCongruence(order=2)
@@ -159,7 +159,7 @@ class CorrelationCongruence(Method):
 
 
 def _kernel(x: tf.Tensor, gamma: float, order: int) -> tf.Tensor:
-    # Horner's scheme: no power 0 of a cosine that may be 0.
+    # Horner's scheme never takes a cosine, which may be 0, to the power 0.
     products = 2 * gamma * cosines(x)
     series = tf.ones_like(products)
     for power in range(order, 0, -1):

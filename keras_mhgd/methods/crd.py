@@ -1,4 +1,4 @@
-"""Contrastive representation distillation.
+"""Distills embeddings by a contrastive loss (CRD).
 
 Y. Tian, D. Krishnan, P. Isola, ICLR 2020, arXiv:1910.10699.
 """
@@ -13,7 +13,7 @@ from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.pieces.targets import student_and_target
 from keras_mhgd.tasks import KINDS, MULTI_LABEL, UNKNOWN_CLASS
 
-_EMPTY = -2  # in the place of a class number
+_EMPTY = -2  # class number of an empty entry of the bank
 
 
 def contrastive_loss(
@@ -24,11 +24,11 @@ def contrastive_loss(
     log_partition: tf.Tensor,
     temperature: float = 0.07,
 ) -> tf.Tensor:
-    """Computes how badly anchors tell their positives from their negatives.
+    """Computes how badly anchors separate positives from negatives.
 
     loss = -mean over anchors of [log h(positive) + sum over negatives of
     log (1 - h(negative))], with h = r / (r + K), K the number of the anchor's
-    negatives and r = exp(a . x / temperature) / Z: noise-contrastive
+    negatives and r = exp(a . x / temperature) / Z. This is noise-contrastive
     estimation. An anchor without negatives adds 0.
 
     The published code divides r and K by the size of the data set, which
@@ -36,12 +36,12 @@ def contrastive_loss(
 
     Args:
         anchors: Unit vectors `(batch, D)` of one network.
-        positives: The other network's, of the same images. No gradient flows
-            into them.
-        negatives: The other network's, of any images: `(N, D)`. No gradient
-            flows into them.
-        counts: How often a negative counts for an anchor, 0 if it is none of
-            its own: `(batch, N)`, numeric or boolean.
+        positives: Unit vectors `(batch, D)` of the other network, for the
+            same images. No gradient flows into them.
+        negatives: Unit vectors `(N, D)` of the other network, for any images.
+            No gradient flows into them.
+        counts: How often each vector of `negatives` counts as a negative of
+            each anchor, 0 if never: `(batch, N)`, numeric or boolean.
         log_partition: log Z, a scalar: see `log_mean_score`.
         temperature: Divides the products, > 0.
 
@@ -70,11 +70,12 @@ def log_mean_score(
     """Estimates log Z: the log of the mean of exp(a . x / temperature).
 
     Args:
-        anchors: As the other arguments, of `contrastive_loss`.
-        positives: Each counts once.
-        negatives: Each counts as often as it does for an anchor.
-        counts: See there.
-        temperature: See there.
+        anchors: As in `contrastive_loss`.
+        positives: As in `contrastive_loss`; each counts once.
+        negatives: As in `contrastive_loss`; `counts` says how often each
+            counts.
+        counts: As in `contrastive_loss`.
+        temperature: As in `contrastive_loss`.
 
     Returns:
         Scalar, float32 or float64, without gradient.
@@ -90,41 +91,43 @@ def log_mean_score(
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class CRD(Method):
-    """Brings the embeddings of an image together, those of others apart.
+    """Pulls the two embeddings of an image together, and others apart.
 
     loss = weight [L(s, t) + L(t, s)], with L(a, x) = `contrastive_loss` of
-    anchors a in one network and constants x in the other. s and t are unit
-    vectors: the embeddings, each through a dense layer that trains along.
+    anchors a in one network and constants x in the other. s and t are the
+    embeddings of student and teacher, each mapped by a dense layer and scaled
+    to unit length. Both dense layers train with the student.
 
-    In the published memory each image of the data set has an entry, a moving
-    average. That entry is the anchor's positive, and entries of other classes
-    are drawn as its negatives. Here a step doesn't know which images it gets.
-    So the positive is what the other network makes of the image now, and the
-    negatives are all images of other classes in the batch and in a bank of
-    the latest images. Without class numbers they are all but the image
-    itself, as far as it is in the batch.
+    The published code keeps a memory with a moving average for each image of
+    the data set. An anchor's positive is the entry of its own image, and its
+    negatives are drawn from the entries of other classes. Here a training
+    step doesn't know which images of the data set it gets. So the positive is
+    the other network's current embedding of the image. The negatives are all
+    images of other classes in the batch and in a bank of the latest images.
+    Without class numbers, the negatives are all images except the anchor's
+    own in the batch.
 
     Z is estimated from the first batch and then kept, as in the published
-    code; the paper's h has none.
+    code. The paper's h has no Z.
 
-    The loss is steep, and at high learning rates the first steps can push
-    everything apart for good: an optimizer with `global_clipnorm=1.0`
+    The loss is steep. At high learning rates the first steps can push all
+    embeddings apart for good. An optimizer with `global_clipnorm=1.0`
     prevents that.
 
     Args:
         embedding_size: Width of the dense layers, >= 1.
-        bank_size: Images in the bank, >= 1, saved with the weights. The
-            default is the published number of negatives.
+        bank_size: Number of images in the bank, >= 1. The bank is saved with
+            the weights. The default is the published number of negatives.
         temperature: Divides the products, > 0. The default is the published
             code's.
         weight: Multiplier of the loss, >= 0. The default is the published
-            one.
+            weight.
 
     Call arguments:
         student: `Features` of the student; `embedding` is `(batch, D)`.
         teacher: `Features` of the teacher; D may differ.
         labels: Class numbers `(batch,)` or `(batch, 1)`, or one-hot
-            `(batch, classes)`. Others are not used.
+            `(batch, classes)`. Other labels are not used.
 
     Returns:
         `{"crd": loss}`, a scalar, float32.
@@ -142,7 +145,7 @@ class CRD(Method):
     """
 
     terms = ("crd",)
-    needs = Needs(embedding=True, tasks=KINDS)  # it reads their labels
+    needs = Needs(embedding=True, tasks=KINDS)  # to get labels
 
     def __init__(
         self,
@@ -198,7 +201,7 @@ class CRD(Method):
         _append(self.bank_classes, classes)
 
     def _comparisons(self, student, teacher, labels):
-        """Each side with the first four arguments of `contrastive_loss`."""
+        """Gives each side with its first arguments of `contrastive_loss`."""
         s = self.student_side(student.embedding)
         t = self.teacher_side(tf.stop_gradient(teacher.embedding))
         others_s = tf.concat([s, self.student_side.bank], axis=0)
@@ -211,7 +214,7 @@ class CRD(Method):
         ]
 
     def _class_numbers(self, student, labels):
-        """Class numbers `(batch,)`, int64, or `UNKNOWN_CLASS`."""
+        """Gives class numbers `(batch,)`, int64; `UNKNOWN_CLASS` without."""
         shape = tf.TensorShape(None if labels is None else labels.shape)
         if shape.rank == 1 or (shape.rank == 2 and shape[1] == 1):
             return tf.cast(tf.reshape(labels, [-1]), tf.int64)
@@ -221,7 +224,7 @@ class CRD(Method):
         return tf.fill([count], tf.constant(UNKNOWN_CLASS, tf.int64))
 
     def _log_partition(self, side, comparison):
-        """What the side knows, or else the batch's estimate."""
+        """Gives the side's log Z, or the batch's estimate before."""
         known = tf.convert_to_tensor(side.log_partition)
         return tf.cond(
             known == 0,
@@ -239,9 +242,9 @@ class CRD(Method):
 
 
 class _Side(keras.Layer):
-    """One network's dense layer, bank, and log Z of its anchors.
+    """Holds one network's dense layer, bank, and log Z of its anchors.
 
-    log Z is 0 until it is known.
+    log Z is 0 until it is estimated.
     """
 
     def __init__(self, embedding_size: int, bank_size: int, name: str):
@@ -267,7 +270,7 @@ class _Side(keras.Layer):
 
 
 def _scores(anchors, positives, negatives, counts, temperature):
-    """Scaled products `(batch,)` and `(batch, N)`, and the float counts."""
+    """Computes scaled products `(batch,)` and `(batch, N)`; casts counts."""
     anchors, positives = student_and_target(anchors, positives)
     anchors, negatives = student_and_target(anchors, negatives)
     positive = tf.reduce_sum(anchors * positives, axis=-1)
@@ -277,7 +280,7 @@ def _scores(anchors, positives, negatives, counts, temperature):
 
 
 def _is_negative(classes: tf.Tensor, bank_classes: tf.Tensor) -> tf.Tensor:
-    """Whose negatives the batch's images and the bank's are: boolean."""
+    """Marks each anchor's negatives: boolean `(batch, batch + bank_size)`."""
     others = tf.concat([classes, bank_classes], axis=0)
     numbers = tf.range(tf.shape(others)[0])
     is_itself = numbers[: tf.shape(classes)[0], tf.newaxis] == numbers
@@ -290,5 +293,5 @@ def _is_negative(classes: tf.Tensor, bank_classes: tf.Tensor) -> tf.Tensor:
 
 
 def _append(bank: keras.Variable, entries: tf.Tensor) -> None:
-    """Moves the oldest entries, at the front, out of a bank."""
+    """Appends entries to a bank; the oldest, at the front, drop out."""
     bank.assign(tf.concat([bank, entries], axis=0)[-bank.shape[0] :])

@@ -1,4 +1,4 @@
-"""Knowledge distillation from a stronger teacher.
+"""Distills predictions by their correlation with the teacher's (DIST).
 
 T. Huang, S. You, F. Wang, C. Qian, C. Xu, NeurIPS 2022, arXiv:2205.10536.
 """
@@ -32,18 +32,18 @@ def correlation_losses(
     inter = T^2 (1 - 1/B sum_b rho(Y^S[b, :], Y^T[b, :])),
     intra = T^2 (1 - 1/C sum_c rho(Y^S[:, c], Y^T[:, c])).
 
-    Where a row or column of either is constant, rho and its gradient are 0:
-    so `intra` is T^2 for a single sample.
+    Where a row or column of either network is constant, rho and its gradient
+    are 0. So `intra` is T^2 for a single sample.
 
     Args:
         student_logits: `(batch, classes)`.
-        teacher_logits: The same; no gradient flows into them.
+        teacher_logits: `(batch, classes)`; no gradient flows into them.
         temperature: T, > 0.
         standardize: Whether each sample's logits are brought to mean 0 and
             standard deviation 1 first, in both networks.
         weights: 1 for rows that count and 0 for others, `(batch,)`; `None` if
             all count.
-        activation: What is in the place of the softmax.
+        activation: Function that is applied instead of the softmax.
 
     Returns:
         Two scalars from 0 to 2 T^2: `inter` and `intra`. Both are 0 where the
@@ -61,7 +61,8 @@ def correlation_losses(
         products = standardized(student, axis, counted) * standardized(
             teacher, axis, counted
         )
-        # Over both axes: the mean of products is rho, then its mean.
+        # The mean of products over one axis is rho. The mean over both axes
+        # is the mean of rho.
         if weights is not None:
             products = tf.reduce_mean(products, axis=-1)
         return temperature**2 * (1 - mean_over_rows(products, weights))
@@ -73,27 +74,27 @@ def correlation_losses(
 class DIST(LogitMethod):
     """Correlates predictions with the teacher's, by sample and by class.
 
-    loss = beta inter + gamma intra: Pearson's distance of the predictions of
-    each sample over the classes, and of each class over the batch. See
-    `correlation_losses`. Dense outputs have a prediction at each position.
+    loss = beta inter + gamma intra. `inter` is Pearson's distance of the
+    predictions of each sample over the classes, `intra` the distance of each
+    class over the batch. See `correlation_losses`. Dense outputs have a
+    prediction at each position.
 
-    Two or more independent labels are correlated by their probabilities, a
-    sigmoid in the place of the softmax. Values and embeddings are correlated
-    as they are.
+    For two or more independent labels a sigmoid replaces the softmax. Values
+    and embeddings are correlated without an activation.
 
     Args:
-        beta: Multiplier of the distance between classes of a sample, >= 0.
-        gamma: Multiplier of that between samples of a class, >= 0.
-        temperature: Divides the logits, > 0; its square multiplies the loss,
-            as in the published code (the paper's formula shows none; at the
-            default the two are the same). 4 is common for CIFAR-100.
-        standardize: Whether logits are standardized for each sample first
+        beta: Multiplier of `inter`, >= 0.
+        gamma: Multiplier of `intra`, >= 0.
+        temperature: Divides the logits, > 0. Its square multiplies the loss,
+            as in the published code. The paper's formula has no such factor;
+            at the default both are equal. 4 is common for CIFAR-100.
+        standardize: Whether each sample's logits are standardized first
             (S. Sun et al., CVPR 2024, arXiv:2403.01427).
         weight: Multiplier of both terms, >= 0.
 
     Call arguments:
         student: `Features` of the student; `logits` are `(batch, classes)`.
-        teacher: `Features` of the teacher, of the same classes.
+        teacher: `Features` of the teacher, with the student's classes.
         labels: Not used.
 
     Returns:

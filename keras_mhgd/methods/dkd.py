@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation.
+"""Distills the target class and the other classes separately (DKD).
 
 B. Zhao, Q. Cui, R. Song, Y. Qiu, J. Liang, CVPR 2022, arXiv:2203.08679.
 """
@@ -34,9 +34,9 @@ def decoupled_losses(
 
     Args:
         student_logits: `(batch, classes)`, two classes or more.
-        teacher_logits: The same; no gradient flows into them.
+        teacher_logits: Like `student_logits`; no gradient flows into them.
         labels: Class numbers `(batch,)` or `(batch, 1)`, or one-hot
-            `(batch, classes)`, of which the largest entry counts.
+            `(batch, classes)`, where the largest entry counts.
         temperature: T, > 0.
         standardize: Whether each sample's logits are brought to mean 0 and
             standard deviation 1 first, in both networks.
@@ -65,28 +65,30 @@ def decoupled_losses(
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class DKD(LogitMethod):
-    """Matches target and other classes of the soft predictions apart.
+    """Matches soft predictions of the target and the other classes apart.
 
-    loss = alpha TCKD + beta NCKD: the divergence of "target or not", and that
-    among the other classes, which plain soft logits weight by how unsure the
-    teacher is. See `decoupled_losses`. Each position of dense outputs has a
-    label and a prediction of its own; each of several independent labels
-    counts as a choice between no and yes. Rows without a label are left out.
+    loss = alpha TCKD + beta NCKD. TCKD is the divergence of "target or not",
+    NCKD the divergence among the other classes. Plain soft logits weight NCKD
+    by how unsure the teacher is. See `decoupled_losses`.
+
+    Each position of dense outputs has a label and a prediction of its own.
+    Each of several independent labels counts as a choice between no and yes.
+    Rows without a label are left out.
 
     Args:
         alpha: Multiplier of the target class's term, >= 0.
         beta: Multiplier of the other classes' term, >= 0. Published
-            settings go from 0.5 (ImageNet) to 8 (CIFAR-100); the surer the
-            teacher, the larger.
-        temperature: Divides the logits, > 0; its square multiplies the loss.
-        standardize: Whether logits are standardized for each sample first
+            settings go from 0.5 (ImageNet) to 8 (CIFAR-100). The surer the
+            teacher, the larger `beta` should be.
+        temperature: Divides the logits, > 0. Its square multiplies the loss.
+        standardize: Whether each sample's logits are standardized first
             (S. Sun et al., CVPR 2024, arXiv:2403.01427).
         weight: Multiplier of both terms, >= 0. The published code raises it
             from 0 to 1 over the first 20 epochs.
 
     Call arguments:
         student: `Features` of the student; `logits` are `(batch, classes)`.
-        teacher: `Features` of the teacher, of the same classes.
+        teacher: `Features` of the teacher, with the student's classes.
         labels: Class numbers `(batch,)` or `(batch, 1)`, or one-hot
             `(batch, classes)`.
 
@@ -146,10 +148,10 @@ class DKD(LogitMethod):
         }
 
     def _weights(self, student, labels):
-        """Leaves out the rows without a label as well."""
+        """Gives the rows' weights, with 0 for rows without a label."""
         independent = self.task.kind == MULTI_LABEL
         if labels is None or (labels.shape.rank > 1 and not independent):
-            return student.weights  # one-hot labels are all there
+            return student.weights  # no one-hot row is unlabelled
         labelled = labels != tf.cast(UNKNOWN_CLASS, labels.dtype)
         if independent:
             labelled = tf.reduce_all(
@@ -190,9 +192,9 @@ def _is_target(labels: tf.Tensor, classes: int) -> tf.Tensor:
 def _decoupled(
     logits: tf.Tensor, is_target: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Splits logits: of "target or another", and of the other classes."""
-    # Half of the lowest number: its softmax is exactly 0, and the difference
-    # of two log-softmax is finite.
+    """Splits logits into "target or not" and the other classes."""
+    # The logit of the target is half of the lowest number: its softmax is
+    # exactly 0, and the difference of two log-softmax values is finite.
     others = tf.where(is_target, logits.dtype.min / 2, logits)
     target = tf.reduce_sum(tf.where(is_target, logits, 0), axis=-1)
     either = tf.stack([target, tf.reduce_logsumexp(others, axis=-1)], axis=-1)

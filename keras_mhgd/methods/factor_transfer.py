@@ -1,4 +1,4 @@
-"""Paraphrasing complex network: network compression via factor transfer.
+"""Distills encodings of the last feature map (factor transfer).
 
 J. Kim, S. Park, N. Kwak, NeurIPS 2018, arXiv:1802.04977.
 """
@@ -40,17 +40,17 @@ def factor_transfer_loss(
     """Computes how far the directions of factors differ.
 
     loss = mean over samples, positions and channels of |F^S - F^T| or of
-    (F^S - F^T)^2, F the factor over its Euclidean length.
+    (F^S - F^T)^2, with F the factor divided by its Euclidean length.
 
     Args:
         student: Factors `(batch, height, width, D)`, any float dtype.
-        teacher: The same; the larger of two sizes is average-pooled to the
-            smaller. No gradient flows into them.
+        teacher: Like `student`; the larger of two sizes is average-pooled to
+            the smaller. No gradient flows into them.
         distance: `"absolute"` (p = 1) or `"squared"` (p = 2).
-        per_position: Whether the length is that of the channels at one
-            position, instead of the whole factor of a sample.
-        mask: `(batch, length)` for factors of sequences that are padded, false
-            there: these positions don't count. `None` without padding.
+        per_position: Whether the length is taken over the channels of each
+            position, instead of over the whole factor of a sample.
+        mask: `(batch, length)` for factors of padded sequences, false at
+            padded positions, which don't count. `None` without padding.
 
     Returns:
         Scalar >= 0, float32 or float64.
@@ -70,43 +70,45 @@ def factor_transfer_loss(
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class FactorTransfer(Method):
-    """Matches what a trained encoder keeps of the teacher's last map.
+    """Matches learnt encodings, called factors, of both networks' last maps.
 
-    loss = weight mean |F^S - F^T|, F^T the teacher's factor, given by a
-    `Paraphraser` that has learnt to encode and decode the teacher's last
-    sensing point before the student trains, F^S the student's, given by a
-    translator of the same shape that trains with the student; both over
-    their lengths. See `factor_transfer_loss`.
+    loss = weight mean |F^S - F^T|, with both factors divided by their lengths.
+    The teacher's factor F^T comes from a `Paraphraser`. The paraphraser learns
+    to encode and decode the teacher's last sensing point before the student
+    trains. The student's factor F^S comes from a translator, which has the
+    layers of the paraphraser's encoder and trains with the student. See
+    `factor_transfer_loss`.
 
     Args:
-        factor: `"paraphraser"` as above, the whole factor of a sample brought
-            to unit length; `"pyramid"`, a smaller one, each position brought
-            to unit length; or `"attention"`, the mean of squares over the
-            channels, of which nothing is learnt.
-        rate: The factor's channels over the teacher's, > 0. 0.5 is the
-            paper's. See `Paraphraser`.
+        factor: `"paraphraser"`: as above, with the whole factor of a sample
+            scaled to unit length. `"pyramid"`: a smaller factor, with each
+            position scaled to unit length. `"attention"`: the mean of squares
+            over the channels; nothing is learnt.
+        rate: The factor's channels divided by the teacher's, > 0. The paper's
+            is 0.5. See `Paraphraser`.
         distance: `"absolute"` (paper) or `"squared"` differences of factors.
         reconstruction: `"absolute"` (the published code) or `"squared"`
-            (paper) differences, in the paraphraser's training. With squares
-            the rate of 0.1 is too high where maps have entries well above 1.
-            The gradient of absolute ones jumps where a difference changes its
-            sign: over many epochs round-off, as of another number of devices,
-            grows to differences that can be seen. That of squares doesn't.
-        preparation_epochs: Epochs of that training; 0 leaves the paraphraser
-            as it is.
-        preparation_learning_rate: Rate of its SGD (Nesterov momentum 0.9),
-            > 0.
-        paraphraser: A trained `Paraphraser` of the same teacher and sensing
-            point: it is used as it is and not trained again. `factor` and
-            `rate` are its own then.
+            (paper) differences, in the paraphraser's training. With squares,
+            the learning rate of 0.1 is too high if maps have entries well
+            above 1. The gradient of absolute differences jumps where a
+            difference changes its sign. Over many epochs, round-off, for
+            example from another number of devices, then grows to visible
+            differences. The gradient of squares has no such jumps.
+        preparation_epochs: Epochs of the paraphraser's training; 0 leaves its
+            weights unchanged.
+        preparation_learning_rate: Learning rate of that training's SGD
+            (Nesterov momentum 0.9), > 0.
+        paraphraser: A trained `Paraphraser` for the same teacher and sensing
+            point. It is used unchanged and not trained again. `factor` and
+            `rate` are then taken from it.
         weight: Multiplier of the loss, >= 0. The published code's is 500,
             for the mean over a whole factor of unit length, whose entries
-            are small; those of a `"pyramid"` are larger.
+            are small. The entries of a `"pyramid"` factor are larger.
 
     Call arguments:
         student: `Features`; its last map `(batch, height, width, D)` is read,
             or `(batch, length, D)` for `"attention"`.
-        teacher: The same; size and channels may differ. The larger of two
+        teacher: Like `student`; size and channels may differ. The larger of two
             factors is average-pooled to the size of the smaller.
         labels: Not used.
 
@@ -114,9 +116,9 @@ class FactorTransfer(Method):
         `{"factor_transfer": loss}`, a scalar, float32.
 
     Raises:
-        TypeError: If `paraphraser` is none.
+        TypeError: If `paraphraser` is no `Paraphraser`.
         ValueError: If an argument is out of range, if the last sensing point
-            is no map or, for `"attention"`, has one position, or if
+            is no map or, for `"attention"`, has only one position, or if
             `paraphraser` is for other channels.
 
     Example:
@@ -217,7 +219,8 @@ class FactorTransfer(Method):
         )
 
     def targets(self, teacher):
-        # Not the factor: a cache is filled before the paraphraser trains.
+        # A teacher cache is filled before the paraphraser trains, so it must
+        # hold the map instead of the factor.
         masks = teacher.masks
         return teacher._replace(
             maps=teacher.maps[-1:], masks=masks and masks[-1:]
@@ -249,8 +252,8 @@ class FactorTransfer(Method):
         return {"factor_transfer": self.weight * loss}
 
     def get_config(self):
-        # No paraphraser: `build` makes one like it, and its weights are
-        # saved and loaded as all weights are.
+        # The paraphraser is left out: `build` makes an equal one, whose weights
+        # are saved and loaded with all others.
         return {
             **super().get_config(),
             **self.preparation.get_config(),

@@ -1,4 +1,4 @@
-"""FitNets: hints for thin deep nets.
+"""Distills feature maps directly, as hints (FitNets).
 
 A. Romero, N. Ballas, S. E. Kahou, A. Chassang, C. Gatta, Y. Bengio, ICLR
 2015, arXiv:1412.6550.
@@ -35,16 +35,17 @@ def hint_loss(
     loss = sum over points of mean (s - t)^2, over samples, positions and
     channels.
 
-    A trained projection may stand on either side, so the gradient flows into
-    both: pass the teacher's maps through `tf.stop_gradient` before.
+    The gradient flows into both arguments, because a trained projection may
+    be applied to either. Pass the teacher's maps through `tf.stop_gradient`
+    first.
 
     Args:
         student_maps: One for each point: maps, sequences or vectors, any
             float dtype.
-        teacher_maps: The same, with the student's channels; the larger of two
-            sizes is average-pooled to the smaller.
-        masks: `(batch, length)` for each point whose sequences are padded,
-            false there: these positions count neither in the sum nor in the
+        teacher_maps: Like `student_maps`, with the student's channels; the
+            larger of two sizes is average-pooled to the smaller.
+        masks: `(batch, length)` for each point with padded sequences, false
+            at padded positions, which count neither in the sum nor in the
             mean. `None` for other points, or for all.
 
     Returns:
@@ -64,29 +65,30 @@ def hint_loss(
 class FitNet(InitializingMethod):
     """Matches maps directly, through a trained projection if widths differ.
 
-    loss = weight sum over points of mean (r(s) - t)^2, with r a `Projection`
-    to the teacher's channels, trained with the student, or the identity where
-    the channels are equal. See `hint_loss`.
+    loss = weight sum over points of mean (r(s) - t)^2. r is a `Projection` to
+    the teacher's channels that trains with the student. Where the channels
+    are equal, r is the identity. See `hint_loss`.
 
-    The paper trains one hint first and the task after: that is
-    `preparation_epochs` of 1 or more, with one sensing point in the middle of
-    the networks. By default hints at all sensing points and the task train
-    together.
+    The paper first trains the student by one hint alone, then by the task:
+    set `preparation_epochs` to 1 or more, with one sensing point in the middle
+    of the networks. By default the student trains by hints at all sensing
+    points and the task together.
 
     Args:
-        project: Whose maps the projection changes: the `"student"`'s (paper)
-            or the `"teacher"`'s, which lets it shrink the target.
-        preparation_epochs: Epochs of the hints alone, before the task; 0 to
-            train by both together.
-        preparation_learning_rate: Rate of that training's SGD (Nesterov
-            momentum 0.9), > 0.
-        weight: Multiplier of the loss, >= 0. The paper's hint stands alone
-            and has none.
+        project: The network whose maps are projected: `"student"` (paper) or
+            `"teacher"`. A projection of the teacher's maps can shrink the
+            target.
+        preparation_epochs: Epochs of training by the hints alone, before the
+            task; 0 trains by the hints and the task together.
+        preparation_learning_rate: Learning rate of that training's SGD
+            (Nesterov momentum 0.9), > 0.
+        weight: Multiplier of the loss, >= 0. The paper trains by the hint
+            alone, without a weight.
 
     Call arguments:
         student: `Features`; all its maps are read: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: The same; size and channels may differ.
+        teacher: Like `student`; size and channels may differ.
         labels: Not used.
 
     Returns:
@@ -94,7 +96,7 @@ class FitNet(InitializingMethod):
 
     Raises:
         ValueError: If an argument is out of range, or if two maps cannot be
-            brought to one size. Sequences of two lengths cannot if one of
+            brought to one size. Two sequences must have one length if one of
             them is padded.
 
     Example:

@@ -1,4 +1,4 @@
-"""A gift from knowledge distillation: flow of the solution procedure.
+"""Distills the flow between feature maps (FSP matrices).
 
 J. Yim, D. Joo, J. Bae, J. Kim, CVPR 2017.
 """
@@ -40,11 +40,11 @@ def fsp_matrix(
 
     Args:
         front: Maps `(batch, height, width, D1)`, sequences or vectors.
-        back: Maps `(batch, height, width, D2)` or the same kind; the larger
-            of two sizes is pooled to the smaller.
+        back: Maps `(batch, height, width, D2)`, sequences or vectors; the
+            larger of two sizes is pooled to the smaller.
         pooling: `"max"` or `"average"`.
-        mask: `(batch, length)` where sequences are padded, false there: the
-            mean of each sample is over the other positions.
+        mask: `(batch, length)` for padded sequences, false at padded
+            positions. The mean of each sample is over the other positions.
 
     Returns:
         Matrices `(batch, D1, D2)`, float32 or float64.
@@ -71,21 +71,21 @@ def fsp_loss(
     """Computes how far the flows between neighbouring points differ.
 
     loss = sum over neighbours of mean over samples of ||G^S - G^T||_F^2,
-    G = `fsp_matrix`.
+    with G = `fsp_matrix`.
 
     Args:
         student_maps: Two or more, front end first: maps, sequences or
             vectors, any float dtype.
-        teacher_maps: The same, with the student's channels; sizes may
-            differ. No gradient flows into them.
-        pooling: How the larger map of two neighbours becomes as small as the
-            other: `"max"` (paper) or `"average"`.
+        teacher_maps: Like `student_maps`, with the student's channels; sizes
+            may differ. No gradient flows into them.
+        pooling: How the larger map of two neighbours is reduced to the size
+            of the smaller: `"max"` (paper) or `"average"`.
         reduction: `"sum"` over the entries of a matrix (paper) or their
             `"mean"`.
-        student_masks: `(batch, length)` for each two neighbours that are
-            padded sequences, false there, as in `fsp_matrix`; `None` for other
-            neighbours, or for all.
-        teacher_masks: The same; lengths may differ from the student's.
+        student_masks: `(batch, length)` for each pair of neighbours that are
+            padded sequences, as in `fsp_matrix`; `None` for other pairs, or
+            for all.
+        teacher_masks: Like `student_masks`; lengths may differ.
 
     Returns:
         Scalar >= 0, float32 or float64.
@@ -117,27 +117,27 @@ class FSP(InitializingMethod):
     """Matches how channels of neighbouring sensing points occur together.
 
     loss = weight sum over neighbours of mean over samples of
-    ||G^S - G^T||_F^2, G_ij the mean over positions of channel i of the one
-    times channel j of the next. See `fsp_loss`.
+    ||G^S - G^T||_F^2, where G_ij is the mean over positions of channel i of a
+    point times channel j of the next point. See `fsp_loss`.
 
     Args:
-        pooling: How the larger map of two neighbours becomes as small as the
-            other: `"max"` (paper) or `"average"`.
+        pooling: How the larger map of two neighbours is reduced to the size
+            of the smaller: `"max"` (paper) or `"average"`.
         reduction: `"sum"` over the entries of a matrix (paper) or their
             `"mean"`.
-        preparation_epochs: Epochs of this loss alone, before the task, as in
-            the paper; 0 to train by both together.
-        preparation_learning_rate: Rate of that training's SGD (Nesterov
-            momentum 0.9), > 0.
+        preparation_epochs: Epochs of training by this loss alone, before the
+            task, as in the paper; 0 trains by this loss and the task together.
+        preparation_learning_rate: Learning rate of that training's SGD
+            (Nesterov momentum 0.9), > 0.
         weight: Multiplier of the loss, >= 0. The default is that of the code
-            of MHGD's authors, beside a task; with `"mean"`, 50 is in use.
-            The paper trains this loss alone first, all pairs at weight 1,
-            which beside a task can overflow at common rates.
+            of MHGD's authors, beside a task. With `"mean"`, 50 is in use. The
+            paper first trains by this loss alone, with weight 1 for all pairs.
+            Beside a task, a weight of 1 can overflow at common learning rates.
 
     Call arguments:
         student: `Features` with two maps or more: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: The same; sizes may differ. Where channels differ, a trained
+        teacher: Like `student`; sizes may differ. Where channels differ, a trained
             `Projection` brings the student's to the teacher's.
         labels: Not used.
 
@@ -145,9 +145,9 @@ class FSP(InitializingMethod):
         `{"fsp": loss}`, a scalar, float32.
 
     Raises:
-        ValueError: If an argument is out of range, or there is one point
-            only. Of one network, neighbouring sequences must have one length
-            if one of them is padded.
+        ValueError: If an argument is out of range, or if there is only one
+            point. Neighbouring sequences of a network must have one length if
+            one of them is padded.
 
     Example:
         >>> method = keras_mhgd.methods.FSP()

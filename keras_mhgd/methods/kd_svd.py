@@ -1,7 +1,7 @@
-"""Self-supervised knowledge distillation by singular value decomposition.
+"""Distills singular vectors of feature maps (KD-SVD).
 
 S. H. Lee, D. H. Kim, B. C. Song, ECCV 2018, arXiv:1807.06819. `KDSVD` is the
-method, `KDSVDF` the simpler one that it is compared with.
+paper's method, `KDSVDF` a simpler method that the paper compares it with.
 """
 
 import itertools
@@ -38,7 +38,7 @@ def singular_relation_loss(
     Args:
         student_vectors: Two or more, front end first: aligned unit vectors
             `(batch, D)`.
-        teacher_vectors: The same; no gradient flows into them.
+        teacher_vectors: Like `student_vectors`; no gradient flows into them.
         bandwidth: Twice the squared width of the radial basis function, > 0.
         reduction: `"sum"` over samples (authors' code) or their `"mean"`.
 
@@ -75,7 +75,7 @@ def singular_vector_loss(
     Args:
         student_vectors: One for each point: aligned unit vectors `(batch,
             D)`.
-        teacher_vectors: The same; no gradient flows into them.
+        teacher_vectors: Like `student_vectors`; no gradient flows into them.
         reduction: `"sum"` over samples or their `"mean"`.
 
     Returns:
@@ -149,31 +149,34 @@ class _SingularVectors(Method):
 class KDSVD(_SingularVectors):
     """Matches relations between singular vectors of neighbouring points.
 
-    Each map is compressed to one vector a sample: the teacher's to its first
-    right singular vector, whose components' sum is made >= 0; the student's
-    to that one of its first four that is nearest to the teacher's, with its
-    sign. Then, with v the vector of a point and u that of the point before,
+    Each map is compressed to one vector per sample. The teacher's vector is
+    its map's first right singular vector, with the sign that makes the sum of
+    its components >= 0. The student's vector is the one of its map's first
+    four that is nearest to the teacher's vector, with the sign of that. Then,
+    with v the vector of a point and u the vector of the point before,
 
         loss = weight sum over neighbours, samples and components i and j of
         (R^S - R^T)^2,  R_ij = exp(-(v_i - u_j)^2 / bandwidth),
 
-    and the gradient is clipped by `clipping`. See `singular_relation_loss`.
+    and the gradient is limited by the rule `clipping`. See
+    `singular_relation_loss`.
 
     Args:
         bandwidth: Twice the squared width of the radial basis function, > 0.
             The authors' code has 8.
         reduction: `"sum"` over samples (authors' code) or their `"mean"`.
-        clipping: How the gradient joins the task's: `"per_variable"`
-            (authors' code), `"per_feature"`, `"formula"` or `None`. See
-            `keras_mhgd.gradients`.
-        clip_bound: Multiplier of the norm that the first two allow, > 0.
-        weight: Multiplier of the loss, >= 0. Clipping can undo it.
+        clipping: How the gradient is combined with the task's:
+            `"per_variable"` (authors' code), `"per_feature"`, `"formula"` or
+            `None`. See `keras_mhgd.gradients`.
+        clip_bound: Multiplier of the norm that `"per_variable"` and
+            `"per_feature"` allow, > 0.
+        weight: Multiplier of the loss, >= 0. Clipping can cancel its effect.
 
     Call arguments:
         student: `Features` with two maps or more: `(batch, height, width,
-            D)`, `(batch, length, D)` or `(batch, D)`, which are made unit
-            vectors.
-        teacher: The same; sizes may differ. Where channels differ, a trained
+            D)`, `(batch, length, D)` or `(batch, D)`. Vectors `(batch, D)`
+            are scaled to unit length.
+        teacher: Like `student`; sizes may differ. Where channels differ, a trained
             `Projection` brings the student's to the teacher's.
         labels: Not used.
 
@@ -181,8 +184,8 @@ class KDSVD(_SingularVectors):
         `{"kd_svd": loss}`, a scalar, float32.
 
     Raises:
-        ValueError: If an argument is out of range, or there is one point
-            only.
+        ValueError: If an argument is out of range, or if there is only one
+            point.
 
     Example:
         >>> method = keras_mhgd.methods.KDSVD()
@@ -224,9 +227,9 @@ class KDSVD(_SingularVectors):
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class KDSVDF(_SingularVectors):
-    """Matches singular vectors of maps as they are.
+    """Matches singular vectors of maps directly.
 
-    Maps become vectors as in `KDSVD`, then
+    Maps become vectors as in `KDSVD`. Then
 
         loss = weight sum over points and samples of ||v^S - v^T||^2,
 
@@ -236,12 +239,12 @@ class KDSVDF(_SingularVectors):
         reduction: `"sum"` over samples, as in `KDSVD`, or their `"mean"`.
         clipping: As in `KDSVD`.
         clip_bound: As in `KDSVD`.
-        weight: Multiplier of the loss, >= 0. Clipping can undo it.
+        weight: Multiplier of the loss, >= 0. Clipping can cancel its effect.
 
     Call arguments:
         student: `Features`; all its maps are read: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: The same; sizes may differ. Where channels differ, a trained
+        teacher: Like `student`; sizes may differ. Where channels differ, a trained
             `Projection` brings the student's to the teacher's.
         labels: Not used.
 

@@ -1,7 +1,7 @@
-"""The networks of the published experiments and small ones, by name.
+"""Builds the networks of the published experiments, and small ones, by name.
 
-All are functional, end in logits, and name the output of each stage
-`stage1`, `stage2`, ...: these are the sensing points.
+All networks are functional models that end in logits. The outputs of their
+stages are named `stage1`, `stage2`, ... and serve as sensing points.
 """
 
 import functools
@@ -64,13 +64,13 @@ _NETWORKS = {
         mobilenet, stem_filters=16, stackwise_num_filters=_SMALL
     ),
 }
-# Of the published networks, these pool once more before the first stage when
-# images are 64 x 64 (Tiny-ImageNet).
+# These published networks pool once more before the first stage when images
+# are at least 64 x 64 (Tiny-ImageNet).
 _POOLED_STEM = {"vgg16", "vgg7", "wide_resnet"}
 
 
 def names() -> list[str]:
-    """Lists the names that `get` takes, beside any `wrn_<depth>_<width>`."""
+    """Lists the names for `get`, which also takes `wrn_<depth>_<width>`."""
     return list(_NETWORKS)
 
 

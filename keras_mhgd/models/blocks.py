@@ -1,4 +1,4 @@
-"""Layers that the networks share, with the published initialisation."""
+"""Makes the layers that the networks share, initialised as published."""
 
 import keras
 from keras import layers
@@ -8,8 +8,8 @@ class Builder:
     """Makes a network's layers with one initialisation and one weight decay.
 
     Kernels come from variance scaling by fan-out (factor 2, truncated
-    normal). Weight decay is the published one: it covers kernels, biases,
-    and the scales and offsets of batch normalisation.
+    normal). As published, weight decay covers kernels, biases, and the scales
+    and offsets of batch normalisation.
 
     Args:
         weight_decay: Coefficient `w` of the penalty `w / 2 * sum v^2`,
@@ -67,5 +67,5 @@ class Builder:
         )
 
     def logits(self, num_classes):
-        # float32 whatever the policy: softmax and cross-entropy need it.
+        # Softmax and cross-entropy need float32 under every dtype policy.
         return self.dense(num_classes, name="logits", dtype="float32")

@@ -1,4 +1,4 @@
-"""MobileNet: Howard et al., 2017, arXiv:1704.04861."""
+"""Builds MobileNets (Howard et al., 2017, arXiv:1704.04861)."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def mobilenet(
     weight_decay: float = 5e-4,
     name: str = "mobilenet",
 ) -> keras.Model:
-    """Builds one depthwise-separable convolution a stage.
+    """Builds a MobileNet of one depthwise-separable convolution per stage.
 
     Every stage but the first halves the resolution. The output of stage `i`
     is named `stage<i>`.

@@ -1,4 +1,4 @@
-"""Batch normalisation as one operation, or over all replicas."""
+"""Fuses batch normalisation, or synchronises it over all replicas."""
 
 import functools
 
@@ -7,24 +7,25 @@ import tensorflow as tf
 
 
 def fuse_batch_normalization(model: keras.Model) -> int:
-    """Lets the batch normalisation of a network run as one operation.
+    """Makes each batch normalisation of a network run as one operation.
 
-    Keras 3 runs it as several; on a processor a training step of a small
-    residual network then takes about a quarter longer. Results and gradients
-    are the same up to rounding. The layers stay Keras's own: their weights,
-    configuration, files and clones know nothing of it, and a network that is
-    loaded from a file runs as Keras has it until it is fused anew.
+    Keras 3 runs batch normalisation as several operations. On a processor, a
+    training step of a small residual network then takes about a quarter
+    longer. Results and gradients are equal up to rounding. The layers stay
+    Keras's own: their weights, configuration, files and clones do not change.
+    A network that is loaded from a file is not fused until this function is
+    called on it.
 
-    Layers that normalise maps `(batch, height, width, channels)` over the last
-    axis are fused, at any depth; others, synchronised ones and those with
-    renormalisation are left as they are. In float16 and bfloat16, statistics
-    are float32, as in Keras.
+    Layers are fused at any depth of the network. A fused layer that does not
+    normalise maps `(batch, height, width, channels)` over the last axis still
+    runs as in Keras. Synchronised layers and layers with renormalisation are
+    not fused. In float16 and bfloat16, statistics are float32, as in Keras.
 
     Args:
         model: A built network.
 
     Returns:
-        The number of layers that are fused, those from before included.
+        The number of fused layers, including layers that were fused before.
 
     Example:
         >>> network = keras_mhgd.models.get("resnet_small", (28, 28, 1), 10)
@@ -37,24 +38,26 @@ def fuse_batch_normalization(model: keras.Model) -> int:
         if not (layer.synchronized or layer.renorm)
     ]
     for layer in layers:
-        # Of the class: a second call must not wrap the first.
+        # Takes `call` from the class, because `layer.call` may already be the
+        # fused one from an earlier call of this function.
         unfused = functools.partial(type(layer).call, layer)
         layer.call = functools.partial(_call, layer, unfused)
     return len(layers)
 
 
 def synchronize_batch_normalization(model: keras.Model) -> int:
-    """Lets batch normalisation take the statistics of all replicas.
+    """Makes batch normalisation use the statistics of all replicas.
 
-    Under a `tf.distribute` strategy each replica else normalises its part of
-    the batch by itself. It is Keras's own option of the layers, and stays in
-    their configuration; on one device it changes nothing.
+    By default, each replica of a `tf.distribute` strategy normalises its part
+    of the batch with the statistics of that part. This function sets the
+    option `synchronized` of the Keras layers, which is saved in their
+    configuration. On one device the option changes nothing.
 
     Args:
         model: A network that is not fused.
 
     Returns:
-        The number of layers.
+        The number of batch-normalisation layers.
 
     Example:
         >>> network = keras_mhgd.models.get("resnet_small", (28, 28, 1), 10)
@@ -103,7 +106,8 @@ def _call(layer, unfused, inputs, training=None, mask=None):
         is_training=by_batch,
     )
     if by_batch:
-        # The operation gives the unbiased variance; Keras keeps the biased.
+        # The operation gives the unbiased variance. Keras stores the biased
+        # one.
         count = tf.cast(tf.size(inputs) // channels, tf.float32)
         batch_variance *= (count - 1) / count
         old, new = layer.momentum, 1 - layer.momentum

@@ -1,4 +1,4 @@
-"""Residual networks: He et al., CVPR 2016, arXiv:1512.03385."""
+"""Builds residual networks (He et al., CVPR 2016, arXiv:1512.03385)."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def resnet(
     weight_decay: float = 5e-4,
     name: str = "resnet",
 ) -> keras.Model:
-    """Builds a network of basic blocks with the activation after the sum.
+    """Builds a residual network of basic blocks, activated after the sum.
 
     Every stage but the first halves the resolution. The output of stage `i`
     is named `stage<i>`.

@@ -1,4 +1,4 @@
-"""VGG networks: Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556."""
+"""Builds VGG networks (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556)."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,9 @@ def vgg(
     weight_decay: float = 5e-4,
     name: str = "vgg",
 ) -> keras.Model:
-    """Builds stages of 3x3 convolutions, each followed by a 2x2 max-pool.
+    """Builds a VGG network of 3x3 convolutions, max-pooled after each stage.
+
+    A stage is a row of convolutions, followed by a 2x2 max-pool.
 
     The output of the last activation of stage `i`, before its max-pool, is
     named `stage<i>`.

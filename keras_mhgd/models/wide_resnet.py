@@ -1,6 +1,6 @@
-"""Wide residual networks: Zagoruyko and Komodakis, BMVC 2016.
+"""Builds wide residual networks (Zagoruyko and Komodakis, BMVC 2016).
 
-arXiv:1605.07146.
+Reference: arXiv:1605.07146.
 """
 
 import keras
@@ -21,9 +21,9 @@ def wide_resnet(
 ) -> keras.Model:
     """Builds a pre-activation wide ResNet with three stages.
 
-    Stages have `(depth - 4) / 6` blocks each and widths 16, 32 and 64 times
-    `width`; the second and the third halve the resolution. The normalised
-    and activated output of stage `i` is named `stage<i>`.
+    Each stage has `(depth - 4) / 6` blocks. The stages have 16, 32 and 64
+    times `width` filters. The second and the third stage halve the resolution.
+    The normalised and activated output of stage `i` is named `stage<i>`.
 
     Args:
         input_shape: Height, width (pixels) and channels of an image.
@@ -61,7 +61,7 @@ def wide_resnet(
         for block in range(1, num_blocks + 1):
             prefix = f"stage{stage}_block{block}"
             strides = 2 if stage > 1 and block == 1 else 1
-            # The first activation of a stage is what the stage before gives.
+            # The first activation in a stage is the output of the stage before.
             ends_stage = stage > 1 and block == 1
             h = build.norm(name=f"{prefix}_norm1")(x)
             h = layers.ReLU(

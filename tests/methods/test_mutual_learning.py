@@ -45,6 +45,15 @@ def test_what_each_network_learns_from(symmetric):
     assert (tape.gradient(theirs, teacher) is None) == symmetric
 
 
+def test_trains_beside_methods_on_maps(distiller, images):
+    """These read the teacher's vectors, whose network learns meanwhile."""
+    mhgd = methods.MHGD(num_heads=2, preparation_epochs=1)
+    model = distiller([mhgd, "mutual_learning"])
+    history = model.fit(*images, epochs=2, verbose=0).history
+    assert {"mhgd", "mutual_learning"} < history.keys()
+    assert all(np.isfinite(each).all() for each in history.values())
+
+
 def test_both_networks_train_alone_where_the_weight_is_zero(
     small_net, task, images
 ):

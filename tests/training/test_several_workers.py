@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.cluster import tf_configs
+from benchmarks.correctness.cluster import tf_configs
 from tests.training.launcher import started
 from tests.training.runs import assert_same_run, run
 

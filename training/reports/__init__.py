@@ -1,1 +1,1 @@
-"""Pages, tables and pictures of finished runs."""
+"""Makes pages, tables and pictures of finished runs."""

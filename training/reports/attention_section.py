@@ -1,4 +1,4 @@
-"""What a page shows of the attention graphs of MHGD."""
+"""Collects what a page shows of the attention graphs of MHGD."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ _SAMPLES, _MOST = 4, 6
 
 
 def content(record: GraphRecord) -> dict[str, Any]:
-    """Collects the teacher's graphs, and how far the student took them.
+    """Collects the teacher's graphs and how closely the student follows.
 
     Args:
-        record: What a run kept.
+        record: The graphs that a run recorded.
 
     Returns:
-        What `attention.html.j2` shows.
+        Values for the template `attention.html.j2`.
     """
     bounds = [0, *record.bounds, len(record.classes)]
     edges = range(len(record.edges))
@@ -71,7 +71,7 @@ def _over_time(record: GraphRecord, values: np.ndarray) -> Any:
 
 
 def _attended(record: GraphRecord) -> list[dict[str, Any]]:
-    """Whom some images attend to most, in both networks."""
+    """Finds the images that some images attend to most, in both networks."""
     edge = len(record.edges) - 1
     rows = []
     for row in record.samples(_SAMPLES):

@@ -1,4 +1,4 @@
-"""What a comparison came to: tables, a picture and a page."""
+"""Writes the tables, the picture and the page of a comparison."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ from training.saved.results import (
     validated,
 )
 
-_CURVES = 5  # ways, beside the student alone
+_CURVES = 5  # ways that are drawn beside the student alone
 
 
 class Outcome:
@@ -37,7 +37,7 @@ class Outcome:
         directory: The comparison's folder.
         folders: The run folders of each way, trial by trial; the student
             alone comes first.
-        teacher: A network's file: its test accuracy is measured.
+        teacher: File of the teacher, whose test accuracy is measured.
         dataset: The data.
         title: Heading.
     """
@@ -72,8 +72,8 @@ class Outcome:
         """Writes `table.md`, `table.csv`, `result.png` and `report.html`.
 
         Args:
-            published: Published results of ways.
-            note: What the table's legend ends with.
+            published: Published results by way.
+            note: Text at the end of the table's legend.
         """
         directory = self._directory
         cells = tables.cells(self.rows, published)

@@ -1,4 +1,4 @@
-"""What a page shows of classes that networks take for each other."""
+"""Collects what a page shows of classes that networks confuse."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def of_run(
     """Finds the pairs of classes that a network confuses most.
 
     Returns:
-        What `confusions.html.j2` shows.
+        Values for the template `confusions.html.j2`.
     """
     counts = _errors(dataset, [predicted])
     totals = np.bincount(dataset.y_test, minlength=dataset.num_classes)
@@ -52,17 +52,18 @@ def of_comparison(
     way: Sequence[np.ndarray],
     name: str,
 ) -> dict[str, Any]:
-    """Finds which confusions of the student alone a way fixed, and added.
+    """Finds the confusions that a way fixed or added to the student alone.
 
     Args:
         dataset: The data.
-        alone: Predictions of the student alone, of each trial.
-        way: Those of a way, of the same trials.
-        name: Of the way.
+        alone: Predictions of the student alone, an array for each trial.
+        way: Predictions of the way for the same trials.
+        name: Name of the way.
 
     Returns:
-        By `fixed` and `added` the pairs of (true, predicted) class with most
-        errors less, and with most errors more, in the mean of the trials.
+        A dict. `fixed` and `added` list the pairs of (true, predicted) class
+        whose errors fell most and rose most, in the mean of the trials.
+        `before` and `after` count all errors; `name` and `trials` say whose.
     """
     before, after = _errors(dataset, alone), _errors(dataset, way)
     highest = max(before.max(), after.max(), 1)
@@ -90,7 +91,7 @@ def of_comparison(
 
 
 def _errors(dataset, predictions) -> np.ndarray:
-    """Counts of confusions in the mean of several predictions."""
+    """Counts confusions, in the mean of several predictions."""
     counts = np.mean(
         [confusions(dataset, predicted) for predicted in predictions], axis=0
     )
@@ -104,7 +105,7 @@ def _pairs(
     shown: Callable[[int, int], dict[str, Any]],
     count: int = _PAIRS,
 ) -> list[dict[str, Any]]:
-    """Lists the pairs with the highest entries, if these are positive."""
+    """Lists the pairs of classes with the highest positive entries."""
     highest = np.argsort(-order, axis=None, kind="stable")[:count]
     return [
         {

@@ -1,4 +1,4 @@
-"""The model card that lies beside exported files."""
+"""Makes the model card of exported files."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Renders pages: a file each, without scripts, with all pictures inside."""
+"""Renders pages, each a single file with its pictures and no scripts."""
 
 import base64
 import io
@@ -14,21 +14,21 @@ def render(template: str, **content: Any) -> str:
 
     Args:
         template: File in `templates`.
-        **content: What the template shows; text is escaped.
+        **content: Values for the template; text is escaped.
 
     Returns:
-        HTML that loads nothing from elsewhere.
+        HTML that loads no other file.
     """
     return _TEMPLATES.get_template(template).render(**content)
 
 
 def _png(pixels: np.ndarray) -> str:
-    """Encodes uint8 pixels `(height, width, 1 or 3)` as an address."""
+    """Encodes uint8 pixels `(height, width, 1 or 3)` as a data URL."""
     return _address("png", tf.io.encode_png(pixels).numpy())
 
 
 def _svg(figure: Any) -> str:
-    """Encodes a `matplotlib.figure.Figure` as an address."""
+    """Encodes a `matplotlib.figure.Figure` as a data URL."""
     content = io.BytesIO()
     figure.savefig(content, format="svg")
     return _address("svg+xml", content.getvalue())

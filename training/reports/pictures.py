@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Draws the pictures of results."""
 
 import io
 import itertools
@@ -13,7 +13,7 @@ from training.reports.tables import Row
 from training.saved.results import validated
 
 _COLOURS = ("#7a7a7a", "#1f6fb2", "#c4552d", "#3a8f5b")
-# Read on light and on dark pages alike.
+# Colours that are readable on both light and dark pages.
 _ON_PAGES = (
     "#2f81d6", "#d9622b", "#2f9e6e", "#9a6dd0", "#b08a1e", "#7d8590",
 )  # fmt: skip
@@ -26,7 +26,7 @@ def comparison(
     teacher: float,
     title: str,
 ) -> Any:
-    """Draws the results of all ways, and of a few ways the curves.
+    """Draws the results of all ways, and their curves if the ways are few.
 
     Args:
         made: The rows of the table; the first is the student alone.
@@ -49,7 +49,7 @@ def comparison(
 
 def _panels(title, size, count, **arguments):
     """Makes a figure and its axes, side by side."""
-    # Here, since importing it takes a second. No display is needed.
+    # Imported here, since it takes a second. `Figure` needs no display.
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
@@ -61,7 +61,7 @@ def _panels(title, size, count, **arguments):
 
 
 def _scale_by_decades(axis) -> None:
-    """Labels of a logarithmic axis are plain, and not crowded."""
+    """Makes an axis logarithmic, with plain labels at decades only."""
     axis.axes.set_xscale("log")
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
@@ -86,7 +86,7 @@ def _draw_curves(axes, curves, teacher) -> None:
 
 
 def _draw_ends(axes, made, teacher, few) -> None:
-    """A line for each way: its trials as dots, their mean as a bar."""
+    """Draws a line for each way: trials as dots, their mean as a bar."""
     alone, *others = made
     others = sorted(others, key=lambda row: statistics.mean(row.last))
     for height, row in enumerate([alone, *others]):
@@ -118,7 +118,7 @@ def deployment(points: Mapping[str, ExportedModel], title: str) -> Any:
     """Draws accuracy against size and against latency.
 
     Args:
-        points: Files by what the legend calls them.
+        points: Exported files by their name in the legend.
         title: Heading.
 
     Returns:
@@ -146,10 +146,10 @@ def deployment(points: Mapping[str, ExportedModel], title: str) -> Any:
 
 
 def trials(made: Sequence[Mapping[str, Any]], title: str) -> Any:
-    """Draws the trials of a search: one after another, and over the rate.
+    """Draws the trials of a search, in order and over the learning rate.
 
     Args:
-        made: Rows of `training.trials`; those without accuracy are left out.
+        made: Rows of `search_report.rows`; rows without accuracy are left out.
         title: Heading.
 
     Returns:
@@ -192,13 +192,14 @@ def curves(
     log: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> Any:
-    """Draws values over epochs for a page, with the last of each in a legend.
+    """Draws values over epochs for a page, with the last value in a legend.
 
     Args:
         series: (epoch, value) pairs by name.
-        log: Whether the scale is logarithmic; values that are not positive
-            are left out.
-        limits: Values that the scale must hold; those that occur if `None`.
+        log: Whether the axis of values is logarithmic; values that are not
+            positive are then left out.
+        limits: Lowest and highest value of the axis; `None` fits the axis to
+            the values.
 
     Returns:
         A `matplotlib.figure.Figure`; `None` if there is nothing to draw.

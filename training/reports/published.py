@@ -1,4 +1,4 @@
-"""Published results, to stand beside one's own.
+"""Reads published results, and writes them as a page to compare with.
 
 python -m training.reports.published > docs/published.md
 """
@@ -30,11 +30,11 @@ def published(
     Args:
         dataset: Name of the data set.
         teacher: Name of the teacher's architecture.
-        student: Name of the student's.
+        student: Name of the student's architecture.
 
     Returns:
-        The source, and results by the name of the method; two empty ones if
-        none are known.
+        The source, and the results by name of the method. If no results are
+        known, both are empty.
     """
     for pair in _pairs():
         if (pair["dataset"], pair["teacher"], pair["student"]) == (
@@ -47,7 +47,7 @@ def published(
 
 
 def text() -> str:
-    """Writes all published results as Markdown, beside an empty column."""
+    """Writes all published results as Markdown, with a column for ours."""
     parts = [_HEAD]
     for pair in _pairs():
         cells = [["", "published", "here"]]

@@ -1,4 +1,4 @@
-"""The page of a finished run."""
+"""Makes the page of a finished run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def run_page(
         rows: Content of `metrics.csv`.
         dataset: The data.
         predicted: The student's classes of the test images.
-        graphs: Of MHGD, if there are any.
+        graphs: Attention graphs of MHGD, if there are any.
 
     Returns:
         HTML.
@@ -55,7 +55,7 @@ def run_page(
 
 
 def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Draws the columns of `metrics.csv`, those that belong together."""
+    """Draws the columns of `metrics.csv`, related columns together."""
     names = dict.fromkeys(name for row in rows for name in row)
 
     def series(chosen, factor=1.0):
@@ -86,6 +86,6 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _words(name: str) -> str:
-    """Says what a column of `metrics.csv` is."""
+    """Names a column of `metrics.csv` in words."""
     part = "test " if name.startswith("val_") else ""
     return part + name.removeprefix("val_").replace("_", " ")

@@ -1,4 +1,4 @@
-"""What a search tried: rows, a table, files and a page."""
+"""Reports the trials of a search in a table, files and a page."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ Row = Mapping[str, Any]
 
 
 def rows(trials: Iterable[keras_tuner.engine.trial.Trial]) -> list[Row]:
-    """Makes a row of each trial, the best first, those that failed last.
+    """Makes a row for each trial, the best first and failed ones last.
 
     Args:
         trials: Trials of a tuner's oracle.
 
     Returns:
         Dicts of `trial`, `status`, `val_accuracy` (fraction), the
-        hyperparameters by name, and of a failed trial the `message`.
+        hyperparameters by name and, for a failed trial, the `message`.
     """
     made = []
     for trial in trials:
@@ -32,10 +32,11 @@ def rows(trials: Iterable[keras_tuner.engine.trial.Trial]) -> list[Row]:
             row["val_accuracy"] = trial.score
         row |= trial.hyperparameters.values
         if trial.message:
-            # The last line of a traceback says what it was.
+            # The last line of a traceback names the error.
             row["message"] = trial.message.strip().splitlines()[-1]
         made.append(row)
-    # Of equal ones the earliest, in whatever order a resumed search has them.
+    # A resumed search may have its trials in any order, so trials with equal
+    # accuracy are sorted by number.
     return sorted(
         made,
         key=lambda row: (-row.get("val_accuracy", -1.0), int(row["trial"])),

@@ -1,4 +1,4 @@
-"""The table of a comparison."""
+"""Makes the table of a comparison."""
 
 import csv
 import dataclasses
@@ -10,16 +10,17 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one way of training came to; accuracies in percent.
+    """Holds the results of one way of training; accuracies in percent.
 
     Attributes:
-        name: The way.
+        name: Name of the way.
         last: Test accuracy after the last epoch of each trial.
         best: The best test accuracy of any epoch of each trial.
-        gains: `last` less that of the student alone with the same seed; empty
-            for the student alone.
-        gap_closed: Mean gain over the teacher's lead on the student alone.
-        minutes: Mean time of training, without preparation.
+        gains: `last` minus `last` of the student alone with the same seed;
+            empty for the student alone.
+        gap_closed: Mean gain divided by the teacher's lead over the student
+            alone; `None` for the student alone, or without a lead.
+        minutes: Mean training time, without preparation.
     """
 
     name: str
@@ -37,11 +38,11 @@ def rows(
 
     Args:
         teacher: Test accuracy of the teacher, fraction.
-        results: For each way the `result.json` of its trials; the first way
-            is the student alone. Trial by trial the ways share a seed.
+        results: For each way, the `result.json` of its trials. The first way
+            is the student alone. Trial k of every way has the same seed.
 
     Returns:
-        One row a way.
+        One row for each way.
     """
     alone = [100 * each["accuracy"] for each in next(iter(results.values()))]
     gap = 100 * teacher - statistics.mean(alone)
@@ -65,10 +66,10 @@ def rows(
 
 
 def interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % interval of a mean, by Student's t."""
+    """Computes half the width of a mean's 95 % interval by Student's t."""
     if len(values) < 2:
         return None
-    # Here, since importing it takes long.
+    # Imported here, since the import takes long.
     import scipy.stats
 
     quantile = float(scipy.stats.t.ppf(0.975, len(values) - 1))
@@ -80,8 +81,8 @@ def cells(made: Sequence[Row], published: Mapping[str, str]) -> list[list[str]]:
 
     Args:
         made: The rows.
-        published: For each way that has one, a published result; without any
-            there is no such column.
+        published: Published results by way. If it is empty, the table has no
+            column for them.
 
     Returns:
         Text, row by row.
@@ -117,7 +118,7 @@ def cells(made: Sequence[Row], published: Mapping[str, str]) -> list[list[str]]:
 
 
 def legend(teacher: float, made: Sequence[Row]) -> str:
-    """Says in words what the cells are."""
+    """Explains the cells in words."""
     trials = len(made[0].last)
     text = (
         f"Test accuracy in %, {trials} trial{'s' * (trials > 1)}, teacher "

@@ -1,1 +1,1 @@
-"""Run folders: training in them, resuming, comparing several."""
+"""Trains in run folders, resumes there, and compares several runs."""

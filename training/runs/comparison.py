@@ -1,4 +1,4 @@
-"""Several ways to train one student, trial by trial, each in a run folder."""
+"""Trains one student in several ways, each trial in its own run folder."""
 
 import concurrent.futures
 import dataclasses
@@ -28,12 +28,12 @@ from training.runs.interruption import EXIT_CODE, Interruption
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """One way of training.
+    """Describes one way of training.
 
     Attributes:
-        name: What tables call it.
+        name: Its name in tables.
         program: `"train"` or `"distill"`.
-        flags: Of that program, those that are this way's own.
+        flags: Flags of the program that only this way has.
     """
 
     name: str
@@ -42,32 +42,34 @@ class Way:
 
     @property
     def methods(self) -> list[keras_mhgd.methods.Method]:
-        """The methods that it uses, by default arguments."""
+        """Gives the methods that the way uses, with default arguments."""
         if "method" not in self.flags:
             return []
         return keras_mhgd.methods.parts(self.flags["method"])
 
 
 class Comparison:
-    """A folder with the runs of all ways and trials.
+    """Runs all ways and trials of a comparison in one folder.
 
-    Trial k of every way has seed k. What a way learns from the teacher alone,
-    and the teacher's outputs on the views of a seed, are made once and shared.
-    The same comparison again goes on where it was ended; ways and trials may
-    be added to it.
+    Trial k of every way has seed k. Networks that a method learns from the
+    teacher alone are made once and shared. The teacher's outputs on the views
+    of a seed are shared, too.
+
+    An interrupted comparison resumes if it is made again with the same
+    arguments. Ways and trials may then be added.
 
     Args:
         directory: The folder; made if missing.
         ways: All ways.
-        shared: Flags of all programs and ways; a way's own go before.
-        teacher: A training that comes before all others, once, with seed 0:
-            that of the teacher, if the ways don't name one.
+        shared: Flags of all ways; a way's own flags override them.
+        teacher: How to train the teacher, if the ways don't name one. This
+            training runs once, with seed 0, before all others.
 
     Raises:
         OSError: If the folder can't be written.
-        ValueError: If two ways have one name, as far as folders tell names
-            apart, if the folder holds the same ways with other flags, or if
-            its `config.json` is damaged.
+        ValueError: If the names of two ways give the same folder name, if the
+            folder holds a comparison with other shared flags or a way of the
+            same name with other flags, or if its `config.json` is damaged.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class Comparison:
         write_atomically(path, json.dumps(config, indent=2) + "\n")
 
     def folder(self, way: Way, trial: int) -> pathlib.Path:
-        """The run folder of a trial."""
+        """Gives the run folder of a trial."""
         return self.directory / f"{_slug(way.name)}_{trial}"
 
     def finished(self, trials: int) -> dict[str, list[pathlib.Path]]:
@@ -145,21 +147,21 @@ class Comparison:
         }
 
     def run(self, trials: int, jobs: int) -> None:
-        """Trains what is not trained yet.
+        """Trains the trials that are not finished yet.
 
-        On SIGTERM and SIGINT the trainings save and end, then the program
-        does: see `Interruption`.
+        On SIGTERM and SIGINT, the trainings save their state and end. Then the
+        program ends: see `Interruption`.
 
         Args:
             trials: Seeds 0, 1, ... of each way.
-            jobs: Trainings at a time, each in a process of its own.
+            jobs: Number of trainings at a time, each in its own process.
 
         Raises:
-            RuntimeError: If trainings failed, naming them; the others were
-                finished first, unless it was the teacher's.
+            RuntimeError: If trainings failed; the message names them. The
+                other trainings are finished first, unless the teacher's failed.
         """
         trainings = {}
-        makers = {}  # for each method that prepares its first training
+        makers = {}  # by method, the first training that prepares it
         with (
             concurrent.futures.ThreadPoolExecutor(jobs) as pool,
             self._processes,
@@ -176,7 +178,7 @@ class Comparison:
                         for each in way.methods
                         if each.preparation and not each.preparation.done
                     ]
-                    # Those wait that use what another is about to make.
+                    # A training waits for the one that prepares its method.
                     waits = [
                         makers[kind] for kind in prepared if kind in makers
                     ]
@@ -195,12 +197,13 @@ class Comparison:
         trial: int,
         waits: Sequence[concurrent.futures.Future],
     ) -> int:
-        """Trains one trial; returns the exit code."""
+        """Trains one trial and returns its exit code."""
         folder = self.folder(way, trial)
         if (folder / "result.json").exists():
             return 0
         concurrent.futures.wait(waits)
-        # A training that a killed comparison left ends with its next line.
+        # A killed comparison may have left this training running. Nobody reads
+        # its output now, so it ends at the next line that it prints.
         with locked(require_writable(folder), wait=True):
             pass
         flags = {}
@@ -223,7 +226,7 @@ class Comparison:
 
 
 class _Processes:
-    """Trainings that are told to end when the program ends, as a context."""
+    """Terminates the started trainings when its context ends."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -234,7 +237,7 @@ class _Processes:
         self, program: str, flags: Sequence[str], output: Connection
     ) -> BaseProcess:
         with self._lock:
-            # Not after the others were told to end.
+            # No training may start after the others were terminated.
             if self._ended:
                 raise SystemExit(EXIT_CODE)
             process = processes.start(program, flags, output)
@@ -263,7 +266,7 @@ def _require_success(codes: Mapping[pathlib.Path, int]) -> None:
 
 
 def _slug(name: str) -> str:
-    """A name for a folder: letters, digits, `+` and `_`."""
+    """Makes a folder name of letters, digits, `+` and `_`."""
     return re.sub(r"[^a-z0-9+]+", "_", name.lower()).strip("_")
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 Flags = Mapping[str, Any]
-"""Flags of a program: a list is joined by commas, `set` is a dict."""
+"""Flags of a program by name; a list is joined by commas, `set` is a dict."""
 
 
 def command_line(flags: Flags) -> list[str]:
-    """Writes flags as a program gets them."""
+    """Writes flags as the arguments of a command."""
     made = []
     for name, value in flags.items():
         if name == "set":
@@ -24,12 +24,12 @@ def command_line(flags: Flags) -> list[str]:
 
 
 def _json(value: Any) -> str:
-    # `--set` takes words as they are, and reads null, true and numbers.
+    # `--set` parses null, true and numbers, and keeps other words unchanged.
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def parsed(value: str) -> Any:
-    """Reads the value of a `--set`: JSON, or a word, such as tanh."""
+    """Parses the value of a `--set`: JSON, or a word such as tanh."""
     try:
         return json.loads(value)
     except json.JSONDecodeError:

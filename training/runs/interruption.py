@@ -1,4 +1,4 @@
-"""Signals that end a program, and what is saved before it ends."""
+"""Saves a training's state when a signal ends the program."""
 
 import contextlib
 import os
@@ -11,18 +11,19 @@ from keras_mhgd.callbacks import Checkpoint
 from keras_mhgd.distribution import replicas
 
 EXIT_CODE = 75
-"""Of a program that was told to end and goes on when it is run again."""
+"""Exit code of a program that a signal ended and that can be resumed."""
 
 _SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
 class Interruption:
-    """Ends the program in order on SIGTERM or SIGINT, as a context.
+    """Saves the state and ends the program on SIGTERM or SIGINT: a context.
 
-    While a training runs that has the `callback`, its checkpoint is saved
-    after the step at hand, or with the epoch if that is being tested. At any
-    other time, and on a second SIGINT, the program ends at once. Either way
-    its exit code is 75. Of several workers, all end when one is told to.
+    While a training with the `callback` runs, its checkpoint is saved after
+    the current step, and the program ends. During the test after an epoch, the
+    program ends once the test is done and the epoch is saved. At any other
+    time, and on a second SIGINT, the program ends at once. The exit code is
+    always 75. With several workers, a signal to one of them ends all.
     """
 
     def __init__(self):
@@ -45,12 +46,12 @@ class Interruption:
             raise SystemExit(EXIT_CODE)
         self._asked = True
         text = f"{signal.Signals(number).name}: ends once the state is saved.\n"
-        # Not print: the signal may have come while it writes.
+        # `print` would fail if the signal interrupted another `print`.
         with contextlib.suppress(OSError):
             os.write(1, text.encode())
 
     def callback(self, checkpoint: Checkpoint) -> keras.callbacks.Callback:
-        """Makes the callback of a training; it comes after `checkpoint`."""
+        """Makes a training's callback, to be listed after `checkpoint`."""
         return _Ending(self, checkpoint)
 
     def _agree(self) -> bool:
@@ -71,7 +72,7 @@ class _Ending(keras.callbacks.Callback):
         self._checkpoint = checkpoint
 
     def on_train_begin(self, logs=None):
-        # TensorFlow takes SIGTERM to itself when it connects workers.
+        # TensorFlow replaces the handler of SIGTERM when it connects workers.
         self._interruption._listen()
         self._interruption._trains = True
 

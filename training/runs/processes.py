@@ -1,6 +1,6 @@
-"""Starts programs that need not import TensorFlow: they are forks.
+"""Starts programs as forks, so that they need not import TensorFlow.
 
-A server process has imported it, and each program is a fork of that server.
+A server process imports TensorFlow once. Each program is a fork of the server.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ def start(
     output: Connection | None = None,
     before: Callable[[], None] | None = None,
 ) -> BaseProcess:
-    """Starts `python -m module`, in a session of its own.
+    """Starts a program like `python -m module`, in its own session.
 
     Args:
         module: Name of the program's module.
         arguments: Its flags.
-        output: Where its standard output goes; by default to that of this
-            process.
-        before: What it calls first; it can be pickled.
+        output: Connection for the program's standard output; `None` uses the
+            standard output of this process.
+        before: Function that the program calls first; it must be picklable.
     """
     process = _CONTEXT.Process(
         target=_run, args=(module, list(map(str, arguments)), output, before)
@@ -44,7 +44,7 @@ def start(
 
 
 def _run(module, arguments, output, before):
-    os.setsid()  # a terminal's SIGINT would reach it beside ours
+    os.setsid()  # a terminal sends SIGINT only to the parent then
     if output is not None:
         os.dup2(output.fileno(), sys.stdout.fileno())
         output.close()
@@ -57,7 +57,7 @@ def _run(module, arguments, output, before):
 
 @contextlib.contextmanager
 def _no_main():
-    """Hides the main module: children would import it, and its flags."""
+    """Hides the main module, which children would import with its flags."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

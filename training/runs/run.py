@@ -1,4 +1,4 @@
-"""Run folders: what a program leaves behind, and how it resumes."""
+"""Trains in a run folder, writes the results there, and resumes runs."""
 
 import contextlib
 import csv
@@ -40,12 +40,13 @@ from training.saved.results import (
 
 
 class Run:
-    """A folder with everything that one training leaves.
+    """Trains in a folder that keeps everything a training leaves.
 
-    `config.json`, `metrics.csv` (a row per epoch), `logs/` (TensorBoard),
-    `checkpoints/`, `best.keras` and `last.keras` (the student),
-    `predictions.npz` (its classes of the test images), `attention.npz` and
-    `attention.png` (the graphs of MHGD), `result.json` and `report.html`.
+    The folder holds `config.json`, `metrics.csv` (a row per epoch), `logs/`
+    (TensorBoard), `checkpoints/`, `best.keras` and `last.keras` (the student),
+    `predictions.npz` (the student's classes of the test images),
+    `attention.npz` and `attention.png` (the graphs of MHGD), `result.json` and
+    `report.html`.
 
     Args:
         directory: The folder; made if missing.
@@ -53,8 +54,8 @@ class Run:
 
     Raises:
         OSError: If the folder is not writable.
-        ValueError: If the folder holds a run of another configuration, or a
-            damaged one.
+        ValueError: If the folder holds a run of another configuration, or if
+            its `config.json` is damaged.
     """
 
     def __init__(self, directory: str | os.PathLike, config: dict[str, Any]):
@@ -73,13 +74,14 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of `result.json`, or `None` before the run's end."""
+        """Reads the content of `result.json`; `None` before the run's end."""
         return read_result(self.directory)
 
     def write_config(self) -> None:
         """Writes `config.json`.
 
-        Not before the work begins: a command that failed before leaves none.
+        Call it only when the work begins: a command that fails earlier then
+        leaves no file.
         """
         write_atomically(self._config_file, _json(self.config))
 
@@ -97,22 +99,24 @@ class Run:
     ) -> None:
         """Trains to the last epoch, from the last checkpoint if there is one.
 
-        Of several workers the chief alone writes; it is called in the scope
-        of their strategy.
+        Call `fit` in the scope of the strategy. With several workers, only the
+        chief writes files.
 
         Args:
             model: The compiled model whose `fit` is called.
             student: The network that is saved: `model` or its student.
             dataset: The data.
-            variables: What a resumed training needs beside the optimizer's.
-            interruption: What ends the program on a signal.
+            variables: Variables that a resumed training needs beside those of
+                the optimizer.
+            interruption: Saves the state and ends the program on a signal.
             cache: The teacher's features on the views of the images; `None`
                 runs the teacher in each step.
-            preparations: Where networks learnt from the teacher are kept for
-                other runs.
-            save_freq: Steps from one checkpoint to the next within an epoch,
-                beside those at the end of epochs; `None` for these alone.
-            profile: First and last batch that are profiled, if any.
+            preparations: Keeps networks learnt from the teacher for other
+                runs; `None` keeps none.
+            save_freq: Steps from one checkpoint to the next within an epoch;
+                `None` saves none within epochs. The end of each epoch always
+                has a checkpoint.
+            profile: First and last batch that are profiled; `None` for none.
 
         Raises:
             BlockingIOError: If another process trains in the folder.
@@ -169,7 +173,7 @@ class Run:
             replicas.leave()
 
     def _data(self, dataset, cache) -> dict[str, Any]:
-        """Arguments of `fit`; `x` gives the stream from an epoch on."""
+        """Makes arguments of `fit`; `x` makes the batches from an epoch on."""
         batch_size = self.config["batch_size"]
 
         def stream(initial_epoch):
@@ -190,13 +194,13 @@ class Run:
         return {
             "x": stream,
             "steps_per_epoch": dataset.steps_per_epoch(batch_size),
-            "shuffle": False,  # the stream is
-            # A line an epoch where nobody sees a bar move.
+            "shuffle": False,  # the stream is shuffled already
+            # A progress bar on a terminal, otherwise a line for each epoch.
             "verbose": 1 if sys.stdout.isatty() else 2,
         }
 
     def _prepare(self, model, data, interruption, save_freq) -> None:
-        """Prepares the method, from where a killed process left it."""
+        """Prepares the methods, from the last checkpoint if there is one."""
 
         def fit(trainer, **arguments):
             checkpoint = Checkpoint(
@@ -225,7 +229,7 @@ class Run:
                 save_network(network, self.directory / f"{name}.keras")
 
     def _finish(self, student, dataset, rows) -> None:
-        # Not `predict`, which would wait for the other workers.
+        # `predict` would wait for the other workers, which don't call it.
         outputs = [
             student(images, training=False)
             for images, _ in dataset.test(batch_size=500)
@@ -261,10 +265,10 @@ class Run:
 
 
 class RequireFinite(keras.callbacks.Callback):
-    """Raises `FloatingPointError` where a loss is not finite.
+    """Raises `FloatingPointError` if a loss is not finite.
 
-    After a step, and in the test after an epoch. It comes first of all
-    callbacks, so that none of the others saves that state.
+    The losses are checked after each step and after the test of each epoch.
+    This callback must come first: then no other callback saves the bad state.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -284,13 +288,14 @@ class RequireFinite(keras.callbacks.Callback):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Writes `metrics.csv` after every epoch and `best.keras` when due.
+    """Writes `metrics.csv` after each epoch, and `best.keras` after the best.
 
     Args:
         directory: The run folder.
         student: The network to save.
-        initial_epoch: Finished epochs: later rows of an earlier, killed
-            process are dropped, since those epochs are trained again.
+        initial_epoch: Number of finished epochs. A killed process may have
+            written later rows; they are dropped, since their epochs are
+            trained again.
     """
 
     def __init__(
@@ -360,7 +365,7 @@ def _fit_from(
     epochs: int,
     **arguments: Any,
 ) -> None:
-    """Goes on with `fit` from a checkpoint, also from one within an epoch."""
+    """Continues `fit` from a checkpoint, which may lie within an epoch."""
     epoch, steps = position
     if steps:
         fit(

@@ -1,4 +1,4 @@
-"""What TensorBoard gets of a run: scalars, graphs, hyperparameters."""
+"""Writes a run's scalars, graphs and hyperparameters for TensorBoard."""
 
 import os
 import pathlib
@@ -15,8 +15,8 @@ from keras_mhgd.callbacks import AttentionGraphs
 from keras_mhgd.distribution import replicas
 from training.runs.flags import parsed
 
-_CLASSES, _SAMPLES = 8, 8  # of the batch whose graphs are drawn
-_LOOKS = 5  # in a training, after the one before it
+_CLASSES, _SAMPLES = 8, 8  # classes whose graphs are drawn, images of each
+_LOOKS = 5  # drawings during a training, after one before it
 
 
 def callbacks(
@@ -31,14 +31,14 @@ def callbacks(
     Args:
         directory: The run folder: events go to `logs`, and the graphs of
             MHGD to `attention.npz`.
-        model: What is trained.
-        dataset: Its test images are looked at.
-        epochs: Of the whole training.
+        model: The model that is trained.
+        dataset: The data, whose test images are used for the graphs.
+        epochs: Number of epochs of the whole training.
         profile: First and last batch that are profiled; `None` for none.
 
     Returns:
-        TensorBoard's, and where MHGD trains that of its graphs; none on a
-        worker that is not the chief.
+        The callback of TensorBoard and, if MHGD trains, the callback of its
+        graphs. The list is empty on a worker that is not the chief.
     """
     if not replicas.is_chief():
         return []
@@ -66,11 +66,11 @@ def callbacks(
 
 
 class _EpochTensorBoard(keras.callbacks.TensorBoard):
-    """Writes the logs of epochs and leaves steps alone.
+    """Writes the logs of epochs, and does nothing after steps.
 
-    Keras 3.15 makes tensors of each step's logs even where it doesn't write
-    them, and TensorFlow keeps a tensor for each number it was ever given: 2 kB
-    a step.
+    Keras 3.15 converts the logs of each step to tensors even if it doesn't
+    write them. TensorFlow keeps a tensor for each number that it has ever
+    converted, so memory would grow by 2 kB a step.
     """
 
     def on_train_batch_end(self, batch, logs=None):
@@ -89,7 +89,7 @@ def write_hparams(
     Args:
         log_dir: The trial's folder of event files.
         values: Hyperparameters by name; lists are joined, `None` is left out.
-        metrics: What the trial came to, by name.
+        metrics: Results of the trial by name.
     """
     plain = {
         name: value
@@ -105,7 +105,7 @@ def write_hparams(
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives a run's configuration with each `--set` argument by itself."""
+    """Gives a run's configuration, with each `--set` argument as an entry."""
     values = {name: config[name] for name in config if name != "set"}
     values.setdefault("method", "alone")
     for argument in config.get("set", []):
@@ -121,7 +121,7 @@ def _draws_graphs(model: keras.Model) -> bool:
 
 
 def _probe(dataset: keras_mhgd.data.Dataset) -> np.ndarray:
-    """Picks test images of some classes, spread over all that there are."""
+    """Picks test images of some classes, spread evenly over all classes."""
     found = np.unique(dataset.y_test)
     count = min(_CLASSES, len(found))
     chosen = found[np.linspace(0, len(found) - 1, count).round().astype(int)]

@@ -1,1 +1,1 @@
-"""What finished runs have left: networks, results, the machine's name."""
+"""Reads networks and results of finished runs; describes the machine."""

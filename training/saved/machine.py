@@ -1,4 +1,4 @@
-"""The machine and its software in words."""
+"""Describes the machine and its software in words."""
 
 import importlib.metadata
 import importlib.util
@@ -9,7 +9,7 @@ import re
 
 
 def machine(threads: int) -> str:
-    """Tells what the numbers depend on; names no host and no folder.
+    """Describes processor, memory and software; names no host or folder.
 
     Args:
         threads: Threads of each process.

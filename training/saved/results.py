@@ -1,4 +1,4 @@
-"""Results of runs: read, measured, and told in words and tables."""
+"""Reads, measures and writes the results of runs."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ def read_result(directory: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """Reads a `metrics.csv`: one dict an epoch, without what is empty.
+    """Reads a `metrics.csv`: a dict for each epoch, without empty cells.
 
     Raises:
         OSError: If the file can't be read.
@@ -58,7 +58,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
 
 
 def validated(rows: list[dict[str, float]]) -> list[tuple[int, float]]:
-    """Lists (epoch, test accuracy) of the epochs after which it was tested."""
+    """Lists (epoch, test accuracy) of the epochs that ended with a test."""
     return [
         (row["epoch"], row["val_accuracy"])
         for row in rows
@@ -72,7 +72,7 @@ def measure(
     """Computes the fraction of test images that a network gets right.
 
     Raises:
-        ValueError: If its outputs are not one for each class.
+        ValueError: If the network doesn't have one output for each class.
     """
     outputs = predict(dataset.normalise(dataset.x_test))
     if outputs.shape[1:] != (dataset.num_classes,):
@@ -87,12 +87,13 @@ def measure(
 def write_predictions(
     directory: str | os.PathLike, labels: np.ndarray, predicted: np.ndarray
 ) -> None:
-    """Writes `predictions.npz` of a run: classes of the test images.
+    """Writes `predictions.npz` of a run: the classes of the test images.
 
     Args:
         directory: The run folder.
-        labels: Class numbers `(count,)`.
-        predicted: What the student says after the last epoch, `(count,)`.
+        labels: True class numbers `(count,)`.
+        predicted: The student's class numbers after the last epoch,
+            `(count,)`.
     """
     content = io.BytesIO()
     np.savez_compressed(content, labels=labels, predicted=predicted)
@@ -102,10 +103,10 @@ def write_predictions(
 
 
 def read_predictions(directory: str | os.PathLike) -> np.ndarray:
-    """Reads what `write_predictions` wrote: the predicted classes.
+    """Reads the predicted classes that `write_predictions` wrote.
 
     Raises:
-        FileNotFoundError: If an earlier version finished the run.
+        FileNotFoundError: If there is no file: earlier versions wrote none.
         ValueError: If the file is damaged.
     """
     path = pathlib.Path(directory, "predictions.npz")

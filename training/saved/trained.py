@@ -1,4 +1,4 @@
-"""Trained networks, found and loaded."""
+"""Finds and loads trained networks."""
 
 import os
 import pathlib
@@ -9,18 +9,19 @@ from keras_mhgd.storage.networks import read_network
 
 
 def load_network(path: str | os.PathLike) -> keras.Model:
-    """Loads a trained network: a `.keras` file or a finished run's last one.
+    """Loads a trained network from a `.keras` file or a finished run.
 
     Args:
         path: A `.keras` file or a run folder.
 
     Returns:
-        The network.
+        The network. From a saved distiller, it is the student.
 
     Raises:
-        FileNotFoundError: If there is no such file, or no finished run.
+        FileNotFoundError: If there is no such file or no finished run.
         OSError: If the file can't be read.
-        ValueError: If it is damaged, no Keras model, or asks for code to run.
+        ValueError: If the file is damaged, is no Keras model, or asks to run
+            code.
     """
     path = network_file(path)
     if not path.exists():
@@ -33,6 +34,6 @@ def load_network(path: str | os.PathLike) -> keras.Model:
 
 
 def network_file(path: str | os.PathLike) -> pathlib.Path:
-    """Finds the network that a path names: of a run folder, its last one."""
+    """Gives the path of a network's file: in a run folder, `last.keras`."""
     path = pathlib.Path(path)
     return path / "last.keras" if (path / "config.json").exists() else path

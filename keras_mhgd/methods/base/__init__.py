@@ -1,1 +1,1 @@
-"""The contract of a method, and what methods of one kind inherit."""
+"""Defines the base classes of methods and their contract."""

@@ -1,4 +1,4 @@
-"""Methods that train beside the task, or initialise the student."""
+"""Trains methods beside the task, or initialises the student by them."""
 
 import keras
 import tensorflow as tf
@@ -11,19 +11,20 @@ from keras_mhgd.methods.base.preparation import Preparation, Shares
 
 
 class InitializingMethod(Method):
-    """A method that trains beside the task, or initialises the student.
+    """Trains the student beside the task, or initialises it before the task.
 
-    With `preparation_epochs=0` its terms are added to the task's loss. With
-    more, as published, they train the student alone for so many epochs, and
-    then the task does without them.
+    With `preparation_epochs=0` the method's terms are added to the task's
+    loss. With 1 or more, as published, the terms alone first train the
+    student for that many epochs. The task then trains it without the terms.
 
-    It has no `terms` then, though it can still be called for them.
+    In the second case `terms` is empty, but the method can still be called
+    to compute the terms.
 
     Args:
-        preparation_epochs: Epochs that the terms train the student for,
-            before the task; 0 to train by both together.
-        preparation_learning_rate: Rate of that training's SGD (Nesterov
-            momentum 0.9), > 0.
+        preparation_epochs: Epochs of training by the terms alone, before the
+            task; 0 trains by the terms and the task together.
+        preparation_learning_rate: Learning rate of that training's SGD
+            (Nesterov momentum 0.9), > 0.
         weight: Multiplier of the method's terms, >= 0.
     """
 
@@ -54,7 +55,7 @@ class InitializingMethod(Method):
 
 
 class _Initializer(keras.Model):
-    """Trains a student by the terms of a method alone."""
+    """Trains a student by the terms of a method, without the task."""
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class _Initializer(keras.Model):
             scaled = self.optimizer.scale_loss(loss)
         variables = self.student.trainable_variables
         variables = [*variables, *self.method.trainable_variables]
-        # The layers behind the last sensing point get none.
+        # Layers behind the last sensing point get no gradient.
         apply(self.optimizer, tape.gradient(scaled, variables), variables)
         batch_size = tf.shape(student.outputs)[0]
         self._loss_tracker.update_state(replicas.summed(loss), batch_size)

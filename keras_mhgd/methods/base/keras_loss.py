@@ -1,4 +1,4 @@
-"""The losses of `keras.distillation` as methods."""
+"""Wraps the losses of `keras.distillation` as methods."""
 
 import re
 import warnings
@@ -16,14 +16,16 @@ from keras_mhgd.tasks import SINGLE_LABEL
 class KerasLoss(Method):
     """Trains the student by a loss of `keras.distillation`.
 
-    `keras_mhgd.methods.get` makes one from such a loss, so that it can be
-    passed to a `Distiller` as it is, alone or beside other methods.
+    `keras_mhgd.methods.get` wraps a loss of Keras in this class. The loss
+    can therefore be passed to a `Distiller` directly, alone or beside other
+    methods.
 
     Args:
-        loss: A `keras.distillation.LogitsDistillation`, whose logits are
-            read before a softmax that the networks end in; a
-            `FeatureDistillation`, whose layers may be named by path; or a
-            `DistillationLoss` of your own, which gets the networks' outputs.
+        loss: A loss of one of three kinds. A
+            `keras.distillation.LogitsDistillation` gets the logits before a
+            final softmax of the networks. A `FeatureDistillation` may name
+            its layers by path. A `DistillationLoss` of your own gets the
+            networks' outputs.
         weight: Multiplier of the loss, >= 0.
 
     Call arguments:
@@ -32,8 +34,9 @@ class KerasLoss(Method):
         labels: Not used.
 
     Returns:
-        A dict with one scalar, float32, by the loss's name in snake case; of
-        a named layer of the student, with that.
+        A dict with one scalar, float32. Its key is the name of the loss's
+        class in snake case, followed by the name of the student's layer if
+        the loss names one.
 
     Raises:
         TypeError: If `loss` is no loss of `keras.distillation`.
@@ -68,7 +71,7 @@ class KerasLoss(Method):
         )
         self.needs = Needs()
         if self._reads_logits:
-            # Its softmax is over the classes of one label.
+            # The loss takes a softmax: exactly one class must be right.
             self.needs = Needs(logits=True, tasks=(SINGLE_LABEL,))
         elif any(self._named):
             self.needs = Needs(layers=(self._named,))
@@ -103,7 +106,7 @@ class KerasLoss(Method):
         )
         loss = self.loss.compute_loss(tf.stop_gradient(theirs), ours)
         if replicas.keras_shares(getattr(self.loss, "loss", None)):
-            loss *= replicas.number()  # which Keras has divided it by
+            loss *= replicas.number()  # Keras has divided by this number
         return {self.terms[0]: self.weight * tf.cast(loss, tf.float32)}
 
     def _read(self, features: Features, layer: str | None) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""What the methods that compare the networks' outputs have in common."""
+"""Defines the base class of methods that compare outputs."""
 
 import tensorflow as tf
 
@@ -18,18 +18,19 @@ from keras_mhgd.tasks import (
 
 
 class LogitMethod(Method):
-    """Compares logits at a temperature; a subclass says how.
+    """Compares logits at a temperature; a subclass defines the comparison.
 
-    It gets rows of logits, `(rows, outputs)`: see `keras_mhgd.tasks.Task`.
+    The logits are rows `(rows, outputs)`: see `keras_mhgd.tasks.Task`.
 
     Args:
         temperature: Divides the logits, > 0.
-        standardize: Whether logits are standardized for each sample first.
-            It has a meaning for outputs of one class each alone.
+        standardize: Whether each sample's logits are standardized first.
+            Only for single-label tasks, where exactly one class is right.
         weight: Multiplier of the method's terms, >= 0.
 
     Raises:
-        ValueError: If an argument is out of range, or the outputs differ.
+        ValueError: If an argument is out of range, or if student and
+            teacher have different numbers of outputs.
     """
 
     needs = Needs(logits=True, tasks=(SINGLE_LABEL, MULTI_LABEL))
@@ -39,7 +40,8 @@ class LogitMethod(Method):
         require_positive(temperature=temperature)
         self.temperature = temperature
         self.standardize = standardize
-        if standardize:  # a shift of all logits would change the others
+        # Standardizing shifts all logits; only a softmax ignores the shift.
+        if standardize:
             self.needs = self.needs._replace(tasks=(SINGLE_LABEL,))
 
     def build(self, student, teacher):
@@ -60,10 +62,10 @@ class LogitMethod(Method):
     def rows(
         self, student: Features, teacher: Features, labels: tf.Tensor | None
     ) -> Rows:
-        """Gives what is compared: scores of two or more classes, or values.
+        """Gives the rows to compare: scores of two or more classes, or values.
 
-        An independent label becomes a row of its own, with the classes no and
-        yes: sigmoid(z) is the second of softmax(0, z).
+        An independent label becomes a row of its own with two classes, no and
+        yes: sigmoid(z) is the second entry of softmax(0, z).
         """
         rows = Rows(student.logits, teacher.logits, student.weights, labels)
         width = rows.student.shape[-1]
@@ -84,7 +86,7 @@ class LogitMethod(Method):
         )
 
     def difference(self, rows: Rows) -> tf.Tensor:
-        """Compares values: see `values_difference`."""
+        """Computes the difference of values: see `values_difference`."""
         return values_difference(
             *student_and_target(rows.student, rows.teacher),
             self.task.kind,
@@ -109,7 +111,7 @@ def values_difference(
 
     Args:
         a: `(rows, outputs)`, floating point.
-        b: The same, of the same dtype.
+        b: A tensor of the shape and dtype of `a`.
         kind: `"regression"` or `"embedding"`.
         weights: 1 for rows that count and 0 for others, `(rows,)`.
 

@@ -1,4 +1,4 @@
-"""What every method of distillation is to the distiller."""
+"""Defines the interface between distillation methods and the distiller."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,20 +14,23 @@ from keras_mhgd.tasks import Task
 
 
 class Needs(NamedTuple):
-    """What a method reads of both networks.
+    """Lists what a method reads of both networks.
 
     Attributes:
-        maps: Whether it reads `Features.maps`.
-        maps_before_activation: Whether it reads those.
-        logits: Whether it reads `Features.logits`.
-        embedding: Whether it reads `Features.embedding`.
+        maps: Whether the method reads `Features.maps`.
+        maps_before_activation: Whether the method reads
+            `Features.maps_before_activation`.
+        logits: Whether the method reads `Features.logits`.
+        embedding: Whether the method reads `Features.embedding`.
         layers: (student layer, teacher layer) pairs, whose outputs are in
-            `Features.layers`; `None` in the place of a layer that is not read.
-        least_points: Sensing points that it needs, if it reads maps.
-        logits_as_point: Whether the networks' logits are a last sensing point.
-        tasks: Kinds of outputs that it has a meaning for, of
-            `keras_mhgd.tasks.KINDS`; `None` if it reads neither outputs nor
-            labels.
+            `Features.layers`; `None` instead of a layer that is not read.
+        least_points: Smallest number of sensing points, if the method reads
+            maps.
+        logits_as_point: Whether the networks' logits are used as an
+            additional, last sensing point.
+        tasks: Kinds of outputs that the method is defined for, from
+            `keras_mhgd.tasks.KINDS`; `None` if the method reads neither
+            outputs nor labels.
     """
 
     maps: bool = False
@@ -41,22 +44,22 @@ class Needs(NamedTuple):
 
     @property
     def points(self) -> bool:
-        """Whether it reads sensing points."""
+        """Whether the method reads sensing points."""
         return self.maps or self.maps_before_activation
 
     @property
     def only_logits(self) -> bool:
-        """Whether logits are all that it reads."""
+        """Whether the method reads nothing but logits."""
         return self.fields == ("logits",) and not self.layers
 
     @property
     def outputs(self) -> bool:
-        """Whether it compares what the networks predict."""
+        """Whether the method compares the networks' predictions."""
         return self.logits or not (self.fields or self.layers)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of `Features` that it reads, but for `layers`."""
+        """The fields of `Features` that the method reads, except `layers`."""
         return tuple(
             name
             for name in (
@@ -70,9 +73,9 @@ class Needs(NamedTuple):
 
 
 def joined_needs(needs: Iterable[Needs]) -> Needs:
-    """Computes what several methods read together.
+    """Joins the needs of several methods.
 
-    Of `tasks`, which each method has for itself, there are none.
+    `tasks` stays `None`, because each method has its own.
     """
     needs = list(needs)
     layers = dict.fromkeys(pair for each in needs for pair in each.layers)
@@ -93,49 +96,52 @@ def joined_needs(needs: Iterable[Needs]) -> Needs:
 
 
 class Method(keras.Layer):
-    """A method of distillation: loss terms, and what they need.
+    """Computes the loss terms of a distillation method.
 
     A subclass makes its auxiliary weights in `build`, computes its terms in
-    `call`, and names them in `terms`. It is a tracked Keras layer, so its
-    weights train, save and resume with the distiller.
+    `call`, and names them in `terms`. A method is a tracked Keras layer, so
+    its weights train, save and resume with the distiller.
 
     Args:
         weight: Multiplier of the method's terms, >= 0. Once the method is
-            built it is a variable that a callback can change, as in
+            built, `weight` is a variable that a callback can change, as in
             `method.weight.assign(0.5)`.
 
     Attributes:
-        gradient_rule: How the gradient of its terms joins that of all others:
-            see `keras_mhgd.gradients`.
-        preparation: What it learns before the student trains, a
-            `Preparation`; or `None`.
-        task: What the outputs mean that it reads, once that is settled.
+        gradient_rule: How the gradient of the method's terms is combined with
+            the gradient of all other losses: see `keras_mhgd.gradients`.
+        preparation: The method's own training before the student's, a
+            `Preparation`; `None` if the method has none.
+        task: What the outputs that the method reads mean, a `Task`. The
+            distiller sets it.
 
     Call arguments:
         student: `Features` of the student, in training mode.
         teacher: `Features` of the frozen teacher.
-        labels: Class numbers `(rows,)`, -1 where there is none, or 0 and 1
-            `(rows, outputs)` of independent labels; `None` where the data has
-            no labels of classes. See `keras_mhgd.tasks.Rows`.
+        labels: Class numbers `(rows,)`, -1 for rows without a label; or 0 and
+            1 `(rows, outputs)` for independent labels; `None` if the data has
+            no class labels. See `keras_mhgd.tasks.Rows`.
 
     Returns:
-        A dict of scalars, float32: one for each of `terms`.
+        A dict of scalars, float32: one for each name in `terms`.
     """
 
     terms: tuple[str, ...] = ()
     """Names of the loss terms, in the history and the progress bar."""
 
     needs = Needs(maps=True)
-    """What it reads of both networks."""
+    """What the method reads of both networks."""
 
     spans: str = "batch"
-    """Over what a term is computed where several replicas share a batch:
-    `"batch"`, the whole; `"sample"`, a mean of what each sample gives by
-    itself; `"replica"`, each replica's part, whose terms are added.
+    """How a term is computed if several replicas share a batch.
+
+    `"batch"`: from the whole batch at once. `"sample"`: as the mean of values
+    that each depend on one sample. `"replica"`: from each replica's part
+    alone; the terms of all replicas are added.
     """
 
     trains_teacher: bool = False
-    """Whether the teacher trains along, by terms of the method: then it runs
+    """Whether the method's terms train the teacher too. The teacher then runs
     in training mode, and its features carry gradients.
     """
 
@@ -149,12 +155,13 @@ class Method(keras.Layer):
         self.task = Task()
 
     def build(self, student: Features, teacher: Features) -> None:
-        """Makes weights for features of the given shapes.
+        """Makes the method's weights for features of the given shapes.
 
-        A subclass calls this first.
+        A subclass calls this method first in its own `build`.
 
         Raises:
-            ValueError: If the method reads maps and there are too few.
+            ValueError: If the method reads maps and there are too few sensing
+                points.
         """
         least = self.needs.least_points
         if self.needs.points and len(student.maps) < least:
@@ -171,21 +178,23 @@ class Method(keras.Layer):
         )
 
     def get_build_config(self):
-        """Nothing: the distiller builds the method anew."""
+        """Gives `None`: the distiller builds a loaded method itself."""
 
     def targets(self, teacher: Features) -> Features:
-        """Reduces the teacher's features to what is read of them.
+        """Reduces the teacher's features to those that the method reads.
 
-        Runs outside of the gradient's tape, and once for all epochs where
-        there is a `keras_mhgd.TeacherCache`.
+        Runs outside the gradient tape. With a `keras_mhgd.TeacherCache` it
+        runs once for all epochs.
         """
-        # Points may be there for another method.
+        # Another method may have asked for the sensing points.
         return teacher if self.needs.points else teacher.without_points()
 
     def reduce(
         self, student: Features, teacher: Features
     ) -> tuple[Features, Features]:
-        """Reduces both to what `call` reads, before replicas join it.
+        """Reduces both networks' features to those that `call` reads.
+
+        Runs on each replica, before the replicas join their parts of a batch.
 
         Args:
             student: The student's features.
@@ -204,19 +213,19 @@ class Method(keras.Layer):
     def update(
         self, student: Features, teacher: Features, labels: tf.Tensor
     ) -> None:
-        """Moves state that no gradient trains, such as a memory.
+        """Updates state that no gradient trains, such as a memory bank.
 
-        Called once a training step, after the optimizer, with the arguments
-        of `call` for the whole batch, on each replica alike. `call` changes
-        nothing itself.
+        Runs once per training step, after the optimizer's update. Every
+        replica gets the arguments of `call` for the whole batch. `call`
+        itself must not change any state.
         """
 
     def compute_mask(self, inputs, previous_mask):
-        """Nothing: terms have no positions, whatever masks come in."""
+        """Gives `None`: loss terms have no positions to mask."""
 
     def get_config(self):
         weight = self.weight
         if self.built:
-            # By its shortest decimal: 0.9, not 0.899999976.
+            # The shortest decimal of the float32: 0.9, not 0.899999976.
             weight = float(str(weight.numpy()))
         return {**super().get_config(), "weight": weight}

@@ -1,4 +1,4 @@
-"""What a method learns before the student trains."""
+"""Trains what a method must learn before the student trains."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,18 +17,19 @@ Trainer = Callable[[FeatureExtractor, FeatureExtractor, Shares], keras.Model]
 
 
 class Preparation:
-    """A training of a method's own, once, before the student's.
+    """Runs a method's own training once, before the student's training.
 
-    A method makes one where it is made, and says what is trained when it is
-    built. Whether it is done is a weight of the method, saved with it.
+    A method makes its `Preparation` in its constructor and calls
+    `Preparation.build` in its own `build`. A weight of the method records
+    whether the preparation is done, and is saved with the method.
 
     Args:
-        epochs: Epochs of that training; 0 leaves it out.
-        learning_rate: Rate of its SGD (Nesterov momentum 0.9), > 0.
+        epochs: Epochs of the preparation; 0 skips it.
+        learning_rate: Learning rate of its SGD (Nesterov momentum 0.9), > 0.
 
     Attributes:
-        networks: What is learnt from the teacher alone, by name: it can be
-            kept and taken over by others.
+        networks: Networks that are learnt from the teacher alone, by name.
+            They can be saved, and reused by a method of another distiller.
         depends_on: The method's arguments that `networks` depend on, by name.
     """
 
@@ -53,16 +54,17 @@ class Preparation:
         depends_on: Mapping[str, Any] | None = None,
         done: bool = False,
     ) -> None:
-        """Says what is learnt.
+        """Defines the training, and makes the weight that records its end.
 
         Args:
-            method: Whose preparation it is.
-            trainer: Makes, from the extractors of teacher and student and
-                the method's `Shares`, the model whose `fit` is the
+            method: The method that is prepared.
+            trainer: Takes the feature extractors of teacher and student and
+                the method's `Shares`; gives the model whose `fit` is the
                 preparation.
-            learns: What is trainable only while it runs.
+            learns: The layer that is trainable only during the preparation.
             networks: See the attribute.
-            depends_on: See the attribute; beside epochs and learning rate.
+            depends_on: See the attribute. Epochs and learning rate need not
+                be listed.
             done: Whether there is nothing to learn.
         """
         self._trainer = trainer
@@ -92,15 +94,15 @@ class Preparation:
         fit: Callable[..., Any] = fitting.fit,
         **fit_arguments: Any,
     ) -> None:
-        """Trains.
+        """Runs the preparation.
 
         Args:
-            teacher: The teacher's predictions and sensing points.
-            student: The student's.
-            shares: Computes the method's terms; only needed by a method that
-                trains by these.
-            fit: What is called in the place of `keras.Model.fit`, with the
-                model that is trained and the arguments.
+            teacher: Extractor of the teacher's predictions and sensing points.
+            student: Extractor of the student's predictions and sensing points.
+            shares: Computes the method's terms. Only needed by a method whose
+                preparation trains the student by these terms.
+            fit: Function that is called instead of `keras.Model.fit`, with
+                the model to train and the arguments.
             **fit_arguments: The data, as `keras.Model.fit` takes it.
         """
         if self._learns is not None:
@@ -112,7 +114,7 @@ class Preparation:
                     self.learning_rate, momentum=0.9, nesterov=True
                 )
             )
-            # Built within its first step, that would be traced twice.
+            # If the first step built the optimizer, it would be traced twice.
             trainer.optimizer.build(trainer.trainable_variables)
             fit(trainer, **fit_arguments, epochs=self.epochs)
         finally:
@@ -121,17 +123,18 @@ class Preparation:
         self._done.assign(1.0)
 
     def adopt(self, networks: Mapping[str, keras.Model]) -> None:
-        """Takes over what was learnt elsewhere.
+        """Copies weights learnt elsewhere instead of running.
 
         Args:
-            networks: All of `networks`, by name.
+            networks: A network to copy from for each of the attribute
+                `networks`, by name.
         """
         for name, network in self.networks.items():
             network.set_weights(networks[name].get_weights())
         self._done.assign(1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """The two arguments by the names that methods have for them."""
+        """Gives both arguments under the names that methods use for them."""
         return {
             "preparation_epochs": self.epochs,
             "preparation_learning_rate": self.learning_rate,

@@ -1,1 +1,1 @@
-"""Functions and layers that several methods are made of."""
+"""Provides functions and layers that several methods use."""

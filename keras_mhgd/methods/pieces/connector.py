@@ -1,4 +1,4 @@
-"""A trained map between widths with batch normalisation behind it."""
+"""Maps channels to another width and normalises them over the batch."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,11 @@ from keras_mhgd.methods.pieces.maps import with_masks
 class Connector(keras.Layer):
     """Maps channels linearly, position by position, and normalises them.
 
-    y = gamma (z - mean) / sqrt(variance + epsilon) + beta with z = x W: on
-    maps a 1 x 1 convolution without bias, and the batch normalisation of
-    training. It is no part of a network that predicts, so there are no moving
-    statistics. Padded positions don't count in mean and variance and stay zero.
+    y = gamma (z - mean) / sqrt(variance + epsilon) + beta with z = x W. On
+    maps this is a 1 x 1 convolution without bias, followed by batch
+    normalisation in training mode. The layer is never used for predictions,
+    so it has no moving statistics. Padded positions don't count in mean and
+    variance and stay zero.
 
     Args:
         units: Channels of the output, >= 1.
@@ -25,11 +26,12 @@ class Connector(keras.Layer):
     Call arguments:
         inputs: `(batch, height, width, channels)`, `(batch, length,
             channels)` or `(batch, channels)`.
-        mask: `(batch, length)` where sequences are padded, false there.
+        mask: `(batch, length)` for padded sequences, false at padded
+            positions.
 
     Returns:
-        The same shape but for `units` channels. In the batch, over all
-        positions, a channel has mean `beta` and deviation `gamma`.
+        The shape of `inputs`, with `units` channels. Over the batch and all
+        positions, a channel has mean `beta` and standard deviation `gamma`.
 
     Raises:
         ValueError: If `units` is not positive, or the channels are unknown.
@@ -109,10 +111,10 @@ def connectors(
     """Makes a connector for each sensing point.
 
     Args:
-        sources: Shapes of the maps that will be connected.
-        targets: Shapes whose channels they will get.
-        keep_equal: Whether a map that has those channels already stays as it
-            is.
+        sources: Shapes of the maps to connect.
+        targets: Shapes whose numbers of channels the maps will get.
+        keep_equal: Whether a map that already has the target's number of
+            channels is left unchanged.
 
     Returns:
         Built layers, float32.

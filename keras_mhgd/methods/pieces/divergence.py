@@ -1,4 +1,4 @@
-"""Divergence of softened class distributions, and logits standardized."""
+"""Computes divergences of class distributions and standardizes logits."""
 
 import numpy as np
 import tensorflow as tf
@@ -9,19 +9,20 @@ def standardized(
 ) -> tf.Tensor:
     """Shifts and scales to mean 0 and standard deviation 1 along an axis.
 
-    z = (x - mean) / sigma, with sigma^2 = mean (x - mean)^2: divided by the
-    count, not by the count less one. Where the values are equal up to
-    round-off there is no scale to divide by, and z and its gradient are 0.
+    z = (x - mean) / sigma, with sigma^2 = mean (x - mean)^2. This mean divides
+    by the count, not by the count less one. Where the values are equal up to
+    round-off, z and its gradient are 0.
 
-    Of logits this is the Z-score of S. Sun et al., "Logit Standardization in
+    For logits this is the Z-score of S. Sun et al., "Logit Standardization in
     Knowledge Distillation", CVPR 2024, arXiv:2403.01427 (algorithm 1 there,
     before the division by the temperature).
 
     Args:
         x: A floating-point tensor.
-        axis: What the mean is taken over.
-        weights: 1 for entries that count and 0 for others, which broadcasts
-            to `x`; `None` if all count. Entries that don't count become 0.
+        axis: The axis that the mean is taken over.
+        weights: 1 for entries that count and 0 for others, broadcast to the
+            shape of `x`; `None` if all count. Entries that don't count become
+            0.
 
     Returns:
         A tensor like `x`.
@@ -41,8 +42,9 @@ def standardized(
     centred = x - mean(x)
     if weights is not None:
         centred *= weights
-    # The result is the same for every scale of x, so that the largest entry,
-    # a constant for the gradient, can keep the squares in range.
+    # Dividing by the largest entry keeps the squares in range. The result does
+    # not depend on the scale of x, so that entry can be a constant for the
+    # gradient.
     size = _largest(centred, axis)
     round_off = 8 * np.finfo(x.dtype.as_numpy_dtype).eps
     varies = size > round_off * _largest(x, axis)
@@ -64,12 +66,13 @@ def softened_divergence(
 
     Args:
         student_logits: `(batch, classes)`, floating point.
-        teacher_logits: The same, of the same dtype.
+        teacher_logits: A tensor of the student's shape and dtype.
         temperature: > 0; above 1 it softens the distributions.
         weights: As in `mean_over_rows`.
 
     Returns:
-        Scalar >= 0, of the logits' dtype; 0 where the softmax are equal.
+        Scalar >= 0, of the logits' dtype; 0 where the distributions
+            are equal.
     """
     log_student = tf.nn.log_softmax(student_logits / temperature)
     log_teacher = tf.nn.log_softmax(teacher_logits / temperature)
@@ -93,7 +96,7 @@ def mean_over_rows(
     if weights is None:
         return tf.reduce_mean(values)
     weights = tf.cast(weights, values.dtype)
-    # Not a product alone: what doesn't count may be infinite or NaN.
+    # Values that don't count may be infinite or NaN, and stay so times 0.
     values = tf.where(weights > 0, values, 0)
     return tf.math.divide_no_nan(
         tf.reduce_sum(values * weights), tf.reduce_sum(weights)

@@ -1,12 +1,13 @@
-"""Feature maps brought to one size and flattened, without padding.
+"""Brings feature maps to one size, flattens them and excludes padding.
 
 A vector `(batch, D)` counts as a map of one position; a sequence `(batch,
 length, D)` has one axis of positions, a map `(batch, height, width, D)` two.
 
-A sequence may have a mask `(batch, length)`, false where it is padded. There
-it is zero already: see `Features.without_padding`. That is enough for sums of
-products over the positions of one network. What compares the positions of two
-maps reads those that neither pads (`joint_masks`) and takes its means over them
+A sequence may have a mask `(batch, length)`, false at padded positions. The
+values at padded positions are already zero: see `Features.without_padding`.
+Zeros are enough for sums of products over the positions of one network. A loss
+that compares two maps position by position reads the positions that are padded
+in neither map (`joint_masks`). It takes its means over these positions
 (`mean_of_positions`).
 """
 
@@ -49,19 +50,19 @@ def to_one_size(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Pools two maps, axis by axis, to the smaller of their sizes.
 
-    Adaptive pooling: with H positions that become h, cell i covers positions
-    floor(i H/h) to ceil((i + 1) H/h) - 1. Axes of equal size stay as they
-    are, and so do axes whose size neither map knows. Of equal largest entries
-    in a window, the first one, row by row, gets the gradient.
+    The pooling is adaptive: if H positions become h, cell i covers positions
+    floor(i H/h) to ceil((i + 1) H/h) - 1. An axis is left unchanged if its
+    size is equal in both maps, or unknown in both. If several entries of a
+    window are the largest, the first one, row by row, gets the gradient.
 
     Args:
-        a: Maps, sequences or vectors; a vector counts as a map of one
-            position, whatever the other is.
-        b: The same, for the same batch; its channels may differ.
+        a: Maps, sequences or vectors. A vector counts as a map of one
+            position, whatever the rank of `b`.
+        b: Like `a`, for the same batch; its channels may differ.
         pooling: `"average"` or `"max"`.
 
     Returns:
-        Both, of one rank, one size and one dtype, float32 or float64.
+        Both tensors, with equal rank, size and dtype, float32 or float64.
 
     Raises:
         ValueError: If one is a map and the other a sequence, or if only one
@@ -75,14 +76,14 @@ def to_one_size(
 def common_size(
     a: Sequence[int | None], b: Sequence[int | None]
 ) -> tuple[int | None, ...]:
-    """Finds the sizes of the axes of positions that `to_one_size` gives.
+    """Finds the sizes of the position axes after `to_one_size`.
 
     Args:
-        a: Shape with batch and channels, sizes may be `None`.
-        b: The same.
+        a: Shape with batch and channels; sizes may be `None`.
+        b: Like `a`, for the other map.
 
     Returns:
-        The smaller size of each axis of positions; none for two vectors.
+        The smaller size of each axis of positions; `()` for two vectors.
 
     Raises:
         ValueError: If one is a map and the other a sequence, or if only one
@@ -99,7 +100,7 @@ def common_size(
             f"{tuple(b)}. Choose other `sensing_points`."
         )
     for size_a, size_b in zip(sizes_a, sizes_b, strict=True):
-        # One position is the smaller one, whatever the other.
+        # A size of 1 is the smaller one, even if the other is unknown.
         if (size_a is None) != (size_b is None) and 1 not in (size_a, size_b):
             raise ValueError(
                 "Sensing points that are compared must have `heights and "
@@ -116,14 +117,14 @@ def common_size(
 def with_masks(
     maps: Sequence[tf.Tensor], masks: Sequence[tf.Tensor | None] | None
 ) -> list[Masked]:
-    """Gives each map beside its mask.
+    """Pairs each map with its mask.
 
     Args:
         maps: One for each point.
-        masks: A mask or `None` for each, or `None` if no map has any.
+        masks: A mask or `None` for each map; `None` if no map has a mask.
 
     Returns:
-        The pairs.
+        (map, mask) pairs.
     """
     if masks is None:
         masks = [None] * len(maps)
@@ -131,14 +132,14 @@ def with_masks(
 
 
 def masked_maps(features: Features, read: str = "maps") -> list[Masked]:
-    """Gives each map of a network beside its mask.
+    """Pairs each map of a network with its mask.
 
     Args:
-        features: Of the network.
-        read: The field that holds the maps.
+        features: The network's features.
+        read: Name of the field that holds the maps.
 
     Returns:
-        The pairs.
+        (map, mask) pairs.
     """
     return with_masks(getattr(features, read), features.masks)
 
@@ -150,15 +151,16 @@ def joint_masks(
 
     Args:
         a: Maps with masks, see `masked_maps`.
-        b: The same, which are compared to those position by position.
+        b: Maps with masks, to be compared with `a` position by position.
         method: The method's name, for the message.
 
     Returns:
-        A mask for each pair, `None` where neither map has any; `None` if no
-        pair has any.
+        A mask for each pair, `None` where neither map has one; `None` if no
+        pair has a mask.
 
     Raises:
-        ValueError: If one of a pair has a mask and the other another length.
+        ValueError: If one map of a pair has a mask and the two maps have
+            different lengths.
     """
     joint = []
     for point, ((map_a, mask_a), (map_b, mask_b)) in enumerate(
@@ -178,15 +180,17 @@ def joint_masks(
 
 
 def mean_of_positions(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Takes a mean over samples, positions and channels but padded positions.
+    """Computes the mean over samples, channels and unpadded positions.
 
     Args:
-        x: `(batch, length, ...)` of known channels; any shape without mask.
+        x: `(batch, length, ...)` with a known number of channels; any shape
+            without a mask.
         mask: `(batch, length)`, or `None` where nothing is padded.
 
     Returns:
-        Scalar: the sum over all positions of the batch that are not padded,
-        divided by their number and that of channels; 0 if there are none.
+        Scalar: the sum over the unpadded positions of the batch, divided by
+        the number of these positions and the number of channels; 0 if all
+        positions are padded.
     """
     if mask is None:
         return tf.reduce_mean(x)
@@ -202,7 +206,7 @@ def require_positions(
     teacher: Sequence[Sequence[int | None]],
     method: str,
 ) -> None:
-    """Raises if a pair of maps has one position in common.
+    """Raises `ValueError` if a pair of maps has only one common position.
 
     Args:
         student: Shapes of the student's maps.
@@ -210,7 +214,8 @@ def require_positions(
         method: The method's name, for the message.
 
     Raises:
-        ValueError: If so, or if the two cannot be brought to one size.
+        ValueError: If a pair has only one common position, or cannot be
+            brought to one size.
     """
     for index, (a, b) in enumerate(zip(student, teacher, strict=True)):
         if all(size == 1 for size in common_size(a, b)):
@@ -226,8 +231,8 @@ def _pool(x: tf.Tensor, sizes: Sequence[int | None], pooling: str) -> tf.Tensor:
     if x.shape.rank == 2 and sizes:
         ones = [1] * len(sizes)
         x = tf.reshape(x, [tf.shape(x)[0], *ones, x.shape[-1]])
-    # Columns before rows: of equal entries in a window the first, row by row,
-    # has the gradient of a maximum.
+    # Columns are pooled before rows. Among equal largest entries of a window,
+    # the first one, row by row, then gets the gradient.
     for axis, size in reversed(list(enumerate(sizes, start=1))):
         if x.shape[axis] != size:
             pool = _average_axis if pooling == "average" else _max_axis
@@ -252,10 +257,10 @@ def _max_axis(x: tf.Tensor, axis: int, size: int) -> tf.Tensor:
     windows = _windows(x.shape[axis], size)
     largest = tf.gather(x, [start for start, _ in windows], axis=axis)
     for offset in range(1, max(stop - start for start, stop in windows)):
-        # Windows that are shorter repeat their last position.
+        # Shorter windows repeat their last position.
         members = [min(start + offset, stop - 1) for start, stop in windows]
         other = tf.gather(x, members, axis=axis)
-        # Not tf.maximum: of equal entries the first has the gradient.
+        # Not tf.maximum: the first of equal entries must get the gradient.
         keep = (largest >= other) | tf.math.is_nan(largest)
         largest = tf.where(keep, largest, other)
     return largest

@@ -1,4 +1,4 @@
-"""The network that factor transfer learns from a teacher alone.
+"""Defines the network that factor transfer learns from a teacher alone.
 
 J. Kim, S. Park, N. Kwak, NeurIPS 2018, arXiv:1802.04977.
 """
@@ -15,14 +15,14 @@ from keras_mhgd.methods.pieces.reductions import DISTANCES
 
 
 class _Convolutions(keras.Layer):
-    """Three 3 x 3 convolutions with biases, a leaky ReLU behind each.
+    """Applies three 3 x 3 convolutions with biases and leaky ReLUs.
 
     Args:
         convolution: `keras.layers.Conv2D` or its transpose.
-        widths: Channels of their outputs.
-        pyramid: Whether the second one has stride 2, and the slope is 0.2
-            instead of 0.1.
-        activate_last: Whether a leaky ReLU is behind the third one too.
+        widths: Output channels of each convolution.
+        pyramid: Whether the second convolution has stride 2, and the slope of
+            the leaky ReLUs is 0.2 instead of 0.1.
+        activate_last: Whether a leaky ReLU follows the third convolution too.
     """
 
     def __init__(
@@ -56,13 +56,17 @@ class _Convolutions(keras.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class Paraphraser(keras.Model):
-    """Encodes a teacher's maps to factors, and factors to maps again.
+    """Encodes a teacher's maps to factors, and decodes factors to maps.
 
-    Trained on the teacher alone, see `ParaphraserTrainer`. Three 3 x 3
-    convolutions to D, kD and kD channels and three transposed ones to kD, D
-    and D, leaky ReLU of slope 0.1 behind each; with `pyramid`, to kD, k^2 D
-    and k^3 D and back, the second with stride 2, slope 0.2, and the factor
-    is what comes before the third leaky ReLU.
+    It is trained on the teacher alone, see `ParaphraserTrainer`. The encoder
+    has three 3 x 3 convolutions to D, kD and kD channels, the decoder three
+    transposed ones to kD, D and D channels. A leaky ReLU of slope 0.1 follows
+    each convolution.
+
+    With `pyramid`, the encoder's channels are kD, k^2 D and k^3 D, the
+    decoder's k^2 D, kD and D. The second convolution of both has stride 2,
+    and the slope is 0.2. The factor is then the output of the encoder's third
+    convolution, before a leaky ReLU.
 
     Computes in float32 whatever the dtype policy.
 
@@ -112,10 +116,12 @@ class Paraphraser(keras.Model):
         self.built = True
 
     def make_encoder(self, channels: int, name: str = "encoder") -> keras.Layer:
-        """Makes a layer from maps, of any network, to factors alike.
+        """Makes an encoder for the maps of any network.
+
+        Its factors have the shape of the paraphraser's.
 
         Args:
-            channels: Of those maps.
+            channels: Channels of the maps.
             name: Name of the layer.
 
         Returns:
@@ -154,7 +160,7 @@ class Paraphraser(keras.Model):
         factors = self(inputs)
         if not self.encoder.activate_last:
             factors = tf.nn.leaky_relu(factors, self.encoder.slope)
-        # An odd size, halved and doubled, has become one larger.
+        # Halving and doubling makes an odd size one larger.
         height, width = tf.unstack(tf.shape(inputs)[1:3])
         return self.decoder(factors)[:, :height, :width]
 
@@ -168,7 +174,7 @@ class Paraphraser(keras.Model):
 
 
 class ParaphraserTrainer(keras.Model):
-    """Fits a paraphraser to a teacher's last sensing point by `fit`.
+    """Trains a paraphraser on the maps of a teacher's last sensing point.
 
     loss = mean over all entries of |x - P(x)| or of (x - P(x))^2.
 
@@ -176,7 +182,7 @@ class ParaphraserTrainer(keras.Model):
 
     Args:
         paraphraser: The network to train.
-        teacher: The teacher's predictions and sensing points.
+        teacher: Extractor of the teacher's predictions and sensing points.
         reconstruction: `"absolute"` or `"squared"`.
 
     Reference:

@@ -1,4 +1,4 @@
-"""A trained linear map from one network's width to the other's."""
+"""Maps channels linearly from one network's width to the other's."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ import tensorflow as tf
 class Projection(keras.Layer):
     """Maps channels linearly, position by position, to a given width.
 
-    y = x W without bias: on maps a 1 x 1 convolution. Where the input has
-    that width already, y = x and there is no weight.
+    y = x W without bias. On maps this is a 1 x 1 convolution. If the input
+    already has the given width, y = x and the layer has no weight.
 
     Args:
         units: Channels of the output, >= 1.
-        kernel_initializer: Of `W`, shape `(channels, units)`.
+        kernel_initializer: Initializer of `W`, shape `(channels, units)`.
 
     Call arguments:
         inputs: `(batch, height, width, channels)`, `(batch, length,
             channels)` or `(batch, channels)`.
 
     Returns:
-        The same shape but for `units` channels.
+        The shape of `inputs`, with `units` channels.
 
     Raises:
         ValueError: If `units` is not positive, or the channels are unknown.
@@ -67,7 +67,7 @@ class Projection(keras.Layer):
         if self.kernel is None:
             return inputs
         kernel = tf.convert_to_tensor(self.kernel)
-        # Not tf.einsum: it takes the positions for a batch of products.
+        # tf.einsum would treat the positions as a batch of matrix products.
         return tf.tensordot(inputs, kernel, 1)
 
     def compute_output_shape(self, input_shape):
@@ -87,11 +87,13 @@ def projections(
     sources: Sequence[Sequence[int | None]],
     targets: Sequence[Sequence[int | None]],
 ) -> list[Projection]:
-    """Makes a projection for each sensing point: one without weight if it can.
+    """Makes a projection for each sensing point.
+
+    A projection has no weight where both widths are equal.
 
     Args:
-        sources: Shapes of the maps that will be projected.
-        targets: Shapes whose channels they will get.
+        sources: Shapes of the maps to project.
+        targets: Shapes whose numbers of channels the maps will get.
 
     Returns:
         Built projections, float32.

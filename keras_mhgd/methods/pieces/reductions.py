@@ -1,4 +1,4 @@
-"""How a loss measures differences and joins its parts."""
+"""Maps names to a loss's reductions and distance functions."""
 
 import tensorflow as tf
 

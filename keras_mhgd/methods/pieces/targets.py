@@ -1,4 +1,4 @@
-"""Student and teacher tensors as a loss compares them."""
+"""Prepares student and teacher tensors for comparison in a loss."""
 
 import tensorflow as tf
 
@@ -8,15 +8,15 @@ from keras_mhgd.linalg.precision import as_float
 def student_and_target(
     student: tf.Tensor, teacher: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Brings both to one precision, and makes the teacher a constant.
+    """Casts both tensors to one dtype and makes the teacher's a constant.
 
     Args:
         student: A tensor of any numeric dtype.
-        teacher: Another; its shape may differ.
+        teacher: A tensor of any numeric dtype; its shape may differ.
 
     Returns:
-        Both in float64 if one of them is, else in float32. No gradient flows
-        into the second.
+        Both tensors, float64 if one of them is float64, else float32. No
+        gradient flows into the second one.
     """
     target = tf.stop_gradient(as_float(teacher, student))
     return as_float(student, teacher), target

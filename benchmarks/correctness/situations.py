@@ -1,8 +1,8 @@
-"""Networks, data and right losses of every kind of task, as small as can be.
+"""Defines small networks, data and correct losses for each kind of task.
 
-A `Situation` is what a user brings: two networks, a batch and what is
-compiled. `soft_logits` computes by numpy, in float64, what the method of that
-name must give there, with its weight of 0.9 and temperature of 4.
+A `Situation` holds what a user provides: networks, a batch and arguments of
+`compile`. Its `soft_logits` computes the correct losses of the method of that
+name, with weight 0.9 and temperature 4, by numpy in float64.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,18 @@ layers = keras.layers
 
 
 class Situation(NamedTuple):
+    """Holds the networks, batch and `compile` arguments of a task.
+
+    Attributes:
+        student: Makes the student.
+        teacher: Makes the teacher, or several.
+        x: Inputs.
+        y: Labels; `None` for none.
+        weight: Sample weights; `None` for none.
+        task: Arguments of `compile`.
+        soft_logits: Computes the method's terms from both predictions.
+    """
+
     student: Callable[[], keras.Model]
     teacher: Callable[[], Any]
     x: Any
@@ -25,22 +37,24 @@ class Situation(NamedTuple):
 
 
 def softmax(z):
+    """Computes probabilities of logits."""
     e = np.exp(z - z.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
 
 def sigmoid(z):
+    """Computes the probability of a logit."""
     return 1 / (1 + np.exp(-z))
 
 
 def of_classes(student, teacher):
-    """T^2 KL(p_T || p_S) at each position, T = 4, of logits."""
+    """Computes T^2 KL(p_T || p_S) of logits at each position, with T = 4."""
     ours, theirs = (softmax(np.float64(z) / 4) for z in (student, teacher))
     return 16 * (theirs * np.log(theirs / ours)).sum(-1)
 
 
 def of_labels(student, teacher):
-    """The same of each independent label."""
+    """Computes the divergence of `of_classes` for each independent label."""
     ours, theirs = (sigmoid(np.float64(z) / 4) for z in (student, teacher))
     return 16 * (
         theirs * np.log(theirs / ours)
@@ -49,11 +63,13 @@ def of_labels(student, teacher):
 
 
 def logit(p):
+    """Computes the logit of a probability."""
     p = np.float64(p)
     return np.log(p) - np.log1p(-p)
 
 
 def vectors(name, width, outputs, activation=None, seed=0):
+    """Makes a network of vectors, with one output or several by name."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((6,))
     for stage in (1, 2):
@@ -73,6 +89,7 @@ def vectors(name, width, outputs, activation=None, seed=0):
 
 
 def segmenter(name, width, seed=0):
+    """Makes a network that gives four probabilities at each pixel."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(
@@ -93,6 +110,7 @@ def segmenter(name, width, seed=0):
 
 
 def tagger(name, width, classes=3, masks=True, seed=0):
+    """Makes a network that gives logits at each token; 0 is padding."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((6,), dtype="int32")
     x = layers.Embedding(9, width, mask_zero=masks, name="table")(x)
@@ -107,6 +125,7 @@ def tagger(name, width, classes=3, masks=True, seed=0):
 
 
 def pair(make, *arguments, **options):
+    """Makes fields of a `Situation` for two networks of one kind."""
     return {
         "student": lambda: make("student", 6, *arguments, seed=1, **options),
         "teacher": lambda: make("teacher", 8, *arguments, seed=2, **options),
@@ -131,10 +150,12 @@ IS_NEXT[:, -1] = 0
 
 
 def crossentropy(**options):
+    """Makes a loss of class numbers."""
     return keras.losses.SparseCategoricalCrossentropy(**options)
 
 
 def mean_divergence(divergence):
+    """Makes `Situation.soft_logits`, a mean over all rows."""
     return lambda s, t: {"soft_logits": 0.9 * divergence(s, t).mean()}
 
 
@@ -143,7 +164,7 @@ def _masked(mask):
 
 
 def _segmentation(s, t):
-    # The log of a softmax is its logits, but for a constant.
+    # The log of a softmax equals its logits up to a constant.
     found = of_classes(np.log(s), np.log(t))
     return {"soft_logits": 0.9 * found[PIXELS != 255].mean()}
 
@@ -262,7 +283,7 @@ SITUATIONS = {
 
 
 def predictions(networks, x):
-    """What networks give in a test, as arrays in their structure."""
+    """Computes the networks' outputs in a test, as arrays in any nesting."""
     if isinstance(networks, list):
         return [predictions(each, x) for each in networks]
     return keras.tree.map_structure(np.asarray, networks(x, training=False))

@@ -1,8 +1,8 @@
-"""Trains for every task on one device and on two; prints how far apart.
+"""Trains for every task on one device and on two, and compares both.
 
-python -m tests.tasks_on_devices <method>
+python -m benchmarks.correctness.tasks_on_devices <method>
 
-See `replicated.py`.
+It needs a process of its own: TensorFlow must know both devices from its start.
 """
 
 import contextlib
@@ -17,13 +17,14 @@ import tensorflow as tf
 import keras_mhgd
 from benchmarks.correctness.conditions import difference
 from benchmarks.correctness.devices import small
-from tests.situations import SITUATIONS
+from benchmarks.correctness.situations import SITUATIONS
 
-# Eight samples: two devices have 3 and 2 of a batch, then 2 and 1.
+# Eight samples: two devices get 3 and 2 in the first batch, then 2 and 1.
 BATCH = 5
 
 
 def trained(method, situation, strategy):
+    """Trains once: gives the history and the student's weights by name."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         keras.utils.set_random_seed(3)
         distiller = keras_mhgd.Distiller(
@@ -43,6 +44,7 @@ def trained(method, situation, strategy):
 
 
 def main(method):
+    """Prints the difference for each task."""
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
@@ -51,14 +53,14 @@ def main(method):
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": True}
     )
-    warnings.simplefilter("ignore")  # of what no loss reaches
+    warnings.simplefilter("ignore")  # variables that no loss reaches
     differences = {}
     for name, situation in SITUATIONS.items():
         one, two = (
             trained(method, situation, each) for each in (None, strategy)
         )
-        assert one.keys() == two.keys()
-        assert all(np.isfinite(each).all() for each in one.values())
+        if not all(np.isfinite(each).all() for each in one.values()):
+            raise FloatingPointError(f"{name} with {method}: {one}")
         differences[name] = difference(one, two)
     print(json.dumps(differences))
 

@@ -1,6 +1,6 @@
 """Trains on one device and on several; prints how far the two are apart.
 
-python replicated.py <devices> <method>,<images>[,<loss>] ...
+python -m tests.distribution.replicated <devices> <method>,<images>[,<loss>] ...
 
 In a process of its own: TensorFlow must see the processor as several devices
 from the start, and takes only one strategy. It prints a number of the weights

@@ -1,0 +1,43 @@
+"""Several worker processes that share a batch train like one process."""
+
+import pytest
+
+from benchmarks.correctness.cluster import results, tf_configs
+
+
+def on_workers(count, module, *arguments):
+    """Runs a program on so many workers: gives what each printed."""
+    variables = [{"TF_CONFIG": config} for config in tf_configs(count)]
+    return results(f"tests.distribution.{module}", arguments, variables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "cases"),
+    [
+        # Of 59 images the last batch is 11; of the 17 for validation it is 1.
+        (
+            2,
+            [
+                "outputs and graphs,59",
+                "embeddings,59",
+                "fitnet,59,no labels",
+            ],
+        ),
+        (3, ["per_feature,59"]),
+    ],
+)
+def test_weights_and_history_are_those_of_one_process(count, cases):
+    outputs = on_workers(count, "replicated", count, *cases)
+    for sums, *_ in outputs:
+        assert sums == outputs[0][0]  # to the last bit
+    differences = outputs[0][1]
+    assert differences.keys() == set(cases)
+    assert max(differences.values()) < 1e-5, differences
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["late", "lost"])
+def test_a_worker_ends_after_the_others_have_heard_it(how, tmp_path):
+    """And it doesn't matter to it if they have ended before."""
+    on_workers(2, "leaving", how, tmp_path / "heard")
