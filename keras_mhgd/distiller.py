@@ -69,7 +69,7 @@ class Distiller(keras.Model):
             teacher layer) pairs, front end first. `None` finds and pairs the
             ends of stages or blocks. See `keras_mhgd.features.pair`. For
             several teachers, pass one list for all, or a list with one list of
-            pairs for each teacher. A method that reads no maps ignores them.
+            pairs for each teacher. Methods that read no maps ignore them.
         name: Name of the model.
         gradient_norms: Whether training also measures the norms
             `task_gradient` and `transfer_gradient`, and `clipped`, the fraction
@@ -762,7 +762,7 @@ class Distiller(keras.Model):
         return logs
 
     def _require_finite(self, gradients, losses):
-        """Checks losses and gradients in the graph: gradients wait for it."""
+        """Gives the gradients after checking them and losses in the graph."""
         gradients = finiteness.after(finiteness.checks(losses), gradients)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # This optimizer skips steps whose gradients overflow.

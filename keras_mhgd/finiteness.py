@@ -55,8 +55,8 @@ def spoilt_unless(
 ) -> list[tf.Tensor | tf.IndexedSlices | None]:
     """Makes one gradient NaN unless all values of the step are finite.
 
-    The NaN makes a `LossScaleOptimizer` lower its scale. By itself that
-    optimizer checks only the gradients of one replica, and no losses.
+    The NaN makes a `LossScaleOptimizer` lower its scale. That optimizer checks
+    only the gradients of its own replica, and no losses.
     """
     place = next(
         i for i, each in enumerate(gradients) if isinstance(each, tf.Tensor)

@@ -215,9 +215,9 @@ class PerVariableClipping(_Separate):
 
     A variable that only the task reaches gets the task's gradient. A variable
     that only the transfer reaches, such as a projection of the method, gets the
-    transfer's gradient times a common factor. To find this factor, the norm of
-    all other variables' transfer gradients is taken after clipping and divided
-    by the norm before clipping.
+    transfer's gradient times a common factor. This factor compares the transfer
+    gradients of all variables that both reach: it is their joint norm after
+    clipping, divided by their joint norm before clipping.
 
     Args:
         bound: Multiplier of the norm that is allowed, > 0.
@@ -246,9 +246,9 @@ class PerFeatureClipping(Rule):
     points further behind.
 
     The gradient of a variable that only the transfer reaches, such as a
-    projection of the method, is scaled by a common factor. To find this factor,
-    the norm of the transfer gradients at all sensing points is taken after
-    clipping and divided by the norm before clipping.
+    projection of the method, is scaled by a common factor. This factor is the
+    joint norm of the transfer gradients at all sensing points after clipping,
+    divided by their joint norm before clipping.
 
     This is not the published rule: see `PerVariableClipping`.
 

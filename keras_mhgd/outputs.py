@@ -21,7 +21,7 @@ class Heads:
             unique, the outputs are numbered instead.
 
     Raises:
-        ValueError: If a list or dict has others inside.
+        ValueError: If a list or dict holds further lists or dicts.
     """
 
     def __init__(self, outputs: Any, names: Sequence[str] | None = None):
@@ -49,7 +49,7 @@ class Heads:
         return self.names != (None,)
 
     def split(self, value: Any) -> dict[str | None, Any]:
-        """Splits a value into one part for each output, by the output's name.
+        """Splits a value into a dict of parts by the outputs' names.
 
         Args:
             value: Anything, if there is only one output. For several outputs, a
@@ -125,8 +125,7 @@ class Outputs:
         self._reading = [
             (method, head)
             for method, head in methods
-            # Among several outputs, none belongs to a method that reads
-            # embeddings.
+            # A method on embeddings reads none of several outputs.
             if method.needs.tasks is not None and head in self._shapes
         ]
         self._scores = any(method.needs.logits for method, _ in methods)

@@ -370,7 +370,7 @@ def _copy(method: Method) -> Method:
 def _unique_names(
     methods: Sequence[Method], places: Sequence[Place]
 ) -> list[dict[str, str]]:
-    """Gives each method's terms unique names, as a dict by the terms' names."""
+    """Maps the names of each method's terms to names that are unique."""
     taken, found = collections.Counter(), []
     for method, place in zip(methods, places, strict=True):
         names = {}

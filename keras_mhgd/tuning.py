@@ -294,7 +294,8 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         if isinstance(rate, Sequence):
             rate = hp.Float("learning_rate", *rate, sampling="log")
         distiller.compile(self.optimizer(rate), self.loss, metrics=["accuracy"])
-        # The tuner calls these for a trial, which needs only the student's.
+        # By these methods the tuner saves and loads the weights of a trial. A
+        # trial needs only the student's.
         distiller.save_weights = distiller.student.save_weights
         distiller.load_weights = distiller.student.load_weights
         return distiller
@@ -444,7 +445,7 @@ def _settings(made: Any) -> list[Any]:
 
 
 class _Progress(Checkpoint):
-    """Saves a trial's state and metrics, without the teacher's, each epoch."""
+    """Saves a trial's state, without the teacher, and metrics each epoch."""
 
     def __init__(self, directory: str | os.PathLike, model: Distiller):
         super().__init__(

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from keras_mhgd.distribution import replicas
 
-# Callbacks for the chief alone: several processes must not write the same files.
+# Callbacks that only the chief runs: processes must not write the same files.
 _WRITERS = (
     keras.callbacks.CSVLogger,
     keras.callbacks.ModelCheckpoint,
@@ -71,8 +71,9 @@ def _build_losses(loss: Any, y: Any, outputs: Any) -> None:
 
     A call of the loss brings labels and outputs to one structure, builds the
     loss with its metrics, and computes. This function ends the call after the
-    build. If metrics were built in the graph of a step instead, with several
-    replicas their variables could not be used outside of that graph.
+    build. If the metrics were built in a step's graph instead, their variables
+    could not be used outside of that graph under a strategy with several
+    replicas.
     """
     build = loss.build
 

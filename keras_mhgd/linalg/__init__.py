@@ -1,4 +1,4 @@
-"""Singular vectors with an exact gradient, and what they are made of."""
+"""Computes singular vectors with an exact gradient."""
 
 from keras_mhgd.linalg.singular_vectors import align, right_singular_vectors
 

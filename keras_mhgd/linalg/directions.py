@@ -1,4 +1,4 @@
-"""Lengths and directions of vectors, safe where a vector is zero."""
+"""Computes lengths and directions of vectors, also of zero vectors."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,12 @@ from keras_mhgd.linalg.precision import as_float
 def unit(x: tf.Tensor, axis: int | Sequence[int] = -1) -> tf.Tensor:
     """Divides vectors by their Euclidean length.
 
-    A zero vector, without an entry above 1e-30, gives zero and no gradient.
+    A vector without an entry above 1e-30 in magnitude counts as zero. It gives
+    zero, with gradient zero.
 
     Args:
         x: Any shape, any float dtype.
-        axis: Axes of a vector.
+        axis: The axis or axes that hold the entries of a vector.
 
     Returns:
         Unit vectors, of the shape of `x`, float32 or float64.
@@ -54,11 +55,12 @@ def cosines(x: tf.Tensor) -> tf.Tensor:
 
 def _split(x, axis):
     x = as_float(x)
-    # Dividing by the largest entry keeps the squares in range. It is a
-    # constant for the gradient: neither result depends on it.
+    # Dividing by the largest entry keeps the squares in range. The largest
+    # entry is a constant for the gradient: neither result depends on it.
     size = tf.stop_gradient(tf.reduce_max(tf.abs(x), axis, keepdims=True))
-    # Below, the gradient, which grows as 1 / size, would overflow. Not the
-    # same as size > 1e-30: NaN, which a maximum may skip, must stay NaN.
+    # For smaller entries, the gradient would overflow, since it grows as
+    # 1 / size. The test isn't size > 1e-30, because a maximum may skip NaN, and
+    # NaN must stay NaN.
     nonzero = ~tf.reduce_all(tf.abs(x) <= 1e-30, axis, keepdims=True)
     scaled = tf.where(nonzero, x / tf.where(nonzero, size, 1), 0)
     squares = tf.reduce_sum(scaled**2, axis, keepdims=True)

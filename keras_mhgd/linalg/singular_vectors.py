@@ -1,4 +1,4 @@
-"""Truncated right singular vectors of feature maps, and their alignment."""
+"""Computes and aligns leading right singular vectors of feature maps."""
 
 import tensorflow as tf
 
@@ -6,11 +6,11 @@ from keras_mhgd.checks import require_known, require_one_or_more
 from keras_mhgd.linalg import subspace
 from keras_mhgd.linalg.precision import as_float
 
-# Relative to the largest squared singular value, per floating-point type of
-# the maps: below, a squared singular value counts as their round-off.
+# A squared singular value counts as round-off of the maps if it is below this
+# fraction of the largest one. The fraction depends on the maps' dtype.
 _ROUND_OFF = {tf.float32: 1e-6, tf.float64: 1e-13}
-# Of Gram matrices that are smaller, or smaller than eight times the number of
-# vectors, the eigendecomposition is the faster.
+# For Gram matrices smaller than this, or smaller than eight times the number of
+# vectors, eigendecomposition is faster than subspace iteration.
 _LARGE = 32
 GRADIENTS = ("exact", "published")
 
@@ -20,46 +20,47 @@ def right_singular_vectors(
 ) -> tf.Tensor:
     """Computes the `k` leading right singular vectors of each matrix.
 
-    With `X = U S V^T`, gives the first `k` columns of `V`, unit length, in
-    descending order of their singular values. They come from the smaller of
-    the Gram matrices `X^T X` and `X X^T`. Signs are arbitrary. Where that
-    matrix is decomposed, it is made and decomposed in float64: squaring in
-    float32 would lose the vectors of small singular values.
+    With `X = U S V^T`, the result is the first `k` columns of `V`, of unit
+    length, in descending order of their singular values. They are computed from
+    the smaller of the Gram matrices `X^T X` and `X X^T`. Signs are arbitrary.
+    For its eigendecomposition, the Gram matrix is computed in float64: squaring
+    in float32 would lose the vectors of small singular values.
 
-    A singular value of zero has no direction that the data determines: its
-    column is zero. So are the columns beyond `min(HW, D)`.
+    The data determines no direction for a singular value of zero, so its column
+    is zero. The columns beyond `min(HW, D)` are zero as well.
 
-    The gradient is the exact one, in closed form. With `A = X^T X`, `l` its
-    eigenvalues and `g` the gradient that arrives,
+    The gradient is exact, in closed form. Let `l` be the eigenvalues of
+    `A = X^T X`, and `g` the upstream gradient. Then
 
         dX = X (Z V^T + V Z^T),
-        Z_j = sum over i != j of v_i (v_i . g_j) / (l_j - l_i),
+        Z_j = sum over i != j of v_i (v_i . g_j) / (l_j - l_i).
 
-    where `1 / d` is taken as `d^3 / (d^4 + e^4)`, `e` being round-off: it stays
-    finite for equal and for zero singular values. Subspace iteration knows
-    the first terms of the sum; conjugate gradients add the rest.
+    Here `1 / d` is computed as `d^3 / (d^4 + e^4)`, with `e` the round-off. So
+    it stays finite for equal and for zero singular values. Subspace iteration
+    yields the first terms of the sum, and conjugate gradients add the rest.
 
     Args:
         x: Matrices `(batch, HW, D)`, any float dtype.
         k: Number of vectors, >= 1.
-        solver: How the Gram matrix gives them. `"eigh"`: by its
-            eigendecomposition. `"subspace"`: by subspace iteration, as
-            precise as float32 whatever the dtype; `D` must be static. `None`:
-            the faster of the two on a CPU, by the shape; in float64,
-            `"eigh"`. On maps whose singular values decay the two agree.
-            Where they hardly decay, as those of noise, many directions are
-            nearly as good as the best. There the vectors of the iteration
-            are orthonormal and `|X v|` is within 1 % of the singular value,
-            but their angle to the exact vectors may be anything.
-        gradient: `"exact"`, or `"published"`, that of the code of MHGD's
-            authors, to train as it does: none where `2/3 < HW / D < 3/2`,
-            else twice the exact one, for `HW < D` less
+        solver: How vectors are computed from the Gram matrix. `"eigh"` uses
+            its eigendecomposition. `"subspace"` uses subspace iteration, which
+            is as precise as float32 whatever the dtype, and needs a static `D`.
+            `None` chooses the faster of the two on a CPU by the shape, and
+            `"eigh"` for float64. On maps whose singular values decay, the two
+            solvers agree. Where singular values hardly decay, as in noise, many
+            directions are nearly as good as the best. There the vectors of the
+            iteration are orthonormal and `|X v|` is within 1 % of the singular
+            value, but their angle to the exact vectors is arbitrary.
+        gradient: `"exact"` or `"published"`. The latter is the gradient of the
+            code of MHGD's authors, to train as that code does. It is zero where
+            `2/3 < HW / D < 3/2`, and otherwise twice the exact gradient. For
+            `HW < D`, it is further reduced by
             `sum over j of X v_j (g_j - v_j (v_j . g_j))^T / l_j`.
 
     Returns:
         Vectors `(batch, D, k)`; float64 if `x` is float64, else float32. A
-        matrix with a value that is not finite, or whose sum of magnitudes is
-        not, gives NaN, no exception.
+        matrix gives NaN, and no exception, if one of its values or the sum of
+        their magnitudes is not finite.
 
     Raises:
         ValueError: If `x` is not of rank 3, `k` is not positive, `solver` or
@@ -119,11 +120,12 @@ def _leading_vectors(
 
     @tf.custom_gradient
     def decompose(x):
-        # Else a tape has gradients made of what runs below, too, unused.
+        # Without this, an outer tape would also record the operations below.
         x = tf.stop_gradient(x)
-        # Vectors don't depend on the scale of x; after this, squares neither
-        # overflow nor underflow. The solvers end the program's step on NaN:
-        # such matrices go through as zeros and come out as NaN.
+        # Singular vectors don't depend on the scale of x. With this scale,
+        # squares neither overflow nor underflow. The solvers would end the
+        # program's step on NaN. So matrices that aren't finite are solved as
+        # zeros, and their result is set to NaN.
         size = tf.reduce_mean(tf.abs(x), axis=(1, 2), keepdims=True)
         finite = size < x.dtype.max
         scale = tf.where(finite & (size > 1e-30), 1 / size, 0)
@@ -162,9 +164,9 @@ def _leading_vectors(
             if tall:
                 z = solve(upstream)
             else:
-                # The directions outside the row space of x have l_i = 0.
-                # Taking 1 / l_j out of the sum needs the small side's basis
-                # alone: 1 / (l_j - l_i) = 1 / l_j + l_i / (l_j (l_j - l_i)).
+                # The directions outside the row space of x have l_i = 0. With
+                # 1 / (l_j - l_i) = 1 / l_j + l_i / (l_j (l_j - l_i)), the
+                # rest of the sum needs only the basis of the small side.
                 z = tf.matmul(upstream, exact, transpose_b=True)
                 z = tf.matmul(solve(z / trace), exact)
                 along = tf.reduce_sum(vectors * upstream, 2, keepdims=True)
@@ -187,12 +189,12 @@ def _leading_vectors(
 
 
 def align(student_vectors: tf.Tensor, teacher_vectors: tf.Tensor) -> tf.Tensor:
-    """Picks the student's vector nearest to the teacher's, with its sign.
+    """Picks the student's vector nearest to the teacher's, and its sign.
 
-    Of a sample's `k` student vectors takes the one whose cosine with the
-    teacher's vector is greatest in magnitude, times the sign of that cosine.
-    This removes the ambiguity of order and sign of singular vectors. The
-    choice and the sign are constants for the gradient.
+    Among the `k` student vectors of a sample, this takes the one whose cosine
+    with the teacher's vector is greatest in magnitude, times the sign of that
+    cosine. This removes the ambiguity of order and sign of singular vectors.
+    The choice and the sign are constants for the gradient.
 
     Args:
         student_vectors: Unit vectors in columns, `(batch, D, k)`.

@@ -1,27 +1,30 @@
-"""Leading eigenvectors of Gram matrices, mostly by matrix products.
+"""Computes leading eigenvectors of Gram matrices, mostly by matrix products.
 
-Beside products there are decompositions of a few rows and columns alone. XLA
-runs these fast; its decompositions of whole Gram matrices it doesn't.
+Only matrices of a few rows and columns are decomposed. XLA decomposes small
+matrices fast, but whole Gram matrices slowly.
 """
 
 import numpy as np
 import tensorflow as tf
 
-# Vectors iterated beside the wanted ones: the wanted converge at the ratio of
-# their eigenvalues to the first that is left out.
+# Number of vectors that are iterated besides the wanted ones. The wanted ones
+# converge at the ratio of their eigenvalues to the first one that is left out.
 _EXTRA = 4
-# Of powers, then of polynomials with ever better bounds. Rows are made
-# orthonormal after each: after two, those of small eigenvalues would be lost.
+# Steps in each round of the iteration. The first round takes powers of the
+# matrix, the others take polynomials with ever better bounds. Rows are made
+# orthonormal after each step. Otherwise, two steps would lose the rows of small
+# eigenvalues.
 _STEPS = (2, 3, 7)
 _SOLVER_STEPS = 6
-# Relative additions to the diagonals of rows' products, plus the second for
-# each of n terms: Cholesky factors exist in spite of round-off. Rows keep that
-# much of the rows before; so the first, in most maps the one of the largest
-# eigenvalue by far, has least.
+# Relative additions to the diagonal of the matrix of the rows' inner products.
+# The second one is added for each of an inner product's n terms. With these
+# additions, Cholesky factors exist in spite of round-off. But each row keeps
+# that fraction of the rows before. In most maps the first row has by far the
+# largest eigenvalue, so its addition is the smallest.
 _JITTER, _JITTER_PER_TERM, _FIRST_JITTER = 1e-5, 1.5e-7, 1e-7
-# A squared length below is zero.
+# A squared length below this counts as zero.
 _TINY = 1e-37
-# Relative to the largest eigenvalue: differences below are round-off.
+# Differences of eigenvalues below this fraction of the largest are round-off.
 ROUND_OFF = 4e-6
 
 
@@ -45,9 +48,10 @@ def leading_eigenvectors(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the leading eigenvectors of each matrix, and a few more.
 
-    Block subspace iteration on `k + 4` vectors: powers of the matrix, then a
-    Chebyshev polynomial that is small below the block's own eigenvalues,
-    then the eigenvectors within the span (Rayleigh-Ritz).
+    This is block subspace iteration on `k + 4` vectors. It applies powers of
+    the matrix, and then Chebyshev polynomials that are small below the block's
+    own eigenvalues. Last, it takes the eigenvectors within the span
+    (Rayleigh-Ritz).
 
     Args:
         gram: Symmetric positive semi-definite matrices `(batch, n, n)` of
@@ -57,7 +61,7 @@ def leading_eigenvectors(
     Returns:
         values: Eigenvalues `(batch, m, 1)`, descending, `m = min(k + 4, n)`.
         vectors: Eigenvectors in rows, `(batch, m, n)`; zero for eigenvalues
-            of zero. Those past `k` are good for a start of `complete` only.
+            of zero. Rows past `k` are only good as a start of `complete`.
 
     Reference:
         Y. Zhou, Y. Saad, M. Tiago, J. Chelikowsky, "Self-consistent-field
@@ -87,18 +91,19 @@ def complete(
 ) -> tf.Tensor:
     """Solves `z (l I - gram) = r` away from the leading eigenvectors.
 
-    For each leading eigenvalue `l` and its row `r`, by conjugate gradients in
-    the complement of all leading eigenvectors, where the matrix is positive.
+    This solves for each leading eigenvalue `l` and its row `r`. It uses
+    conjugate gradients in the complement of all leading eigenvectors, where the
+    matrix `l I - gram` is positive.
 
     Args:
         gram: Matrices `(batch, n, n)`.
-        values: Their leading eigenvalues `(batch, k, 1)`.
+        values: The leading eigenvalues of `gram`, `(batch, k, 1)`.
         vectors: The eigenvectors in rows, `(batch, k, n)`.
         right: Rows `r`, `(batch, k, n)`.
-        start: First guess of `z`, `(batch, k, n)`; its part along `vectors`
-            stays.
-        tolerance: Differences of eigenvalues below are round-off, `(batch, 1,
-            1)`.
+        start: First guess of `z`, `(batch, k, n)`. Its part along `vectors` is
+            kept.
+        tolerance: `(batch, 1, 1)`. Differences of eigenvalues below this are
+            round-off.
 
     Returns:
         Rows `z`, `(batch, k, n)`.
@@ -112,7 +117,7 @@ def complete(
         return rows - tf.matmul(inside, vectors)
 
     residual = project(right - apply(start))
-    # Rows are left as they are once they are solved to round-off.
+    # Rows don't change any more once they are solved to round-off.
     solved = 1e-14 * _squares(right)
     solution, direction, size = start, residual, _squares(residual)
     for _ in range(_SOLVER_STEPS):
@@ -121,8 +126,9 @@ def complete(
         live = (size > solved) & (curvature > tolerance * _squares(direction))
         step = tf.where(live, tf.math.divide_no_nan(size, curvature), 0)
         solution += step * direction
-        # Projected anew: what round-off leaves along the leading vectors has
-        # no curvature, and steps along it would be huge.
+        # The projection is repeated since round-off leaves parts along the
+        # leading vectors. They have no curvature, so steps along them would be
+        # huge.
         residual = project(residual - step * image)
         before, size = size, _squares(residual)
         growth = tf.where(live, tf.math.divide_no_nan(size, before), 0)
@@ -131,7 +137,7 @@ def complete(
 
 
 def _leading_block(gram: tf.Tensor, size: int) -> tf.Tensor:
-    """Spans the `size` leading eigenvectors by orthonormal rows, roughly."""
+    """Computes orthonormal rows that roughly span the leading eigenvectors."""
     start = np.random.default_rng(0).normal(size=(size, gram.shape[-1]))
     block = tf.zeros_like(gram[:, :size]) + tf.constant(start, gram.dtype)
     bound = tf.zeros_like(gram[:, :1, :1])
@@ -140,8 +146,9 @@ def _leading_block(gram: tf.Tensor, size: int) -> tf.Tensor:
         image = tf.matmul(block, gram)
         bound = tf.reduce_sum(image * block, 2, keepdims=True)
         bound = tf.maximum(tf.reduce_min(bound, 1, keepdims=True), 0)
-    # Twice again for what the first time left. Rows in excess of the rank are
-    # short, and remains of other rows: without them, those count once.
+    # Two further passes remove what the first pass left. Rows in excess of the
+    # rank are short, and are remains of other rows. They become zero, so no
+    # direction counts twice.
     for _ in range(2):
         block = _orthonormal(block, block)
     squares = _squares(block)
@@ -153,8 +160,8 @@ def _filter(
 ) -> tf.Tensor:
     """Applies a Chebyshev polynomial that is small from 0 to `bound`.
 
-    Of the second kind and degree `steps`, as a recurrence that at a bound of
-    0 gives the powers of the matrix.
+    The polynomial is of the second kind and of degree `steps`. Its recurrence
+    gives powers of the matrix if the bound is 0.
     """
     centre, square = bound / 2, bound**2 / 16
 
@@ -173,7 +180,7 @@ def _filter(
 
 
 def _orthonormal(block: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Combines `rows` in the way that makes those of `block` orthonormal."""
+    """Applies to `rows` the combination that makes `block` orthonormal."""
     _, size, n = block.shape
     jitters = np.full(size, _JITTER + _JITTER_PER_TERM * n)
     jitters[0] = _FIRST_JITTER

@@ -224,7 +224,7 @@ class CRD(Method):
         return tf.fill([count], tf.constant(UNKNOWN_CLASS, tf.int64))
 
     def _log_partition(self, side, comparison):
-        """Gives the side's log Z, or the batch's estimate before."""
+        """Gives the side's log Z or, until it is known, an estimate."""
         known = tf.convert_to_tensor(side.log_partition)
         return tf.cond(
             known == 0,

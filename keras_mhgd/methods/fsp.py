@@ -137,8 +137,8 @@ class FSP(InitializingMethod):
     Call arguments:
         student: `Features` with two maps or more: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: Like `student`; sizes may differ. Where channels differ, a trained
-            `Projection` brings the student's to the teacher's.
+        teacher: Like `student`; sizes may differ. Where channels differ, a
+            trained `Projection` maps the student's to the teacher's.
         labels: Not used.
 
     Returns:

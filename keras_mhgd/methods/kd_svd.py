@@ -1,7 +1,7 @@
 """Distills singular vectors of feature maps (KD-SVD).
 
 S. H. Lee, D. H. Kim, B. C. Song, ECCV 2018, arXiv:1807.06819. `KDSVD` is the
-paper's method, `KDSVDF` a simpler method that the paper compares it with.
+paper's method, `KDSVDF` a simpler method that it is compared with.
 """
 
 import itertools
@@ -152,8 +152,9 @@ class KDSVD(_SingularVectors):
     Each map is compressed to one vector per sample. The teacher's vector is
     its map's first right singular vector, with the sign that makes the sum of
     its components >= 0. The student's vector is the one of its map's first
-    four that is nearest to the teacher's vector, with the sign of that. Then,
-    with v the vector of a point and u the vector of the point before,
+    four that is nearest to the teacher's vector, with the sign that makes
+    their cosine positive. Then, with v the vector of a point and u the vector
+    of the point before,
 
         loss = weight sum over neighbours, samples and components i and j of
         (R^S - R^T)^2,  R_ij = exp(-(v_i - u_j)^2 / bandwidth),
@@ -176,8 +177,8 @@ class KDSVD(_SingularVectors):
         student: `Features` with two maps or more: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`. Vectors `(batch, D)`
             are scaled to unit length.
-        teacher: Like `student`; sizes may differ. Where channels differ, a trained
-            `Projection` brings the student's to the teacher's.
+        teacher: Like `student`; sizes may differ. Where channels differ, a
+            trained `Projection` maps the student's to the teacher's.
         labels: Not used.
 
     Returns:
@@ -244,8 +245,8 @@ class KDSVDF(_SingularVectors):
     Call arguments:
         student: `Features`; all its maps are read: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: Like `student`; sizes may differ. Where channels differ, a trained
-            `Projection` brings the student's to the teacher's.
+        teacher: Like `student`; sizes may differ. Where channels differ, a
+            trained `Projection` maps the student's to the teacher's.
         labels: Not used.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Graph-based knowledge distillation by multi-head attention network.
+"""Distills graphs of a batch, learnt by multi-head attention (MHGD).
 
 S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226.
 """
@@ -25,7 +25,7 @@ from keras_mhgd.methods.base.preparation import Preparation
 from keras_mhgd.methods.pieces.projection import projected, projections
 from keras_mhgd.methods.pieces.reductions import REDUCTIONS
 
-# Function and, by its value, its derivative.
+# Each function, and its derivative computed from the function's value.
 _ACTIVATIONS = {
     "tanh": (tf.tanh, lambda value: 1 - value**2),
     "linear": (tf.identity, tf.ones_like),
@@ -46,15 +46,15 @@ def graph_divergence(
     loss = sum over edges, heads a, rows i and columns j of
     G^S (log G^S - log G^T), with G = softmax_j(activation(queries keys^T)).
 
-    Memory grows linearly with the batch: the graphs are gone through in
-    blocks of rows, each of which gives its part of the loss and of the
-    gradient.
+    Memory grows linearly with the batch: the graphs are computed in blocks of
+    rows, and each block adds its part of the loss and of the gradient.
 
     Args:
         student: The factors of the logits, for each edge.
-        teacher: The same; no gradient flows into them.
-        activation: `"tanh"` (the published code) or `"linear"` (the
-            published formula), before the softmax of both.
+        teacher: Like `student`; no gradient flows into these factors.
+        activation: Function that is applied to the logits of both networks
+            before the softmax: `"tanh"` (the published code) or `"linear"`
+            (the published formula).
         reduction: `"sum"` over heads and rows (published) or their `"mean"`.
 
     Returns:
@@ -87,7 +87,7 @@ def _edge_divergence(student, teacher, activation, derivative):
 
     def block(queries, keys, of_teacher):
         bound = activation(Edge(queries, keys).logits)
-        # Logarithms come from log_softmax: no log of a vanishing graph.
+        # log_softmax avoids the logarithm of entries that underflow to 0.
         log_graph = tf.nn.log_softmax(bound)
         expected = activation(Edge(of_teacher, teacher.keys).logits)
         log_expected = tf.nn.log_softmax(expected)
@@ -95,8 +95,9 @@ def _edge_divergence(student, teacher, activation, derivative):
         graph = tf.exp(log_graph)
         rows = tf.reduce_sum(graph * difference, -1, keepdims=True)
         upstream = graph * (difference - rows) * derivative(bound)
-        # The sum over j of G^T - G^S is 0 but for rounding, whose effect on the
-        # other sum it cancels. Only what is left can put a row below 0.
+        # The sum over j of G^T - G^S is 0 except for rounding. Adding this sum
+        # cancels the rounding of the other sum. A row that is still below 0 is
+        # mere rounding.
         divergences = tf.reduce_sum(
             graph * (difference - 1) + tf.exp(log_expected), -1
         )
@@ -124,26 +125,26 @@ def _edge_divergence(student, teacher, activation, derivative):
 
 
 class Variant(NamedTuple):
-    """How MHGD differs from what is published, for ablations.
+    """Sets where MHGD deviates from its publication, for ablations.
 
     Attributes:
-        senses_logits: Whether the networks' logits, what a last softmax or
-            sigmoid gets, are a last sensing point beside the others: also of
-            methods beside this one that read sensing points.
+        senses_logits: Whether the networks' logits, the input of a final
+            softmax or sigmoid, are an additional, last sensing point. The
+            distiller's other methods then read this sensing point too.
         logit_activation: `"tanh"` before the softmax (the published code) or
             `"linear"` (the published formula).
         reduction: `"sum"` over heads and rows (published) or `"mean"`.
-        fix_signs: Whether the teacher's singular vectors have the sign that
-            makes their components' sum not negative. Published is the sign
-            that the solver gives.
-        statistics: What the heads normalise by in the transfer: `"moving"`,
-            the averages of MHAN's training (published), or `"batch"`, those
-            of the batch, each network's own.
-        svd_gradient: `"exact"`, or `"published"`, which is that of the
+        fix_signs: Whether each of the teacher's singular vectors has the sign
+            that makes the sum of its components not negative. In the
+            published method the sign is the solver's.
+        statistics: Statistics by which the heads normalise in the transfer:
+            `"moving"`, the moving averages of MHAN's training (published), or
+            `"batch"`, the batch's statistics, separate for each network.
+        svd_gradient: `"exact"`, or `"published"`, the gradient of the
             authors' code: see `keras_mhgd.linalg.right_singular_vectors`.
 
     Raises:
-        ValueError: From `MHGD`, if a value is none of these.
+        ValueError: Raised by `MHGD` if a value is none of those listed here.
     """
 
     senses_logits: bool = False
@@ -159,41 +160,43 @@ class MHGD(Method):
     """Transfers the teacher's graphs of a batch, learnt by attention.
 
     Before the student trains, a multi-head attention network (`MHAN`) learns
-    from the teacher alone how samples at one sensing point attend to those
-    at the point before. Then, at each step, features of both networks are
-    compressed to one vector a sample by SVD, pass through the same frozen
-    heads, and the student is trained to give the teacher's graphs:
-    `graph_divergence`, whose gradient is clipped by `clipping`.
+    from the teacher alone how samples at one sensing point attend to samples
+    at the point before. Then, at each step, SVD compresses the features of
+    both networks to one vector per sample. The vectors of both pass through
+    the same frozen heads, which give the graphs. The loss is the
+    `graph_divergence` of the student's graphs from the teacher's. Its
+    gradient is limited by the rule `clipping`.
 
     Args:
         num_heads: Attention heads of each edge, >= 1.
-        preparation_epochs: Epochs that MHAN trains for, >= 1.
-        preparation_learning_rate: Rate of MHAN's SGD (Nesterov momentum
-            0.9), > 0.
+        preparation_epochs: Epochs of MHAN's training, >= 1.
+        preparation_learning_rate: Learning rate of MHAN's SGD (Nesterov
+            momentum 0.9), > 0.
         scale_logits: Whether the logits of attention are divided by the
             square root of a head's width, in MHAN's training and in the
-            transfer. The paper's are not.
-        clipping: How the gradient joins the task's: `"per_variable"`
-            (published code), `"per_feature"` (one backward pass),
-            `"formula"` (published formula) or `None`. See
+            transfer. The paper doesn't divide them.
+        clipping: How the gradient is combined with the task's:
+            `"per_variable"` (published code), `"per_feature"` (one backward
+            pass), `"formula"` (published formula) or `None`. See
             `keras_mhgd.gradients`.
-        clip_bound: Multiplier of the norm that the first two allow, > 0.
-        graph_scope: Of several replicas of a `tf.distribute` strategy:
-            `"global"`, whose graphs are those of the whole batch, as on one
-            device, or `"replica"`, each those of its own part.
-        mhan: A trained `MHAN` of the same teacher and sensing points: it is
-            used as it is and not trained again. `num_heads` and
-            `scale_logits` are its own then; the variant's `fix_signs` must
-            be as it was trained.
-        weight: Multiplier of the loss, >= 0. Clipping can undo it.
-        variant: A `Variant`, or a dict of those of its values that differ
-            from this class's.
+        clip_bound: Multiplier of the norm that `"per_variable"` and
+            `"per_feature"` allow, > 0.
+        graph_scope: Which samples a graph joins if a `tf.distribute` strategy
+            has several replicas: `"global"`, those of the whole batch, as on
+            one device, or `"replica"`, those of one replica's part.
+        mhan: A trained `MHAN` for the same teacher and sensing points. It is
+            used unchanged and not trained again. `num_heads` and
+            `scale_logits` are then taken from it. The variant's `fix_signs`
+            must be the value that it was trained with.
+        weight: Multiplier of the loss, >= 0. Clipping can cancel its effect.
+        variant: A `Variant`, or a dict of the values that differ from this
+            class's default variant.
 
     Call arguments:
-        student: `Features` of the student. Where its maps' channels differ
-            from the teacher's, a linear `Projection` that trains with the
-            student brings them to the teacher's: its vectors go through heads
-            learnt on those. Heights and widths may differ.
+        student: `Features` of the student. Heights and widths may differ from
+            the teacher's. Where channels differ, a linear `Projection` that
+            trains with the student maps the student's channels to the
+            teacher's, because the heads were learnt on the teacher's vectors.
         teacher: `Features` of the teacher.
         labels: Not used.
 
@@ -201,7 +204,7 @@ class MHGD(Method):
         `{"mhgd": loss}`, a scalar, float32.
 
     Raises:
-        TypeError: If `mhan` or `variant` is of another kind.
+        TypeError: If `mhan` or `variant` is of a wrong type.
         ValueError: If an argument is out of range.
 
     Example:
@@ -214,10 +217,10 @@ class MHGD(Method):
     """
 
     terms = ("mhgd",)
-    needs = Needs(maps=True, least_points=2)  # an edge of the graph joins two
+    needs = Needs(maps=True, least_points=2)  # an edge joins two points
 
     _variant = Variant()
-    _first_point = 0  # where the student takes part
+    _first_point = 0  # the first point where the student's maps are read
 
     def __init__(
         self,
@@ -303,7 +306,7 @@ class MHGD(Method):
         )
 
     def reduce(self, student, teacher):
-        # Vectors, which are much smaller than maps.
+        # Replicas exchange vectors, which are much smaller than maps.
         expected = teacher.vectors
         if self.variant.fix_signs:
             expected = fixed_signs(expected)
@@ -330,15 +333,15 @@ class MHGD(Method):
     def graphs(
         self, student: Features, teacher: Features
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Computes both networks' graphs of a batch, to be looked at.
+        """Computes both networks' graphs of a batch, for display.
 
         Args:
             student: `Features` of the student.
-            teacher: Those of the teacher.
+            teacher: `Features` of the teacher.
 
         Returns:
-            The student's and the teacher's: for each edge `(num_heads, batch,
-            batch)`, float32, rows of which each sums to 1.
+            The student's graphs and the teacher's: for each edge a tensor
+            `(num_heads, batch, batch)`, float32, whose rows each sum to 1.
         """
         activation, _ = _ACTIVATIONS[self.variant.logit_activation]
         reduced = self.reduce(student, self.targets(teacher))
@@ -357,8 +360,8 @@ class MHGD(Method):
         )
 
     def get_config(self):
-        # No MHAN: `build` makes one like it, and its weights are saved and
-        # loaded as all weights are.
+        # MHAN is left out: `build` makes an equal one, whose weights are saved
+        # and loaded with all others.
         return {
             **super().get_config(),
             **self.preparation.get_config(),
@@ -374,7 +377,7 @@ class MHGD(Method):
 def _checked(
     default: Variant, given: Variant | Mapping[str, Any] | None
 ) -> Variant:
-    """Fills in what is not given, and checks all values."""
+    """Fills in missing values from the default, and checks all values."""
     found = given if isinstance(given, Variant) else default
     if isinstance(given, Mapping):
         for name in given:

@@ -1,4 +1,4 @@
-"""MHGD whose student attends to the teacher's samples: ours."""
+"""Distills MHGD's graphs with keys of the teacher: our own method."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,32 +13,35 @@ from keras_mhgd.methods.mhgd import MHGD, Variant
 class CrossMHGD(MHGD):
     """Transfers graphs in which the student attends to the teacher's samples.
 
-    As in `MHGD`, but that the keys of the student's graphs are the teacher's:
-    G^S = softmax(queries^S keys^T). Each sample of the student is placed among
-    the teacher's, which stay where they are. In MHGD all samples of the
-    student move at once, and its graphs can agree with the teacher's while
-    the features of both ends are wrong. The first sensing point takes part by
-    the teacher's features alone.
+    The method is `MHGD`, except that the keys of the student's graphs are the
+    teacher's: G^S = softmax(queries^S keys^T). Each sample of the student is
+    placed among the teacher's samples, which are fixed. In `MHGD` all samples
+    of the student move at once, and its graphs can agree with the teacher's
+    while the features at both ends of an edge are wrong. At the first sensing
+    point only the teacher's features are read.
 
-    Three settings differ from the published ones too. They were chosen by
-    ablations, see docs/evidence.md: the logits are a last sensing point, the
-    logits of attention are scaled, and the gradient is clipped where it enters
-    the student. The singular vectors have fixed signs, as in all of its
-    measured results.
+    Three settings also differ from the published ones. They were chosen by
+    ablations, see docs/evidence.md. The networks' logits are an additional,
+    last sensing point. The logits of attention are scaled. The gradient is
+    clipped where it enters the student. The singular vectors have fixed signs,
+    as in all measured results of this method.
 
     Args:
-        num_heads: As in `MHGD`, and so are all others.
-        preparation_epochs: Epochs that MHAN trains for, >= 1.
-        preparation_learning_rate: Rate of MHAN's SGD, > 0.
+        num_heads: Attention heads of each edge, >= 1. See `MHGD` for more on
+            this argument and all others.
+        preparation_epochs: Epochs of MHAN's training, >= 1.
+        preparation_learning_rate: Learning rate of MHAN's SGD, > 0.
         scale_logits: Whether the logits of attention are divided by the square
             root of a head's width.
-        clipping: How the gradient joins the task's.
+        clipping: How the gradient is combined with the task's.
         clip_bound: Multiplier of the norm that clipping allows, > 0.
-        graph_scope: Of several replicas, `"global"` or `"replica"`.
-        mhan: A trained `MHAN`, used as it is.
+        graph_scope: Which samples a graph joins with several replicas:
+            `"global"` or `"replica"`.
+        mhan: A trained `MHAN`, used unchanged.
         weight: Multiplier of the loss, >= 0.
-        variant: A `Variant`, or a dict of values that differ from this
-            class's: `senses_logits` and `fix_signs` are true here.
+        variant: A `Variant`, or a dict of the values that differ from this
+            class's default variant, whose `senses_logits` and `fix_signs` are
+            true.
 
     Call arguments:
         student: As in `MHGD`.

@@ -1,4 +1,4 @@
-"""Deep mutual learning.
+"""Trains two networks by each other's predictions (mutual learning).
 
 Y. Zhang, T. Xiang, T. M. Hospedales, H. Lu, CVPR 2018, arXiv:1706.00384.
 """
@@ -25,13 +25,13 @@ def mutual_losses(
     """Computes what each of two networks learns from the other.
 
     student = T^2 mean_b KL(p_T || p_S), teacher = T^2 mean_b KL(p_S || p_T),
-    with p = softmax(logits / T), T the temperature; in each loss the first
-    distribution is a constant. Symmetric, both are half of the sum of the two,
-    and no gradient is stopped.
+    with p = softmax(logits / T) and T the temperature. In each loss the first
+    distribution is a constant. With `symmetric`, both networks learn from half
+    of the sum of the two losses, and no gradient is stopped.
 
     Args:
         student_logits: `(batch, classes)`.
-        teacher_logits: The same.
+        teacher_logits: `(batch, classes)`.
         temperature: T, > 0.
         standardize: Whether each sample's logits are brought to mean 0 and
             standard deviation 1 first, in both networks.
@@ -40,8 +40,9 @@ def mutual_losses(
             all count.
 
     Returns:
-        Two scalars >= 0, the student's and the teacher's. Symmetric, the
-        second is 0: the first one's gradient reaches both networks.
+        Two scalars >= 0, the student's loss and the teacher's. With
+        `symmetric`, the first is half of the sum, and its gradient reaches
+        both networks. The second is then 0.
     """
     student = as_float(student_logits, teacher_logits)
     teacher = as_float(teacher_logits, student_logits)
@@ -69,25 +70,27 @@ class MutualLearning(LogitMethod):
     """Trains student and teacher together, each by the other's predictions.
 
     The student's loss is its task loss plus KL(p_T || p_S), the teacher's its
-    task loss plus KL(p_S || p_T): see `mutual_losses`. The teacher may be
-    trained or not; it changes, in training mode.
+    task loss plus KL(p_S || p_T): see `mutual_losses`. The teacher may have
+    been trained before or not. It runs in training mode, and its weights
+    change.
 
-    Both networks are updated at once, from the same predictions; the paper
+    Both networks are updated at once, from the same predictions. The paper
     updates one after the other.
 
     Args:
-        temperature: Divides the logits, > 0; its square multiplies the
-            losses. The paper has none: 1.
-        standardize: Whether logits are standardized for each sample first
+        temperature: Divides the logits, > 0. Its square multiplies the
+            losses. The paper has no temperature, which is a value of 1.
+        standardize: Whether each sample's logits are standardized first
             (S. Sun et al., CVPR 2024, arXiv:2403.01427).
-        symmetric: Whether both learn from half the sum of both divergences
-            (the code of MHGD's authors) instead of from one each (the paper).
+        symmetric: Whether both networks learn from half the sum of both
+            divergences (the code of MHGD's authors), instead of each from one
+            divergence (the paper).
         weight: Multiplier of the terms, >= 0. The paper's is 1.
 
     Call arguments:
         student: `Features` of the student; `logits` are `(batch, classes)`.
-        teacher: `Features` of the teacher, of the same classes.
-        labels: Not used; both task losses are the distiller's.
+        teacher: `Features` of the teacher, with the student's classes.
+        labels: Not used; the distiller computes both task losses.
 
     Returns:
         `{"mutual_learning": loss, "mutual_learning_of_teacher": loss}`, two

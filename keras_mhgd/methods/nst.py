@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer.
+"""Distills the patterns of channels (neuron selectivity transfer).
 
 Z. Huang, N. Wang, "Like What You Like: Knowledge Distill via Neuron
 Selectivity Transfer", 2017, arXiv:1707.01219.
@@ -29,8 +29,8 @@ def neuron_selectivity_loss(
 ) -> tf.Tensor:
     """Computes how far the distributions of channels' patterns differ.
 
-    The squared maximum mean discrepancy with the kernel k(a, b) = (a . b)^2:
-    loss = sum over points of mean over samples of
+    The loss is the squared maximum mean discrepancy with the kernel
+    k(a, b) = (a . b)^2: loss = sum over points of mean over samples of
     mean_tt' k(t, t') + mean_ss' k(s, s') - 2 mean_st k(s, t),
     where s and t run over the channels of student and teacher; each is the
     unit vector of a channel's values over positions.
@@ -38,15 +38,15 @@ def neuron_selectivity_loss(
     Args:
         student_maps: One for each point: `(batch, height, width, D)` or
             `(batch, length, D)`, any float dtype.
-        teacher_maps: The same; channels may differ, and the larger of two
-            sizes is average-pooled to the smaller. No gradient flows into
-            them.
-        masks: `(batch, length)` for each point whose sequences are padded,
-            false there: patterns are zero at these positions. `None` for other
+        teacher_maps: Like `student_maps`; channels may differ, and the larger
+            of two sizes is average-pooled to the smaller. No gradient flows
+            into them.
+        masks: `(batch, length)` for each point with padded sequences, false
+            at padded positions, where patterns are zero. `None` for other
             points, or for all.
 
     Returns:
-        Scalar, float32 or float64: >= 0 but for round-off.
+        Scalar, float32 or float64: >= 0 except for round-off.
     """
     losses = []
     for (student, mask), teacher in zip(
@@ -70,9 +70,9 @@ def _mean_kernel(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class NST(Method):
-    """Matches the distribution of what the channels of a map select.
+    """Matches the distribution of the patterns that channels select.
 
-    loss = weight MMD^2, at the last sensing point, with the polynomial kernel
+    loss = weight MMD^2 at the last sensing point, with the polynomial kernel
     (a . b)^2 between the channels' unit vectors over positions. See
     `neuron_selectivity_loss`.
 
@@ -82,7 +82,7 @@ class NST(Method):
     Call arguments:
         student: `Features`; the last of its maps is read:
             `(batch, height, width, D)` or `(batch, length, D)`.
-        teacher: The same; size and channels may differ.
+        teacher: Like `student`; size and channels may differ.
         labels: Not used.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A comprehensive overhaul of feature distillation.
+"""Distills maps before the activation, with a margin (overhaul).
 
 B. Heo, J. Kim, S. Yun, H. Park, N. Kwak, J. Y. Choi, ICCV 2019,
 arXiv:1904.01866.
@@ -31,22 +31,23 @@ def overhaul_loss(
     margins: Sequence[tf.Tensor],
     masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
-    """Computes the partial L2 distance from maps with a margin ReLU.
+    """Computes the partial L2 distance to the teacher's margin ReLU.
 
     loss = sum over points of w mean over samples of the sum over positions
-    and channels of (s - t')^2, t' = max(t, margin), but 0 where
-    s <= t' <= 0. The last point's w is 1, each other's half of the next's.
+    and channels of (s - t')^2, with t' = max(t, margin). Entries with
+    s <= t' <= 0 count as 0. The last point's w is 1, and every other point's w
+    is half of the next point's.
 
     Args:
-        student_maps: Before the activation, one for each point, front end
-            first: maps, sequences or vectors, any float dtype.
-        teacher_maps: The same, with the student's channels; the larger of two
-            sizes is average-pooled to the smaller. No gradient flows into
-            them.
-        margins: `(channels,)` <= 0 for each point, such as
-            `margins_from_batch_norm` gives; constants.
-        masks: `(batch, length)` for each point whose sequences are padded,
-            false there: these positions don't count in the sum. `None` for
+        student_maps: Maps, sequences or vectors before the activation, one
+            for each point, front end first; any float dtype.
+        teacher_maps: Like `student_maps`, with the student's channels; the
+            larger of two sizes is average-pooled to the smaller. No
+            gradient flows into them.
+        margins: `(channels,)` <= 0 for each point, for example from
+            `margins_from_batch_norm`. No gradient flows into them.
+        masks: `(batch, length)` for each point with padded sequences, false
+            at padded positions, which don't count in the sum. `None` for
             other points, or for all.
 
     Returns:
@@ -65,7 +66,7 @@ def overhaul_loss(
         student, teacher = to_one_size(student, teacher)
         margin = tf.cast(margin, teacher.dtype)
         target = tf.stop_gradient(tf.maximum(teacher, margin))
-        # Where both are inactive, how much doesn't matter.
+        # Where both neurons are inactive, their difference doesn't matter.
         skipped = (student <= target) & (target <= 0)
         difference = tf.where(~skipped, student - target, 0)
         of_samples = tf.reduce_sum(
@@ -79,11 +80,12 @@ def overhaul_loss(
 def margins_from_batch_norm(gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     """Computes margins from the batch normalisation before an activation.
 
-    margin = E[x | x < 0] with x normal, of mean beta and deviation |gamma|;
-    -3 |gamma| where x is negative with probability 0.001 or less.
+    margin = E[x | x < 0], where x is normal with mean beta and standard
+    deviation |gamma|; -3 |gamma| where x is negative with probability 0.001
+    or less.
 
-    An `Overhaul` measures its margins instead. These can take their place:
-    `method.margins[0].assign(...)`.
+    `Overhaul` measures its margins on the training data instead. To use these
+    margins, assign them: `method.margins[0].assign(...)`.
 
     Args:
         gamma: Scales `(channels,)`, any float dtype.
@@ -104,13 +106,13 @@ def margins_from_batch_norm(gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class Overhaul(Method):
-    """Matches maps before the activation where that makes a difference.
+    """Matches maps before the activation, except where both are inactive.
 
     loss = weight sum over points of w mean over samples of the sum over
-    positions and channels of (r(s) - t')^2, but 0 where r(s) <= t' <= 0, with
-    t' = max(t, margin) and r a trained `Connector` to the teacher's channels;
-    w is 1 at the last point and halves from point to point towards the front
-    end. See `overhaul_loss`.
+    positions and channels of (r(s) - t')^2, with t' = max(t, margin) and r a
+    trained `Connector` to the teacher's channels. Entries with
+    r(s) <= t' <= 0 count as 0. w is 1 at the last point and halves from point
+    to point towards the front end. See `overhaul_loss`.
 
     The margin of a channel is the mean of the teacher's negative responses,
     0 if there are none. It is measured on the training data before the
@@ -118,14 +120,15 @@ class Overhaul(Method):
 
     Args:
         weight: Multiplier of the loss, >= 0. The default is that of the
-            authors' code for CIFAR-100; for ImageNet it is a tenth.
+            authors' code for CIFAR-100. For ImageNet their weight is a tenth
+            of that.
 
     Call arguments:
         student: `Features`; all of `maps_before_activation` are read: `(batch,
-            height, width, D)`, `(batch, length, D)` or `(batch, D)`. A sensing
-            point without an activation gives its output.
-        teacher: The same; size and channels may differ. The larger of two
-            sizes is average-pooled to the smaller.
+            height, width, D)`, `(batch, length, D)` or `(batch, D)`. The
+            output of a sensing point without an activation is read instead.
+        teacher: Like `student`; size and channels may differ. The larger of
+            two sizes is average-pooled to the smaller.
         labels: Not used.
 
     Returns:
@@ -133,7 +136,7 @@ class Overhaul(Method):
 
     Raises:
         ValueError: If `weight` is negative, or if two maps cannot be brought
-            to one size. Sequences of two lengths cannot if one of them is
+            to one size. Two sequences must have one length if one of them is
             padded.
 
     Example:
@@ -150,7 +153,7 @@ class Overhaul(Method):
 
     def __init__(self, weight: float = 1e-3, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        # The rate is not used: nothing is trained.
+        # The learning rate is not used: nothing is trained.
         self.preparation = Preparation(epochs=1, learning_rate=1.0)
 
     def build(self, student, teacher):
@@ -201,7 +204,8 @@ class _NegativeMeans(keras.Model):
         super().__init__()
         self._means = means
         self._teacher = teacher
-        # Sums of small numbers over all positions of all images: float64.
+        # float64, because small numbers are summed over all positions of all
+        # images.
         self._sums, self._counts = (
             [
                 self.add_weight(
@@ -243,5 +247,5 @@ class _NegativeMeans(keras.Model):
                 tf.convert_to_tensor(total), tf.convert_to_tensor(count)
             )
             mean.assign(tf.cast(found, mean.dtype))
-        # Keras needs an entry; there is no loss, so it shows 0.
+        # Keras needs an entry. No loss is computed, so the entry shows 0.
         return self.get_metrics_result()

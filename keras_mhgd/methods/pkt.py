@@ -1,4 +1,4 @@
-"""Learning deep representations with probabilistic knowledge transfer.
+"""Distills similarities within a batch as probabilities (PKT).
 
 N. Passalis, A. Tefas, ECCV 2018, arXiv:1803.10837.
 """
@@ -20,8 +20,8 @@ def probabilistic_transfer_loss(
 
     loss = 1/B^2 sum_ij p^T_ij log((p^T_ij + e) / (p^S_ij + e)), with
     p_ij = c_ij / sum_j c_ij, c_ij = (cos(x_i, x_j) + 1) / 2, e = 1e-7 and B
-    the batch. Pairs i = j are included, and the sum is divided by B^2, as in
-    the authors' code; the paper writes the sum over i != j.
+    the batch size. Pairs i = j are included, and the sum is divided by B^2, as
+    in the authors' code. The paper writes the sum over i != j.
 
     Args:
         student: Embeddings `(batch, D)`.
@@ -33,11 +33,12 @@ def probabilistic_transfer_loss(
     """
     student, teacher = student_and_target(student, teacher)
     ours, theirs = _probabilities(student), _probabilities(teacher)
-    # log(a / b) as log1p(a / b - 1): the probabilities are close together.
-    # No p_ij with i != j exceeds 1/2, so that the argument is above -1.
+    # log(a / b) is taken as log1p(a / b - 1), because the probabilities are
+    # close together. No p_ij with i != j exceeds 1/2, so the argument is above
+    # -1.
     ratio = tf.math.log1p((theirs - ours) / (ours + _EPSILON))
-    # The differences add up to 0 but for rounding, whose effect on the other
-    # sum they cancel: it would be 1e-5 of the loss.
+    # The differences add up to 0 except for rounding. Subtracting them cancels
+    # the rounding of the other sum, which would be 1e-5 of the loss.
     return tf.reduce_mean(theirs * ratio - (theirs - ours))
 
 
@@ -45,15 +46,16 @@ def probabilistic_transfer_loss(
 class PKT(Method):
     """Matches the probability that samples of a batch are neighbours.
 
-    loss = probabilistic_transfer_loss: the divergence of the distributions
-    that the cosines of the embeddings give, row by row.
+    loss = weight probabilistic_transfer_loss. For each sample, the cosines
+    with all embeddings of the batch give a distribution. The loss is the
+    divergence of these distributions in student and teacher.
 
-    It compares relations, so that the embeddings' widths may differ.
+    The method compares relations, so the embeddings' widths may differ.
 
     Args:
         weight: Multiplier of the loss, >= 0. The loss is a mean over
-            batch^2 small numbers; the default is what the published
-            comparison of methods (RepDistiller) multiplies it by.
+            batch^2 small numbers. The default is the weight in the published
+            comparison of methods (RepDistiller).
 
     Call arguments:
         student: `Features` of the student; `embedding` is `(batch, D)`.
@@ -89,5 +91,5 @@ class PKT(Method):
 def _probabilities(x: tf.Tensor) -> tf.Tensor:
     # A cosine can be below -1 by round-off.
     similar = tf.maximum((cosines(x) + 1) / 2, 0)
-    # At least 1/2: that of a row with itself.
+    # Each sum is at least 1/2, because a row is similar to itself.
     return similar / tf.reduce_sum(similar, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What to use where nothing is known yet: ours, measured in the benchmarks."""
+"""Makes our recommended methods, as measured in the benchmarks."""
 
 from keras_mhgd.methods.base.method import Method
 from keras_mhgd.methods.dist import DIST
@@ -9,9 +9,10 @@ from keras_mhgd.methods.soft_logits import SoftLogits
 def recommended() -> list[Method]:
     """Makes MHGD by cross attention, soft logits and DIST.
 
-    Each is as it is by default. The transfer of graphs is clipped where it
-    enters the student, to 0.3 sigmoid(t) times the gradient that the others
-    have there, t epochs after it began.
+    Each method has its default arguments. The gradient of the graph transfer
+    is clipped where it enters the student: its norm is at most 0.3 sigmoid(t)
+    times the norm of the gradient of all other losses, t epochs after the
+    transfer began.
 
     Returns:
         New methods.

@@ -1,4 +1,4 @@
-"""Distilling knowledge via knowledge review.
+"""Distills maps that are fused from several stages (knowledge review).
 
 P. Chen, S. Liu, H. Zhao, J. Jia, CVPR 2021, arXiv:2104.09044.
 """
@@ -23,14 +23,15 @@ def hierarchical_context_loss(
     """Computes how far maps differ, in detail and in ever larger parts.
 
     loss = sum over points of the weighted mean, over the levels of a pyramid,
-    of mean (P s - P t)^2, with P the average pooling to a grid: that of the
-    map itself with weight 1, and those of 4 x 4, 2 x 2 and 1 that are smaller,
-    each with half the weight of the one before.
+    of mean (P s - P t)^2, with P the average pooling to the level's grid. The
+    first grid is that of the map itself, with weight 1. The others are those
+    of 4 x 4, 2 x 2 and 1 that are smaller than the map, each with half the
+    weight of the grid before.
 
     Args:
         student_maps: One for each point: `(batch, height, width, D)`, any
             float dtype.
-        teacher_maps: The same, of the same, known sizes and the same
+        teacher_maps: Like `student_maps`, with equal, known sizes and equal
             channels. No gradient flows into them.
 
     Returns:
@@ -44,7 +45,7 @@ def hierarchical_context_loss(
         total = weight
         for level in _LEVELS:
             if level < min(difference.shape[1:3]):
-                # Pooling is linear: that of the difference is enough.
+                # Pooling is linear, so pooling the difference is enough.
                 grid = tf.zeros((1, level, level, 1))
                 pooled, _ = to_one_size(difference, grid)
                 weight /= 2
@@ -56,26 +57,28 @@ def hierarchical_context_loss(
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class ReviewKD(Method):
-    """Matches the teacher's maps by the student's fused with later ones.
+    """Matches the teacher's maps by the student's, fused with later maps.
 
-    loss = weight `hierarchical_context_loss` of fused maps and the teacher's.
-    From the back end to the front, a module fuses the student's map with what
-    the module before made of all later ones: z x + z' y, with x the map
-    through a convolution, y the other resized, and z, z' in (0, 1) the
-    attention that each position pays to either. A convolution brings that to
-    the teacher's channels. The embeddings stand for the last stage.
+    loss = weight `hierarchical_context_loss` of the student's fused maps and
+    the teacher's maps. From the back end to the front, a module for each stage
+    fuses the student's map with the fused map of the module before: z x + z' y.
+    x is the map after a convolution, and y is the other map, resized. z and z'
+    in (0, 1) are the attention that each position pays to x and y. A second
+    convolution brings the fused map to the teacher's channels. The embeddings
+    stand for the last stage.
 
     The modules train with the student.
 
     Args:
-        weight: Multiplier of the loss, >= 0. The default is the published
-            code's, and ImageNet's; for CIFAR-100 it goes from 0.6 to 8, by
-            the pair of networks, and is raised from 0 in 20 epochs.
+        weight: Multiplier of the loss, >= 0. The default is that of the
+            published code and of its ImageNet training. For CIFAR-100 the
+            weight is 0.6 to 8, depending on the pair of networks, and is
+            raised from 0 over 20 epochs.
 
     Call arguments:
         student: `Features`; all its maps are read, `(batch, height, width,
             D)`, and its `embedding`, `(batch, D)`.
-        teacher: The same; sizes and channels may differ.
+        teacher: Like `student`; sizes and channels may differ.
         labels: Not used.
 
     Returns:
@@ -123,9 +126,10 @@ class ReviewKD(Method):
 
 
 class _Fusion(keras.Layer):
-    """Fuses a stage with the later ones, and shapes that like the teacher's.
+    """Fuses a stage with later ones, in the shape of the teacher's stage.
 
-    Statistics of the batch normalise, always: it is called in training only.
+    Normalisation always uses batch statistics, because the layer is only
+    called in training.
     """
 
     def __init__(self, channels, target_shape, fuses, name):
@@ -178,7 +182,7 @@ def _convolution(
 
 
 def _resized(x: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
-    """Takes the nearest position: floor(i H / h) for the i-th of h."""
+    """Resizes to the nearest position: floor(i H / h) for the i-th of h."""
     for axis, size in enumerate(sizes, start=1):
         length = x.shape[axis]
         if length != size:
@@ -188,7 +192,7 @@ def _resized(x: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
 
 
 def _stages(features: Features) -> list[tf.Tensor]:
-    """The embedding as a map of one position, then the maps, last first."""
+    """Lists the embedding, as a one-position map, and the maps, last first."""
     embedding = features.embedding[:, tf.newaxis, tf.newaxis]
     return [embedding, *reversed(features.maps)]
 

@@ -1,4 +1,4 @@
-"""Relational knowledge distillation.
+"""Distills distances and angles within a batch (relational distillation).
 
 W. Park, D. Kim, Y. Lu, M. Cho, CVPR 2019, arXiv:1904.05068.
 """
@@ -15,7 +15,7 @@ from keras_mhgd.methods.pieces.targets import student_and_target
 def relational_distance_loss(
     student: tf.Tensor, teacher: tf.Tensor, normalize: bool = False
 ) -> tf.Tensor:
-    """Computes how far the relative distances of a batch are off.
+    """Computes how far the relative distances within a batch differ.
 
     loss = mean_ij h(psi^S_ij - psi^T_ij), psi_ij = |x_i - x_j| / mu, with mu
     the mean distance over the pairs i != j and Huber's
@@ -25,9 +25,9 @@ def relational_distance_loss(
         student: Embeddings `(batch, D)`.
         teacher: Embeddings `(batch, D')`, D' may differ from D; no gradient
             flows into them.
-        normalize: Whether embeddings are brought to unit length first and mu
-            is the mean over all batch^2 pairs, the zeros i = j included: the
-            code of MHGD's authors. `False` is RKD's own.
+        normalize: Whether embeddings are scaled to unit length first and mu
+            is the mean over all batch^2 pairs, including the zeros i = j, as
+            in the code of MHGD's authors. `False` is as in RKD's own code.
 
     Returns:
         Scalar >= 0; 0 where all relative distances are equal.
@@ -40,17 +40,17 @@ def relational_distance_loss(
 def relational_angle_loss(
     student: tf.Tensor, teacher: tf.Tensor, normalize: bool = False
 ) -> tf.Tensor:
-    """Computes how far the angles of a batch are off.
+    """Computes how far the angles within a batch differ.
 
-    loss = mean_ijk h(a^S_ijk - a^T_ijk), a_ijk = e_ij . e_ik the cosine of the
-    angle at x_i, with e_ij the direction from x_i to x_j and h as in
-    `relational_distance_loss`. Cosines with a vanishing side are 0.
+    loss = mean_ijk h(a^S_ijk - a^T_ijk). a_ijk = e_ij . e_ik is the cosine of
+    the angle at x_i, with e_ij the direction from x_i to x_j, and h is as in
+    `relational_distance_loss`. A cosine is 0 if a side has length 0.
 
     Args:
         student: Embeddings `(batch, D)`.
         teacher: Embeddings `(batch, D')`, D' may differ from D; no gradient
             flows into them.
-        normalize: Whether embeddings are brought to unit length first.
+        normalize: Whether embeddings are scaled to unit length first.
 
     Returns:
         Scalar >= 0; 0 where all angles are equal.
@@ -67,16 +67,16 @@ class RKD(Method):
     loss = distance_weight relational_distance_loss
     + angle_weight relational_angle_loss.
 
-    Both compare relations, so that the embeddings' widths may differ. Memory
+    Both terms compare relations, so the embeddings' widths may differ. Memory
     grows with batch^2 D and batch^3.
 
     Args:
         distance_weight: Multiplier of the distances' term, >= 0.
         angle_weight: Multiplier of the angles' term, >= 0. The defaults are
             those of the paper's classification experiments.
-        normalize: Whether embeddings are brought to unit length first and
-            distances are relative to the mean over all pairs, i = j included
-            (the code of MHGD's authors). The default is RKD's own code.
+        normalize: Whether embeddings are scaled to unit length first and
+            distances are relative to the mean over all pairs, including i = j
+            (the code of MHGD's authors). The default is as in RKD's own code.
         weight: Multiplier of both terms, >= 0.
 
     Call arguments:
@@ -137,10 +137,10 @@ class RKD(Method):
 
 
 def _sides(x: tf.Tensor, normalize: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Directions `(batch, batch, D)` and lengths of x_j - x_i at [i, j].
+    """Gives directions `(batch, batch, D)` and lengths of x_j - x_i at [i, j].
 
-    From the differences themselves: through products of rows, a distance in
-    float32 would be round-off where it is small.
+    Both are computed from the differences. A small distance that is computed
+    from products of rows in float32 would be mere round-off.
     """
     if normalize:
         x, _ = direction_and_length(x)
@@ -151,7 +151,8 @@ def _distances(x: tf.Tensor, normalize: bool) -> tf.Tensor:
     _, distances = _sides(x, normalize)
     batch = tf.cast(tf.shape(x)[0], x.dtype)
     pairs = batch * (batch if normalize else batch - 1)
-    # Equal rows have no mean distance, one row has no pairs: 0 for both.
+    # Equal rows have mean distance 0, and one row has no pairs. Both
+    # divisions then give 0.
     mean = tf.math.divide_no_nan(tf.reduce_sum(distances), pairs)
     return tf.math.divide_no_nan(distances, mean)
 

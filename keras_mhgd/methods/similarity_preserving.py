@@ -1,4 +1,4 @@
-"""Similarity-preserving knowledge distillation.
+"""Distills the similarities of a batch's samples.
 
 F. Tung, G. Mori, ICCV 2019, arXiv:1907.09682.
 """
@@ -19,15 +19,15 @@ def similarity_preserving_loss(
 ) -> tf.Tensor:
     """Computes how far the similarities of a batch's samples differ.
 
-    loss = sum over points of ||G^S - G^T||_F^2 / batch^2, with G = F F^T, its
-    rows made unit vectors, F `(batch, positions x channels)` the flattened
-    map.
+    loss = sum over points of ||G^S - G^T||_F^2 / batch^2. G is F F^T with its
+    rows scaled to unit length, and F `(batch, positions x channels)` is the
+    flattened map.
 
     Args:
         student_maps: One for each point: maps, sequences or vectors, any
             float dtype.
-        teacher_maps: The same; sizes and channels may differ from the
-            student's. No gradient flows into them.
+        teacher_maps: Like `student_maps`; sizes and channels may differ. No
+            gradient flows into them.
 
     Returns:
         Scalar >= 0, float32 or float64.
@@ -37,7 +37,7 @@ def similarity_preserving_loss(
         squares = tf.math.squared_difference(
             *student_and_target(_similarities(student), _similarities(teacher))
         )
-        # The batch is square: the mean divides by batch^2.
+        # The matrix is batch x batch, so the mean divides by batch^2.
         losses.append(tf.reduce_mean(squares))
     return tf.add_n(losses)
 
@@ -61,7 +61,7 @@ class SimilarityPreserving(Method):
     Call arguments:
         student: `Features`; the last of its maps is read: `(batch, height,
             width, D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: The same; size and channels may differ.
+        teacher: Like `student`; size and channels may differ.
         labels: Not used.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Distilling the knowledge in a neural network.
+"""Distills softened predictions (Hinton's knowledge distillation).
 
 G. Hinton, O. Vinyals, J. Dean, NIPS workshop 2014, arXiv:1503.02531.
 """
@@ -31,11 +31,11 @@ def soft_logits_loss(
 
     Args:
         student_logits: `(batch, classes)`.
-        teacher_logits: The same; no gradient flows into them.
+        teacher_logits: `(batch, classes)`; no gradient flows into them.
         temperature: T, > 0.
-        scale_by_temperature: Whether the factor T^2 is there, which keeps the
-            gradient's size as T changes (the paper); without it the loss is
-            that of the authors' code of MHGD.
+        scale_by_temperature: Whether the loss has the factor T^2 (the paper),
+            which keeps the gradient's size as T changes. The code of MHGD's
+            authors has no such factor.
         standardize: Whether each sample's logits are brought to mean 0 and
             standard deviation 1 first, in both networks.
         weights: 1 for rows that count and 0 for others, `(batch,)`; `None` if
@@ -58,26 +58,27 @@ class SoftLogits(LogitMethod):
     loss = T^2 mean_b KL(p_T || p_S), with p = softmax(logits / T). The mean
     is over samples, or over the positions of dense outputs.
 
-    Outputs that are independent labels give the mean over labels of
-    T^2 KL(p_T || p_S) with p the distribution of yes and no. Outputs that are
-    values give the mean squared difference, embeddings the mean of one less
-    their cosine, both without a temperature.
+    For independent labels, the loss is the mean over labels of
+    T^2 KL(p_T || p_S) with p the distribution of yes and no. For values it is
+    the mean squared difference, for embeddings the mean of one less their
+    cosine. Values and embeddings have no temperature.
 
     Args:
-        temperature: T, > 0. The paper tries 1 to 20; 4 is the published
-            codes' value.
-        scale_by_temperature: Whether the factor T^2 is there (the paper).
-            The code of MHGD's authors trains without it.
-        standardize: Whether logits are standardized for each sample first
-            (Sun et al.): the student then learns how the teacher's logits
-            relate, not how large they are. That paper's temperature is 2,
-            its weight 9 beside a task weight of 1.
+        temperature: T, > 0. The paper tries 1 to 20. 4 is the value in
+            published code.
+        scale_by_temperature: Whether the loss has the factor T^2 (the paper).
+            The code of MHGD's authors trains without this factor.
+        standardize: Whether each sample's logits are standardized first
+            (Sun et al.). The student then learns how the teacher's logits
+            relate, not how large they are. Sun et al. use a temperature of 2
+            and a weight of 9 beside a task weight of 1.
         weight: Multiplier of the loss, >= 0. The default is that of common
-            published code, beside a task weight of 0.1; the paper gives none.
+            published code, beside a task weight of 0.1. The paper gives no
+            weight.
 
     Call arguments:
         student: `Features` of the student; `logits` are `(batch, classes)`.
-        teacher: `Features` of the teacher, of the same classes.
+        teacher: `Features` of the teacher, with the student's classes.
         labels: Not used.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Variational information distillation for knowledge transfer.
+"""Distills maps by variational information (VID).
 
 S. Ahn, S. X. Hu, A. Damianou, N. D. Lawrence, Z. Dai, CVPR 2019,
 arXiv:1904.05835.
@@ -32,20 +32,21 @@ def variational_information_loss(
     variances: Sequence[tf.Tensor],
     masks: Sequence[tf.Tensor | None] | None = None,
 ) -> tf.Tensor:
-    """Computes how improbable the teacher's maps are to the student.
+    """Computes how improbable the teacher's maps are given the student's.
 
     loss = sum over points of mean of 1/2 (log v + (t - m)^2 / v), over
-    samples, positions and channels: the negative logarithm of a Gaussian
-    density, but for a constant.
+    samples, positions and channels. Up to a constant, this is the negative
+    logarithm of a Gaussian density.
 
     Args:
-        means: One for each point, `(..., D)`: the teacher's map as it is
-            predicted from the student's, any float dtype.
-        teacher_maps: The same shapes. No gradient flows into them.
+        means: The teacher's map as predicted from the student's, `(..., D)`
+            for each point, any float dtype.
+        teacher_maps: Maps of the shapes of `means`. No gradient flows into
+            them.
         variances: `(D,)` for each point, > 0.
-        masks: `(batch, length)` for each point whose sequences are padded,
-            false there: the mean is over the other positions. `None` for other
-            points, or for all.
+        masks: `(batch, length)` for each point with padded sequences, false
+            at padded positions; the mean is over the other positions. `None`
+            for other points, or for all.
 
     Returns:
         Scalar, float32 or float64; below 0 where small variances are right.
@@ -65,8 +66,9 @@ def variational_information_loss(
 class _Regressor(keras.Layer):
     """Predicts the teacher's map from the student's: means and variances.
 
-    Three dense layers without bias, on maps 1 x 1 convolutions; ReLU between
-    them. One variance for each of the teacher's channels.
+    The means come from three dense layers without bias, with ReLU between
+    them. On maps these layers are 1 x 1 convolutions. Each of the teacher's
+    channels has one variance.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class _Regressor(keras.Layer):
         self.alpha = self.add_weight(
             name="alpha",
             shape=input_shape[-1:],
-            # The inverse of softplus: variances begin at 5.
+            # The inverse of softplus: variances begin at 5 + min_variance.
             initializer=keras.initializers.Constant(
                 float(np.log(np.expm1(_INITIAL_VARIANCE)))
             ),
@@ -118,30 +120,31 @@ class _Regressor(keras.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class VID(Method):
-    """Raises a lower bound of what student and teacher maps have in common.
+    """Raises a lower bound on the mutual information of both networks' maps.
 
-    loss = weight sum over points of mean of 1/2 (log v + (t - r(s))^2 / v),
-    with r a small network that predicts the teacher's map from the
-    student's, and v = softplus(alpha) + min_variance for each channel of the
-    teacher: channels that can't be predicted get a large variance and count
-    less. Both train with the student. See `variational_information_loss`.
+    loss = weight sum over points of mean of 1/2 (log v + (t - r(s))^2 / v).
+    r is a small network that predicts the teacher's map from the student's.
+    v = softplus(alpha) + min_variance is the variance of each of the teacher's
+    channels. Channels that can't be predicted get a large variance and count
+    less. r and alpha train with the student. See
+    `variational_information_loss`.
 
     Args:
-        expansion: Width of r's two hidden layers over the teacher's channels,
-            > 0.
+        expansion: Width of r's two hidden layers divided by the teacher's
+            number of channels, > 0.
         normalize: Whether batch normalisation, by batch statistics, follows
-            each layer of r, the last included.
+            each layer of r, including the last.
         min_variance: Added to each variance, > 0.
         weight: Multiplier of the loss, >= 0. 1 is in use with this mean.
 
-    The defaults are the authors' code as RepDistiller has it; the other form
+    The defaults are those of the authors' code in RepDistiller. The other form
     in use is `VID(expansion=2, normalize=True, min_variance=1)`.
 
     Call arguments:
         student: `Features`; all its maps are read: `(batch, height, width,
             D)`, `(batch, length, D)` or `(batch, D)`.
-        teacher: The same; size and channels may differ. The larger of two
-            sizes is average-pooled to the smaller before r.
+        teacher: Like `student`; size and channels may differ. The larger of
+            two sizes is average-pooled to the smaller before r is applied.
         labels: Not used.
 
     Returns:
@@ -149,7 +152,7 @@ class VID(Method):
 
     Raises:
         ValueError: If an argument is out of range, or if two maps cannot be
-            brought to one size. Sequences of two lengths cannot if one of
+            brought to one size. Two sequences must have one length if one of
             them is padded.
 
     Example:

@@ -1,4 +1,4 @@
-"""What runs share of one teacher: its outputs, and what is learnt from it."""
+"""Shares a teacher's features, and networks learnt from it, among runs."""
 
 from keras_mhgd.reuse.preparations import Preparations
 from keras_mhgd.reuse.teacher_cache import TeacherCache

@@ -1,4 +1,4 @@
-"""Networks that methods learn from a teacher alone, shared through a folder."""
+"""Stores networks that methods learn from a teacher alone, for other runs."""
 
 import contextlib
 import hashlib
@@ -14,16 +14,16 @@ from keras_mhgd.storage.networks import read_network, save_network
 
 
 class Preparations:
-    """A folder of networks that were learnt from one teacher.
+    """Stores networks that methods learn from a teacher alone, in a folder.
 
-    A folder's name stands for all that its networks depend on: arguments of
-    the method (`Preparation.depends_on`), the shapes of the weights, and so the
-    sensing points, the data and the teacher.
+    The networks of a method are in a subfolder. Its name is a hash of all that
+    the networks depend on: the arguments of the method's preparation,
+    `Preparation.depends_on`, the shapes of the weights, and `learnt_on`.
 
     Args:
-        directory: Where the folders are; made if missing.
-        learnt_on: What the networks depend on beside their method, plain JSON
-            values.
+        directory: The folder; made if missing.
+        learnt_on: What the networks depend on besides their method, such as the
+            teacher, the data and the sensing points; plain JSON values.
 
     Raises:
         OSError: If the folder can't be written.
@@ -49,9 +49,9 @@ class Preparations:
         return locked(self._directory, wait=True)
 
     def restore(self, built: Iterable[methods.Method]) -> None:
-        """Takes over the networks that are there, into built methods.
+        """Copies stored networks into built methods, if there are any.
 
-        What is prepared stays as it is.
+        Methods that are already prepared are not changed.
 
         Raises:
             OSError: If a file can't be read.
@@ -67,7 +67,7 @@ class Preparations:
                 )
 
     def keep(self, built: Iterable[methods.Method]) -> None:
-        """Saves the networks that methods have learnt, if not there yet."""
+        """Saves the networks that methods have learnt, if not saved yet."""
         for method in built:
             for name, path in self._files(method).items():
                 if not path.exists():

@@ -1,4 +1,4 @@
-"""The teacher's features, computed once for all epochs and all runs."""
+"""Caches the teacher's features for all epochs and all runs."""
 
 import contextlib
 import hashlib
@@ -32,29 +32,31 @@ _DTYPES = ("float32", "float16")
 class TeacherCache:
     """Runs the teacher once over a fixed number of views of each image.
 
-    Augmentation depends on (seed, view, image) alone, so what is kept belongs
-    to the very images that the student sees: training with the cache ends
-    with the same weights as training without. What is kept is what the method
-    reads (`Method.targets`): for MHGD a few vectors an image and view, for a
-    method on whole feature maps a thousand times as much.
+    Augmentation depends on (seed, view, image) alone, so the cached features
+    belong to the very images that the student sees. Training with the cache
+    ends with the same weights as training without it. The cache holds the
+    features that the method reads (`Method.targets`). For MHGD these are a few
+    vectors for each image and view. For a method on whole feature maps they are
+    a thousand times as large.
 
-    In a folder, each feature is an `.npy` file, mapped into memory, which
-    other runs and other methods with the same teacher, images, views and seed
-    use as well; what they need beside is added.
+    In a folder, each feature is an `.npy` file that is mapped into memory.
+    Other runs and other methods with the same teacher, images, views and seed
+    use the files as well. Features that they need in addition are added.
 
     Args:
-        distiller: A `keras_mhgd.Distiller`: its teacher and its method.
+        distiller: The `keras_mhgd.Distiller` with the teacher and the method.
         dataset: The data.
         batch_size: Images in a batch.
         views: Augmented views of each image, >= 1.
         seed: Seed of order and augmentation.
-        directory: Folder of the files; in memory if `None`.
+        directory: Folder of the files. If `None`, features are in memory.
         dtype: `"float32"`, or `"float16"` for half the size and rounded
             features.
 
     Raises:
-        ValueError: If the method trains the teacher along, or if the folder
-            holds features of another teacher, other data, or another format.
+        ValueError: If the method also trains the teacher, if the student
+            augments its inputs, or if the folder holds features of another
+            teacher, other data, or another format.
         OSError: If the folder can't be written.
 
     Example:
@@ -167,13 +169,15 @@ class TeacherCache:
         }
 
     def train(self, initial_epoch: int = 0) -> tf.data.Dataset:
-        """Streams `dataset.train(batch_size, seed, views=views)`, taught.
+        """Streams the training data with the teacher's features.
+
+        The images are those of `dataset.train(batch_size, seed, views=views)`.
 
         Args:
             initial_epoch: Epoch that the stream starts with, from 0.
 
         Returns:
-            `tf.data.Dataset` of `Taught` and labels, without end.
+            Endless `tf.data.Dataset` of `Taught` and labels.
         """
         dtypes = [
             tf.float32 if each.dtype.kind == "f" else tf.as_dtype(each.dtype)
@@ -181,7 +185,7 @@ class TeacherCache:
         ]
 
         def read(view, positions):
-            # Of a file only these rows are read.
+            # Only these rows of a mapped file are read.
             return [
                 each[view, positions].astype(dtype.as_numpy_dtype)
                 for each, dtype in zip(self._kept.values(), dtypes, strict=True)
@@ -215,7 +219,7 @@ class TeacherCache:
         return dict(zip(names, keras.tree.flatten(found), strict=True))
 
     def _fill(self, kept: dict[str, np.ndarray]) -> None:
-        """Runs the teacher over all views, for these of its features."""
+        """Runs the teacher on all views, and fills the arrays of `kept`."""
         count = self._stream["views"] * self._dataset.steps_per_epoch(
             self._stream["batch_size"]
         )
@@ -239,7 +243,8 @@ class TeacherCache:
                 path = written.enter_context(replacing(files[name]))
                 shape, dtype = specs[name]
                 kept[name] = open_memmap(path, "w+", dtype, shape)
-                # A mapped file that meets a full disk later kills the process.
+                # Disk space is allocated now. Otherwise, a disk that gets full
+                # while the mapped file is written would kill the process.
                 with path.open("rb+") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             self._fill(kept)
@@ -248,7 +253,7 @@ class TeacherCache:
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """Computes a number, in hexadecimal, that other arrays don't have."""
+    """Computes a hash of arrays, in hexadecimal."""
     digest = hashlib.sha256()
     for array in arrays:
         array = np.ascontiguousarray(array)
@@ -258,7 +263,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 
 def fingerprint_of(dataset: Dataset) -> str:
-    """Computes a number for what determines the training images' views."""
+    """Computes a hash of all that determines the training images' views."""
     return fingerprint(
         dataset.x_train,
         dataset.index_train,
@@ -269,7 +274,7 @@ def fingerprint_of(dataset: Dataset) -> str:
 
 
 def _require_own(path: pathlib.Path, manifest: dict[str, Any]) -> None:
-    """Writes what a folder holds, or raises if it holds something else."""
+    """Writes a folder's manifest, or raises if it has a different one."""
     if not path.exists():
         write_atomically(path, json.dumps(manifest, indent=2) + "\n")
         return
@@ -290,7 +295,7 @@ def _require_own(path: pathlib.Path, manifest: dict[str, Any]) -> None:
 def _mapped(
     path: pathlib.Path, shape: tuple[int, ...], dtype: str
 ) -> np.ndarray:
-    """Maps an array of this form in a file into memory."""
+    """Maps an array from a file into memory, and checks its shape and dtype."""
     try:
         found = map_array(path)
         if (found.shape, found.dtype.name) == (shape, dtype):
@@ -321,12 +326,12 @@ def _known(features: Features) -> dict[str, Any]:
 def _names(
     known: dict[str, Any], points: list[str], prefix: str = ""
 ) -> dict[str, Any]:
-    """A name for each tensor of `_known`, good for a file.
+    """Gives each tensor of `_known` a name that is valid for a file.
 
     Args:
         known: The tensors.
         points: The teacher's sensing points.
-        prefix: Of the names, for one of several teachers.
+        prefix: Prefix of the names, which differs between several teachers.
     """
 
     def name(field, point):
@@ -335,7 +340,7 @@ def _names(
     names = {}
     for field, value in known.items():
         if isinstance(value, tuple):
-            # A method that leaves out maps reads the last ones.
+            # A method that doesn't read all maps reads the last ones.
             last = points[len(points) - len(value) :]
             names[field] = tuple(name(field, point) for point in last)
         elif isinstance(value, dict):

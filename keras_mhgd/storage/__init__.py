@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read though nobody vouches for them."""
+"""Writes files whole or not at all, and reads untrusted files."""

@@ -1,4 +1,4 @@
-"""Arrays of files that nobody vouches for."""
+"""Reads arrays from untrusted files."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-# What NumPy and zipfile raise for a damaged, foreign or encrypted file.
+# Errors that NumPy and zipfile raise for a damaged, foreign or encrypted file.
 _DAMAGE = (
     EOFError,
     MemoryError,
@@ -40,20 +40,20 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """Reads the arrays of an `.npz` file, none with pickled objects.
 
-    They are refused before there is memory for them if a header promises more
-    than the file holds, or if together they have more than 2 GiB and a
-    hundred times the size of the file.
+    Arrays are refused before memory is allocated if a header promises more
+    bytes than the file holds. They are also refused if together they have more
+    than 2 GiB and more than a hundred times the size of the file.
 
     Args:
         file: The file, or its content as a stream.
-        names: The arrays to read, where they are there; `None` for all.
+        names: The arrays to read, as far as the file has them; `None` for all.
 
     Returns:
         The arrays by name.
 
     Raises:
         OSError: If the file can't be read.
-        ValueError: If it is damaged, or none of arrays alone.
+        ValueError: If it is damaged, or holds anything but arrays.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -73,7 +73,7 @@ def read_arrays(
 
 
 def map_array(path: pathlib.Path) -> np.memmap:
-    """Maps the array of an `.npy` file into memory, to be read.
+    """Maps the array of an `.npy` file into memory, read-only.
 
     Args:
         path: The file.

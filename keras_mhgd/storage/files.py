@@ -1,4 +1,4 @@
-"""Files that are either there and whole, or not there."""
+"""Writes whole files or none, reads JSON, and locks folders."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Lets a file be written under a temporary name, and renames it.
+    """Gives a temporary name to write a file under, and then renames the file.
 
     Args:
         path: The file to write or replace; its folder must exist.
@@ -20,8 +20,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         The temporary name, with the suffix of `path`.
 
     Raises:
-        OSError: If the file can't be written; an older one is left as it is,
-            and nothing beside it.
+        OSError: If the file can't be written. An older file is not changed, and
+            no temporary file is left.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -32,7 +32,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.filename not in (None, str(temporary), temporary):
-            raise  # about another file
+            raise  # the error is about another file
         raise OSError(
             error.errno,
             f"The file must be written whole ({error.strerror or error}). Make "
@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             str(path),
         ) from error
     finally:
-        # Nothing can be removed where writing has come to be forbidden.
+        # The temporary file can't be removed if writing is now forbidden.
         with contextlib.suppress(OSError):
             temporary.unlink()
 
@@ -54,8 +54,8 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
         content: Bytes, or text that is written as UTF-8.
 
     Raises:
-        OSError: If the file can't be written; an older one is left as it is,
-            and nothing beside it.
+        OSError: If the file can't be written. An older file is not changed, and
+            no temporary file is left.
     """
     if isinstance(content, str):
         content = content.encode()
@@ -74,7 +74,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         OSError: If the file can't be read.
-        ValueError: If it holds something else.
+        ValueError: If it doesn't hold one JSON object.
     """
     try:
         found = json.loads(pathlib.Path(path).read_bytes())
@@ -90,7 +90,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def require_writable(directory: str | os.PathLike) -> pathlib.Path:
-    """Makes a folder if it is missing and proves that files can be written.
+    """Makes a folder if it is missing, and checks that it is writable.
 
     Args:
         directory: The folder.
@@ -106,7 +106,8 @@ def require_writable(directory: str | os.PathLike) -> pathlib.Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink(missing_ok=True)  # another host may have the number
+        # A process on another host may have the same id, and so the same probe.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -119,7 +120,7 @@ def require_writable(directory: str | os.PathLike) -> pathlib.Path:
 
 @contextlib.contextmanager
 def locked(directory: str | os.PathLike, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes out of a folder; a dead process keeps out nobody.
+    """Locks a folder for one process; a process that ends loses its lock.
 
     Args:
         directory: The folder; it must exist.

@@ -1,4 +1,4 @@
-"""Networks as `.keras` files, which nobody needs to vouch for."""
+"""Writes networks as `.keras` files, and reads them from untrusted files."""
 
 import os
 import pathlib
@@ -11,7 +11,8 @@ from keras_mhgd.storage.files import replacing
 def read_network(path: str | os.PathLike) -> keras.Model:
     """Reads a `.keras` file in Keras's safe mode, which runs no code of it.
 
-    The file says how large the network is: one as large as memory is tried.
+    The file determines how large the network is. No size is refused, even if
+    the network doesn't fit into memory.
 
     Args:
         path: The file.
@@ -25,7 +26,9 @@ def read_network(path: str | os.PathLike) -> keras.Model:
             run.
     """
     path = pathlib.Path(path)
-    with path.open("rb"):  # here, since damage raises OSError as well
+    # If the file can't be read, this raises OSError. Below, an OSError means
+    # that the file is damaged.
+    with path.open("rb"):
         pass
     try:
         if path.suffix != ".keras":
@@ -34,7 +37,8 @@ def read_network(path: str | os.PathLike) -> keras.Model:
         if not isinstance(network, keras.Model):
             raise TypeError(f"it holds a {type(network).__name__}.")
         return network
-    # The file names what is called with which arguments: anything is raised.
+    # The file names the classes to make and their arguments, so any exception
+    # may be raised.
     except Exception as error:
         raise ValueError(
             f"{path} must be a Keras model in the .keras format. "
@@ -43,14 +47,14 @@ def read_network(path: str | os.PathLike) -> keras.Model:
 
 
 def save_network(network: keras.Model, path: str | os.PathLike) -> None:
-    """Saves a network as `.keras`: whole, or not at all.
+    """Saves a network as a `.keras` file: whole, or not at all.
 
     Args:
         network: Any Keras model.
         path: The file to write or replace.
 
     Raises:
-        OSError: If it can't be written; an older file is left as it is.
+        OSError: If it can't be written. An older file is not changed.
     """
     with replacing(path) as temporary:
         network.save(temporary)

@@ -1,4 +1,4 @@
-"""Trains methods beside the task, or initialises the student by them."""
+"""Defines methods that train beside the task or initialise the student."""
 
 import keras
 import tensorflow as tf

@@ -71,8 +71,8 @@ def softened_divergence(
         weights: As in `mean_over_rows`.
 
     Returns:
-        Scalar >= 0, of the logits' dtype; 0 where the distributions
-            are equal.
+        Scalar >= 0, of the logits' dtype; 0 where the distributions are
+        equal.
     """
     log_student = tf.nn.log_softmax(student_logits / temperature)
     log_teacher = tf.nn.log_softmax(teacher_logits / temperature)

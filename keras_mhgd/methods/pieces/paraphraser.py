@@ -118,7 +118,7 @@ class Paraphraser(keras.Model):
     def make_encoder(self, channels: int, name: str = "encoder") -> keras.Layer:
         """Makes an encoder for the maps of any network.
 
-        Its factors have the shape of the paraphraser's.
+        Its factors have as many channels as the paraphraser's factors.
 
         Args:
             channels: Channels of the maps.
