@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_mhgd import linalg
@@ -22,28 +23,48 @@ def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
             Vectors are only normalised.
 
     Returns:
-        Unit vectors `(batch, D)`, float32 or float64, without gradient. The
-        solver decides their signs: see `fixed_signs`.
+        Unit vectors `(batch, D)`, float32 or float64, without gradient. Those
+        of maps and sequences have the sign that makes the sum of their
+        components not negative.
     """
     feature = tf.stop_gradient(feature)
     if feature.shape.rank == 2:
         return unit(feature)
-    return linalg.right_singular_vectors(_matrices(feature), 1)[:, :, 0]
+    vector = linalg.right_singular_vectors(_matrices(feature), 1)[:, :, 0]
+    negative = tf.reduce_sum(vector, axis=1, keepdims=True) < 0
+    return tf.where(negative, -vector, vector)
 
 
-def fixed_signs(vectors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Flips the sign of each vector whose components have a negative sum.
+def varied_signs(
+    vectors: Sequence[tf.Tensor], which: Sequence[bool]
+) -> list[tf.Tensor]:
+    """Gives singular vectors signs that vary from sample to sample.
+
+    A singular vector has no sign of its own. The published code of MHGD takes
+    the sign that its solver gives, which differs between samples although all
+    components of a map after a ReLU are positive. Another solver, device or
+    padding gives others. Here a vector gets the sign of its product with a
+    fixed random vector: that differs between samples likewise, and depends on
+    nothing else.
 
     Args:
         vectors: Tensors `(batch, D)`.
+        which: For each tensor whether its signs vary; else it is unchanged.
 
     Returns:
         The tensors, with each vector unchanged or negated.
     """
     return [
-        tf.where(tf.reduce_sum(each, 1, keepdims=True) < 0, -each, each)
-        for each in vectors
+        _by_random_vector(each) if varies else each
+        for each, varies in zip(vectors, which, strict=True)
     ]
+
+
+def _by_random_vector(vectors: tf.Tensor) -> tf.Tensor:
+    # NumPy keeps this generator's numbers the same in all versions.
+    numbers = np.random.RandomState(0).standard_normal(vectors.shape[-1])
+    direction = tf.constant(numbers, vectors.dtype)[:, tf.newaxis]
+    return tf.where(tf.matmul(vectors, direction) < 0, -vectors, vectors)
 
 
 def student_vector(

@@ -1,11 +1,13 @@
 """Trains the multi-head attention network on the teacher alone."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
-from keras_mhgd.features.compression import fixed_signs, teacher_vectors
+from keras_mhgd.features.compression import teacher_vectors, varied_signs
 from keras_mhgd.graph.mhan import MHAN
 
 
@@ -19,8 +21,9 @@ class MHANTrainer(keras.Model):
     Args:
         mhan: The network to train.
         teacher: Extractor of the teacher's sensing points.
-        fix_signs: Whether the signs of singular vectors are fixed: see
-            `keras_mhgd.methods.Variant`.
+        varied: For each sensing point whether the signs of its singular
+            vectors vary: see `keras_mhgd.features.compression.varied_signs`.
+            None do by default.
 
     Example:
         >>> trainer = keras_mhgd.graph.MHANTrainer(
@@ -40,11 +43,11 @@ class MHANTrainer(keras.Model):
         self,
         mhan: MHAN,
         teacher: FeatureExtractor,
-        fix_signs: bool = False,
+        varied: Sequence[bool] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._fix_signs = fix_signs
+        self._varied = varied or [False] * len(mhan.sizes)
         self.mhan = mhan
         self._teacher = teacher
         self._estimate_loss = keras.metrics.Mean("estimate_loss")
@@ -59,9 +62,7 @@ class MHANTrainer(keras.Model):
         # An MHAN computes in float32. Each replica trains on the whole batch,
         # since heads and normalisation must see all samples. That is cheap,
         # because the vectors are small.
-        vectors = teacher_vectors(features)
-        if self._fix_signs:
-            vectors = fixed_signs(vectors)
+        vectors = varied_signs(teacher_vectors(features), self._varied)
         vectors = replicas.joined(
             [tf.cast(each, tf.float32) for each in vectors]
         )

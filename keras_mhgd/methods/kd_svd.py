@@ -14,7 +14,6 @@ from keras_mhgd import gradients
 from keras_mhgd.checks import require_known, require_positive
 from keras_mhgd.features import Features
 from keras_mhgd.features.compression import (
-    fixed_signs,
     student_vectors,
     teacher_vectors,
 )
@@ -124,7 +123,7 @@ class _SingularVectors(Method):
         )
 
     def reduce(self, student, teacher):
-        expected = fixed_signs(teacher.vectors)
+        expected = teacher.vectors
         maps = projected(self.projections, student.maps)
         found = student_vectors(maps, expected)
         return (

@@ -13,9 +13,9 @@ from keras_mhgd import gradients
 from keras_mhgd.checks import require_known, require_one_or_more
 from keras_mhgd.features import Features
 from keras_mhgd.features.compression import (
-    fixed_signs,
     student_vectors,
     teacher_vectors,
+    varied_signs,
 )
 from keras_mhgd.graph import MHAN, Edge, MHANTrainer
 from keras_mhgd.graph.attention import over_rows
@@ -135,8 +135,9 @@ class Variant(NamedTuple):
             `"linear"` (the published formula).
         reduction: `"sum"` over heads and rows (published) or `"mean"`.
         fix_signs: Whether each of the teacher's singular vectors has the sign
-            that makes the sum of its components not negative. In the
-            published method the sign is the solver's.
+            that makes the sum of its components not negative. Otherwise signs
+            vary from sample to sample, as with the published code: see
+            `keras_mhgd.features.compression.varied_signs`.
         statistics: Statistics by which the heads normalise in the transfer:
             `"moving"`, the moving averages of MHAN's training (published), or
             `"batch"`, the batch's statistics, separate for each network.
@@ -269,6 +270,11 @@ class MHGD(Method):
     def build(self, student, teacher):
         super().build(student, teacher)
         sizes = [shape[-1] for shape in teacher.maps]
+        # A feature that is a vector already has a sign.
+        self._varied = [
+            len(shape) > 2 and not self.variant.fix_signs
+            for shape in teacher.maps
+        ]
         if self.mhan is None:
             self.mhan = MHAN(
                 sizes,
@@ -283,9 +289,7 @@ class MHGD(Method):
             )
         self.preparation.build(
             self,
-            lambda teacher, *_: MHANTrainer(
-                self.mhan, teacher, self.variant.fix_signs
-            ),
+            lambda teacher, *_: MHANTrainer(self.mhan, teacher, self._varied),
             learns=self.mhan,
             networks={} if self._mhan_given else {"mhan": self.mhan},
             depends_on={
@@ -307,9 +311,7 @@ class MHGD(Method):
 
     def reduce(self, student, teacher):
         # Replicas exchange vectors, which are much smaller than maps.
-        expected = teacher.vectors
-        if self.variant.fix_signs:
-            expected = fixed_signs(expected)
+        expected = varied_signs(teacher.vectors, self._varied)
         first = self._first_point
         found = student_vectors(
             projected(self.projections, student.maps[first:]),

@@ -4,10 +4,10 @@ import tensorflow as tf
 
 from keras_mhgd.features import Features
 from keras_mhgd.features.compression import (
-    fixed_signs,
     student_vector,
     teacher_vector,
     teacher_vectors,
+    varied_signs,
 )
 
 
@@ -16,6 +16,7 @@ def test_agrees_with_the_reference(golden, close):
     for i in range(3):
         expected = reference[f"mid/V_T{i}"][:, :, 0]
         found = teacher_vector(reference[f"in/teacher{i}"]).numpy()
+        assert (found.sum(axis=1) >= 0).all()
         signs = np.sign((found * expected).sum(1, keepdims=True))
         close(found * signs, expected, 1e-5)
         # With the stored sign of the teacher's vector the student's follows.
@@ -45,12 +46,25 @@ def test_features_of_zero_have_the_vector_zero(shape, dtype):
         assert found.dtype == (tf.float64 if dtype == "float64" else tf.float32)
 
 
-def test_fixed_signs_leave_no_negative_sum():
-    maps = tf.random.stateless_normal((8, 4, 4, 6), (0, 1))
-    solvers = teacher_vector(maps)
-    assert np.sum(solvers, axis=1).min() < 0
-    (fixed,) = fixed_signs([solvers])
-    assert np.sum(fixed, axis=1).min() >= 0
-    np.testing.assert_array_equal(np.abs(fixed), np.abs(solvers))
-    kept = Features(None, [maps], vectors=[fixed])
-    assert teacher_vectors(kept)[0] is fixed
+def test_signs_vary_between_samples_and_with_nothing_else():
+    """All components of these vectors are positive."""
+    rng = np.random.default_rng(0)
+    maps = tf.constant(rng.random((64, 4, 4, 6)), tf.float32)
+    vector = teacher_vector(maps)
+    assert np.min(vector) > 0
+    varied, same = varied_signs([vector, vector], [True, False])
+    assert same is vector
+    negative = np.sum(varied, axis=1) < 0
+    assert 0 < negative.sum() < 64
+    np.testing.assert_array_equal(np.abs(varied), vector)
+    again = teacher_vector(tf.pad(maps, [[0, 0], [0, 3], [0, 0], [0, 0]]))
+    (padded,) = varied_signs([again], [True])
+    np.testing.assert_array_equal(np.sum(padded, axis=1) < 0, negative)
+    (exact,) = varied_signs([tf.cast(vector, tf.float64)], [True])
+    assert exact.dtype == "float64"
+    np.testing.assert_array_equal(np.sum(exact, axis=1) < 0, negative)
+
+
+def test_vectors_that_are_kept_are_taken():
+    kept = Features(None, [], vectors=[tf.ones((2, 3))])
+    assert teacher_vectors(kept) is kept.vectors

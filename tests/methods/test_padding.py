@@ -1,5 +1,7 @@
 """Every method that reads maps, on sequences that are padded."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from keras_mhgd.methods.nst import neuron_selectivity_loss
 from keras_mhgd.methods.overhaul import overhaul_loss
 from keras_mhgd.methods.pieces.connector import Connector
 from keras_mhgd.methods.vid import variational_information_loss
+from keras_mhgd.transfer import shares_of
 from tests.methods.calls import shares
 
 BATCH, LENGTH = 4, 6
@@ -34,7 +37,7 @@ OF_ONE_LENGTH = {
 VARIANTS = {
     "fitnet": {"project": "teacher"},
     "vid": {"normalize": True},
-    "mhgd": {"statistics": "batch", "attention": "cross"},
+    "mhgd": {"variant": {"statistics": "batch"}},
 }
 
 
@@ -199,7 +202,7 @@ def test_xla():
     made = [
         built(name, VARIANTS.get(name))
         for name in NAMES
-        if "svd" not in name and name != "mhgd"
+        if "svd" not in name and "mhgd" not in name
     ]
 
     def losses(student, teacher):
@@ -433,7 +436,9 @@ def test_prepares_without_padding(name, arguments):
         for network in networks:
             network.filled = filled
         method.preparation.run(
-            *networks, fit=lambda model, epochs: model.train_step((x, None))
+            *networks,
+            shares=functools.partial(shares_of, method),
+            fit=lambda model, epochs: model.train_step((x, None)),
         )
         weights = [method.get_weights(), networks[1].network.get_weights()]
         found.append(weights)
