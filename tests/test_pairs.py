@@ -395,8 +395,11 @@ def test_transfers_graphs_saves_and_loads(name, eagerly, tmp_path):
     distiller.save(tmp_path / "x.keras")
     loaded = keras.saving.load_model(tmp_path / "x.keras")
     assert loaded.sensing_points == distiller.sensing_points
-    for part in ("student", "teacher", "method"):
-        ours, theirs = getattr(distiller, part), getattr(loaded, part)
+    for ours, theirs in zip(
+        [distiller.student, distiller.teacher, *distiller.methods],
+        [loaded.student, loaded.teacher, *loaded.methods],
+        strict=True,
+    ):
         assert equal(weights(ours), weights(theirs))
     np.testing.assert_allclose(loaded(pair.x), predicted, atol=1e-5)
     graphs = weights(loaded.methods[0].mhan)

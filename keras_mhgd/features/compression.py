@@ -44,8 +44,8 @@ def varied_signs(
     the sign that its solver gives, which differs between samples although all
     components of a map after a ReLU are positive. Another solver, device or
     padding gives others. Here a vector gets the sign of its product with a
-    fixed random vector: that differs between samples likewise, and depends on
-    nothing else.
+    fixed random vector whose components sum to 0: that differs between samples
+    likewise, and depends on nothing else.
 
     Args:
         vectors: Tensors `(batch, D)`.
@@ -63,6 +63,8 @@ def varied_signs(
 def _by_random_vector(vectors: tf.Tensor) -> tf.Tensor:
     # NumPy keeps this generator's numbers the same in all versions.
     numbers = np.random.RandomState(0).standard_normal(vectors.shape[-1])
+    # After a ReLU all vectors point much the same way: a direction across.
+    numbers -= numbers.mean()
     direction = tf.constant(numbers, vectors.dtype)[:, tf.newaxis]
     return tf.where(tf.matmul(vectors, direction) < 0, -vectors, vectors)
 
