@@ -3,7 +3,7 @@
 import collections
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -85,12 +85,8 @@ class Transfer:
         self.terms = tuple(
             name for names in self._names for name in names.values()
         )
-        self._limiting = [
-            method
-            for method in self.methods
-            if not isinstance(method.gradient_rule, gradients.Sum)
-        ]
-        require_one_rule(self._limiting)
+        require_one_rule(self.methods)
+        self._limiting = limiting(self.methods)
         self.gradient_rule = gradients.Sum()
         if self._limiting:
             self.gradient_rule = self._limiting[0].gradient_rule
@@ -350,12 +346,22 @@ def placed(
     return Transfer(made, places)
 
 
-def require_one_rule(limiting: Sequence[Method]) -> None:
+def limiting(methods: Iterable[Method]) -> list[Method]:
+    """Finds the methods that limit their gradient."""
+    return [
+        method
+        for method in methods
+        if not isinstance(method.gradient_rule, gradients.Sum)
+    ]
+
+
+def require_one_rule(methods: Iterable[Method]) -> None:
     """Raises if methods limit their gradient by different rules."""
-    if len({id(method.gradient_rule) for method in limiting}) > 1:
+    found = limiting(methods)
+    if len({id(method.gradient_rule) for method in found}) > 1:
         raise ValueError(
             "`method` must have at most one that limits its gradient. "
-            f"Received: {[type(method).__name__ for method in limiting]}. "
+            f"Received: {[type(method).__name__ for method in found]}. "
             "Pass clipping=None to the others."
         )
 

@@ -25,13 +25,7 @@ A_THIRD = [
 def fits(way, row):
     """Whether a row trains beside others: only one may limit its gradient."""
     try:
-        require_one_rule(
-            [
-                each
-                for each in methods.parts(f"{way}+{row}")
-                if not isinstance(each.gradient_rule, Sum)
-            ]
-        )
+        require_one_rule(methods.parts(f"{way}+{row}"))
     except ValueError:
         return False
     return True
