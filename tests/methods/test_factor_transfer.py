@@ -513,7 +513,7 @@ def test_config_round_trip():
     }
     config = FactorTransfer(**arguments).get_config()
     found = FactorTransfer.from_config(config)
-    assert {key: getattr(found, key) for key in arguments} == arguments
+    assert {key: config[key] for key in arguments} == arguments
     assert found.get_config() == config
 
 
