@@ -11,6 +11,7 @@ from keras_mhgd.features.compression import student_vector, teacher_vector
 from keras_mhgd.methods import Needs, attention_transfer, fsp, kd_svd, nst
 from keras_mhgd.methods import similarity_preserving as sp
 from keras_mhgd.methods.fitnet import FitNet, hint_loss
+from tests.methods.calls import called
 
 BATCH = 4
 SHAPES = ((6, 6, 5), (4, 4, 6), (2, 3, 7))
@@ -96,7 +97,7 @@ def built(method, student=SHAPES, teacher=SHAPES):
 def run(method, student, teacher):
     with tf.GradientTape() as tape:
         tape.watch([student.maps, teacher.maps])
-        terms = method.call(student, teacher, None)
+        terms = called(method, student, teacher)
         (loss,) = terms.values()
     assert tuple(terms) == method.terms
     assert loss.dtype == tf.float32
@@ -114,7 +115,8 @@ def test_what_it_is(name):
     cls, weight, _ = METHODS[name]
     method = cls()
     assert method.terms == (name,)
-    assert method.needs == Needs(maps=True)
+    least = 2 if name in ("fsp", "kd_svd") else 1
+    assert method.needs == Needs(maps=True, least_points=least)
     assert method.weight == weight
     clips = isinstance(method.gradient_rule, gradients.PerVariableClipping)
     assert clips == name.startswith("kd_svd")
