@@ -362,6 +362,7 @@ def _compare(
     """
     table = TABLES[name]
     defaults = [way for way, flags in ways.items() if not flags]
+    RUNS.mkdir(parents=True, exist_ok=True)
     file = RUNS / f"{name}.toml"
     write_atomically(file, toml(ways))
     _run(
