@@ -116,7 +116,12 @@ def test_trains_evaluates_resumes_and_exports(situation, method, tmp_path):
 @pytest.mark.slow
 def test_two_devices_train_every_task_like_one():
     done = subprocess.run(
-        [sys.executable, "-m", "tests.tasks_on_devices", "recommended"],
+        [
+            sys.executable,
+            "-m",
+            "tests.tasks_on_devices",
+            "soft_logits+dist+fitnet",
+        ],
         cwd=pathlib.Path(__file__).parents[1],
         capture_output=True,
         text=True,
