@@ -1,12 +1,14 @@
-"""Trains for every task on one device and on two; prints how far apart.
+"""Trains for tasks on one device and on several; prints how far apart.
 
-python -m tests.tasks_on_devices <method>
+python -m tests.tasks_on_devices <devices> <method> [task ...]
 
-See `replicated.py`.
+All tasks if none is named. With TF_CONFIG it is one of several workers: see
+`replicated.py`.
 """
 
 import contextlib
 import json
+import os
 import sys
 import warnings
 
@@ -17,13 +19,11 @@ import tensorflow as tf
 import keras_mhgd
 from benchmarks.conditions import difference
 from benchmarks.devices import small
+from keras_mhgd import replicas
 from tests.situations import SITUATIONS
 
-# Eight samples: two devices have 3 and 2 of a batch, then 2 and 1.
-BATCH = 5
 
-
-def trained(method, situation, strategy):
+def trained(method, situation, strategy, batch_size):
     with strategy.scope() if strategy else contextlib.nullcontext():
         keras.utils.set_random_seed(3)
         distiller = keras_mhgd.Distiller(
@@ -34,7 +34,7 @@ def trained(method, situation, strategy):
         situation.x,
         situation.y,
         sample_weight=situation.weight,
-        batch_size=BATCH,
+        batch_size=batch_size,
         shuffle=False,
         verbose=0,
     ).history
@@ -42,24 +42,35 @@ def trained(method, situation, strategy):
     return history | {str(number): each for number, each in weights}
 
 
-def main(method):
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * 2,
-    )
-    strategy = tf.distribute.MirroredStrategy()
+def main(devices, method, *tasks):
+    if "TF_CONFIG" in os.environ:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * int(devices),
+        )
+        strategy = tf.distribute.MirroredStrategy()
+    assert strategy.num_replicas_in_sync == int(devices)
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": True}
     )
     warnings.simplefilter("ignore")  # of what no loss reaches
+    # Of eight samples: two devices have 3 and 2 of a batch, then 2 and 1. Four
+    # would have none of the last, which is refused.
+    batch_size = 5 if int(devices) < 4 else 4
     differences = {}
-    for name, situation in SITUATIONS.items():
-        one, two = (
-            trained(method, situation, each) for each in (None, strategy)
-        )
-        assert one.keys() == two.keys()
+    for name in tasks or SITUATIONS:
+        situation = SITUATIONS[name]
+        several = trained(method, situation, strategy, batch_size)
+        with strategy.scope():
+            if not replicas.is_chief():
+                continue
+        one = trained(method, situation, None, batch_size)
         assert all(np.isfinite(each).all() for each in one.values())
-        differences[name] = difference(one, two)
+        differences[name] = difference(one, several)
+    with strategy.scope():
+        replicas.wait_for_workers()
     print(json.dumps(differences))
 
 

@@ -120,6 +120,7 @@ def test_two_devices_train_every_task_like_one():
             sys.executable,
             "-m",
             "tests.tasks_on_devices",
+            "2",
             "soft_logits+dist+fitnet",
         ],
         cwd=pathlib.Path(__file__).parents[1],

@@ -18,6 +18,7 @@ def printed(count, *arguments):
             [sys.executable, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            cwd=PROGRAM.parents[1],
             env={**os.environ, "TF_CONFIG": config},
             text=True,
         )
@@ -53,6 +54,7 @@ def trained(cases, count):
                 "outputs and graphs,59",
                 "embeddings,59",
                 "fitnet,59,no labels",
+                "soft_logits,59,an overflow",
             ],
         ),
         (3, ["per_feature,59"]),
@@ -65,6 +67,13 @@ def test_weights_and_history_are_those_of_one_process(count, cases):
     differences = outputs[0][1]
     assert differences.keys() == set(cases)
     assert max(differences.values()) < 1e-5, differences
+
+
+@pytest.mark.slow
+def test_a_network_of_several_outputs_trains_like_on_one_process():
+    arguments = ["tests.tasks_on_devices", "2", "soft_logits", "two_heads"]
+    chief, _ = printed(2, "-m", *arguments)
+    assert json.loads(chief.splitlines()[-1])["two_heads"] < 1e-5
 
 
 LEAVING = """
