@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_mhgd import finiteness
 from keras_mhgd.checks import require_positive, unknown
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import Features
@@ -375,6 +376,9 @@ def apply(
 ) -> list[str]:
     """Updates the variables that a loss reaches.
 
+    A `LossScaleOptimizer` passes over gradients that overflow, but looks at
+    those of one replica alone. Here all replicas pass over them if one does.
+
     Args:
         optimizer: The optimizer, built for all variables.
         gradients: One for each variable, `None` where no loss reaches it.
@@ -386,6 +390,13 @@ def apply(
     Raises:
         ValueError: If there is no gradient at all.
     """
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if scales and replicas.number() > 1:
+        known = [each for each in gradients if each is not None]
+        finite = replicas.everywhere(
+            tf.reduce_all([finiteness.is_finite(each) for each in known])
+        )
+        gradients = finiteness.spoilt_unless(finite, gradients)
     pairs = list(zip(gradients, variables, strict=True))
     # Keras would warn of the other variables as if a loss were missing.
     reached = [pair for pair in pairs if pair[0] is not None]

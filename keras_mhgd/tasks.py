@@ -59,6 +59,7 @@ _LABELS = {None: "either", True: "class numbers", False: "one-hot labels"}
 # The losses that take probabilities, unless `from_logits` is true.
 _OF_PROBABILITIES = {name for name in _LOSSES if name.endswith("entropy")}
 _OF_PROBABILITIES |= {"kl_divergence"}
+_GIVES_LOGITS = {"linear": True, "softmax": False, "sigmoid": False}
 
 
 class Rows(NamedTuple):
@@ -284,10 +285,9 @@ class Task:
             labels.is_compatible_with(scores[:-1].concatenate(last))
             for last in ([], [1])
         )
-        sparse = self.sparse
-        if sparse is None and (scores[-1] == 1 or one_hot != numbers):
-            sparse = not one_hot
-        if not (numbers if sparse else one_hot and sparse is not None):
+        sparse = not one_hot if self.sparse is None else self.sparse
+        unclear = self.sparse is None and one_hot and numbers
+        if unclear and scores[-1] != 1 or not (numbers if sparse else one_hot):
             raise ValueError(
                 "`labels` must be class numbers (batch,) or (batch, 1), or "
                 f"one-hot (batch, {scores[-1]}); of dense outputs the same at "
@@ -401,8 +401,7 @@ def require_loss_fits(loss: Any, end: End, name: str) -> None:
     """
     function, options = _function_of(loss)
     takes_logits = options.get("from_logits")
-    gives_logits = {"linear": True, "softmax": False, "sigmoid": False}
-    gives_logits = gives_logits.get(end.form)
+    gives_logits = _GIVES_LOGITS.get(end.form)
     if (
         function in _LOSSES
         and None not in (takes_logits, gives_logits)

@@ -113,7 +113,8 @@ def test_trains_evaluates_resumes_and_exports(situation, method, tmp_path):
 @pytest.mark.slow
 def test_two_devices_train_every_task_like_one():
     ((found,),) = results(
-        "benchmarks.correctness.tasks_on_devices", ["soft_logits+dist+fitnet"]
+        "benchmarks.correctness.tasks_on_devices",
+        [2, "soft_logits+dist+fitnet"],
     )
     assert found.keys() == SITUATIONS.keys()
     assert {task: each for task, each in found.items() if each > 1e-5} == {}

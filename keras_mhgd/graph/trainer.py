@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.features.compression import teacher_vectors, varied_signs
+from keras_mhgd.gradients import apply
 from keras_mhgd.graph.mhan import MHAN
 
 
@@ -71,8 +72,8 @@ class MHANTrainer(keras.Model):
             estimate_loss = estimation_loss(vectors, estimates)
             loss = estimate_loss + sum(self.mhan.losses)
             scaled = self.optimizer.scale_loss(replicas.share(loss))
-        gradients = tape.gradient(scaled, self.mhan.trainable_variables)
-        self.optimizer.apply(gradients, self.mhan.trainable_variables)
+        variables = self.mhan.trainable_variables
+        apply(self.optimizer, tape.gradient(scaled, variables), variables)
         batch_size = tf.shape(vectors[0])[0]
         self._loss_tracker.update_state(loss, sample_weight=batch_size)
         self._estimate_loss.update_state(

@@ -81,12 +81,20 @@ LOSSES = {
 }
 LOSSES["a bad batch"] = LOSSES[""]
 LOSSES["no labels"] = lambda: None
+LOSSES["an overflow"] = LOSSES[""]
 
 
 def cross_entropy(labels, outputs):
     return keras.losses.sparse_categorical_crossentropy(
         labels, outputs, from_logits=True
     )
+
+
+def optimizer(loss):
+    sgd = keras.optimizers.SGD(0.001 if loss == "sum" else 0.01, 0.9)
+    if loss != "an overflow":
+        return sgd
+    return keras.optimizers.LossScaleOptimizer(sgd, 2.0**110)
 
 
 def halved(epoch, rate):
@@ -116,12 +124,18 @@ def trained(strategy, method, count, loss=""):
     x = rng.normal(size=(count, 8, 8, 1)).astype("float32")
     y = rng.integers(0, 3, count)
     weight = rng.uniform(0, 2, count)
+    if loss == "an overflow":  # of the scaled loss, on the second device
+        weight[28] = 1e10
     bad = loss == "a bad batch"
     if bad:  # on one of the devices
         x[20] = np.nan
     scope = strategy.scope() if strategy else contextlib.nullcontext()
     with scope:
         teacher, student = network(False, 1), network(True, 2)
+        for layer in student.layers:
+            # Statistics of a batch would tell all devices of the overflow.
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = loss != "an overflow"
         keras.utils.set_random_seed(3)
         made = METHODS.get(method, lambda: method)()
         points = ["stage1", "stage2", "average", "logits"]
@@ -129,7 +143,7 @@ def trained(strategy, method, count, loss=""):
             points = points[:2]
         distiller = keras_mhgd.Distiller(student, teacher, made, points)
         distiller.compile(
-            keras.optimizers.SGD(0.001 if loss == "sum" else 0.01, 0.9),
+            optimizer(loss),
             LOSSES[loss](),
             metrics=["accuracy"],
             nonfinite="skip" if bad else "raise",

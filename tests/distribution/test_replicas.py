@@ -27,7 +27,15 @@ from benchmarks.correctness.cluster import results
         # Each half of a batch with graphs of its own.
         ("2", ["replica sum,64", "replica mean,64"]),
         # A step that is skipped on all because of one.
-        ("2", ["embeddings,59,a bad batch", "soft_logits,59,a bad batch"]),
+        (
+            "2",
+            [
+                "embeddings,59,a bad batch",
+                "soft_logits,59,a bad batch",
+                "soft_logits,59,an overflow",
+                "outputs and graphs,59,an overflow",
+            ],
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

@@ -8,7 +8,7 @@ from benchmarks.correctness.cluster import results, tf_configs
 def on_workers(count, module, *arguments):
     """Runs a program on so many workers: gives what each printed."""
     variables = [{"TF_CONFIG": config} for config in tf_configs(count)]
-    return results(f"tests.distribution.{module}", arguments, variables)
+    return results(module, arguments, variables)
 
 
 @pytest.mark.slow
@@ -22,13 +22,14 @@ def on_workers(count, module, *arguments):
                 "outputs and graphs,59",
                 "embeddings,59",
                 "fitnet,59,no labels",
+                "soft_logits,59,an overflow",
             ],
         ),
         (3, ["per_feature,59"]),
     ],
 )
 def test_weights_and_history_are_those_of_one_process(count, cases):
-    outputs = on_workers(count, "replicated", count, *cases)
+    outputs = on_workers(count, "tests.distribution.replicated", count, *cases)
     for sums, *_ in outputs:
         assert sums == outputs[0][0]  # to the last bit
     differences = outputs[0][1]
@@ -37,7 +38,14 @@ def test_weights_and_history_are_those_of_one_process(count, cases):
 
 
 @pytest.mark.slow
+def test_a_network_of_several_outputs_trains_like_on_one_process():
+    program = "benchmarks.correctness.tasks_on_devices"
+    chief, _ = on_workers(2, program, 2, "soft_logits", "two_heads")
+    assert chief[-1]["two_heads"] < 1e-5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["late", "lost"])
 def test_a_worker_ends_after_the_others_have_heard_it(how, tmp_path):
     """And it doesn't matter to it if they have ended before."""
-    on_workers(2, "leaving", how, tmp_path / "heard")
+    on_workers(2, "tests.distribution.leaving", how, tmp_path / "heard")

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_mhgd.checks import require_positive
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import FeatureExtractor, Taught
+from keras_mhgd.gradients import apply
 from keras_mhgd.methods.pieces.reductions import DISTANCES
 
 
@@ -213,6 +214,6 @@ class ParaphraserTrainer(keras.Model):
             loss = tf.reduce_mean(self._distance(difference))
             part = replicas.share_of_batch(maps)
             scaled = self.optimizer.scale_loss(part * loss)
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        apply(self.optimizer, tape.gradient(scaled, variables), variables)
         self._loss_tracker.update_state(loss, tf.shape(maps)[0])
         return self.get_metrics_result()
