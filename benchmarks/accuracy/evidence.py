@@ -97,7 +97,7 @@ ABLATIONS = {
     "clipped per feature": _mhgd(clipping="per_feature"),
     "clipped to 0.3": _mhgd(clip_bound=0.3),
     "clipped to 2": _mhgd(clip_bound=2),
-    "signs of the solver": {"method": "mhgd", "cache_teacher": False},
+    "varied signs": {"method": "mhgd", "cache_teacher": False},
     "published gradient": _mhgd({"svd_gradient": "published"}),
     "MHAN of 10 epochs": _mhgd(preparation_epochs=10),
     "MHAN of 80 epochs": _mhgd(preparation_epochs=80),
