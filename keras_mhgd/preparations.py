@@ -65,8 +65,13 @@ class Preparations:
                 part.adopt({name: read_network(files[name]) for name in files})
 
     def keep(self, method: methods.Method) -> None:
-        """Saves the networks that a method has learnt, if not there yet."""
+        """Saves the networks that a method has learnt, if not there yet.
+
+        What is not prepared has learnt nothing, and is left out.
+        """
         for part in method.parts():
+            if not part.prepared:
+                continue
             for name, path in self._files(part).items():
                 if not path.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)

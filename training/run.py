@@ -5,7 +5,6 @@ import csv
 import functools
 import io
 import json
-import math
 import os
 import pathlib
 import sys
@@ -26,6 +25,7 @@ from keras_mhgd.files import (
     require_writable,
     write_atomically,
 )
+from keras_mhgd.finiteness import RequireFinite
 from keras_mhgd.graph import GraphRecord, drawing
 from keras_mhgd.networks import save_network
 from training import watching
@@ -198,7 +198,7 @@ class Run:
     def _prepare(self, model, data, interruption, save_freq) -> None:
         """Prepares the method, from where a killed process left it."""
 
-        def fit(trainer, **arguments):
+        def fit(trainer, callbacks, **arguments):
             checkpoint = Checkpoint(
                 self._checkpoints / trainer.name,
                 [*trainer.variables, *trainer.optimizer.variables],
@@ -212,7 +212,7 @@ class Run:
                 _fit_of(trainer),
                 **arguments,
                 callbacks=[
-                    RequireFinite(),
+                    *callbacks,
                     checkpoint,
                     interruption.callback(checkpoint),
                 ],
@@ -258,29 +258,6 @@ class Run:
             ),
         )
         write_atomically(self.directory / "result.json", _json(result))
-
-
-class RequireFinite(keras.callbacks.Callback):
-    """Raises `FloatingPointError` where a loss is not finite.
-
-    After a step, and in the test after an epoch. It comes first of all
-    callbacks, so that none of the others saves that state.
-    """
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.on_epoch_end(self._epoch, logs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        lost = [name for name in logs if not math.isfinite(logs[name])]
-        if lost:
-            raise FloatingPointError(
-                "The losses must be finite. Received NaN or infinity in epoch "
-                f"{epoch + 1}: {', '.join(lost)}. Lower the learning rate or "
-                "the method's weight. What was saved is of before."
-            )
 
 
 class Recorder(keras.callbacks.Callback):

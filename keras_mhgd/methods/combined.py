@@ -168,10 +168,10 @@ class Combined(Method):
                 )
 
     def artifacts(self):
-        found = {}
+        taken, found = collections.Counter(), {}
         for method, place in zip(self.methods, self._places, strict=True):
             for name, network in method.artifacts().items():
-                found[name + place.suffix] = network
+                found[_numbered(name + place.suffix, taken)] = network
         return found
 
     def build(self, student, teacher):
@@ -253,14 +253,19 @@ def _unique_names(
     """Names the terms: of each method its own names and those they get."""
     taken, found = collections.Counter(), []
     for method, place in zip(methods, places, strict=True):
-        names = {}
-        for term in method.terms:
-            name = term + place.suffix
-            taken[name] += 1
-            number = taken[name]
-            names[term] = name if number == 1 else f"{name}_{number}"
-        found.append(names)
+        found.append(
+            {
+                term: _numbered(term + place.suffix, taken)
+                for term in method.terms
+            }
+        )
     return tuple(found)
+
+
+def _numbered(name: str, taken: collections.Counter) -> str:
+    """Gives a name its number if it is taken, and takes it."""
+    taken[name] += 1
+    return name if taken[name] == 1 else f"{name}_{taken[name]}"
 
 
 def _extractors(place, teacher, student):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from keras_mhgd import fitting, replicas
+from keras_mhgd import finiteness, fitting, replicas
 from keras_mhgd.features import FeatureExtractor, Taught
 from keras_mhgd.gradients import apply
 from keras_mhgd.methods.method import Method
@@ -64,7 +64,14 @@ class PreparedMethod(Method):
             f"{type(self).__name__} must implement `trainer`."
         )
 
-    def prepare(self, teacher, student, fit=fitting.fit, **fit_arguments):
+    def prepare(
+        self,
+        teacher,
+        student,
+        fit=fitting.fit,
+        callbacks=None,
+        **fit_arguments,
+    ):
         trainer = self.trainer(teacher, student)
         trainer.compile(
             keras.optimizers.SGD(
@@ -73,7 +80,13 @@ class PreparedMethod(Method):
         )
         # Built within its first step, that step would be traced twice.
         trainer.optimizer.build(trainer.trainable_variables)
-        fit(trainer, **fit_arguments, epochs=self.preparation_epochs)
+        fit(
+            trainer,
+            **fit_arguments,
+            epochs=self.preparation_epochs,
+            # First, so that no other saves what is not finite.
+            callbacks=[finiteness.RequireFinite(), *(callbacks or ())],
+        )
         self._prepared.assign(1.0)
 
     def adopt(self, networks: Mapping[str, keras.Model]) -> None:
@@ -179,6 +192,6 @@ class _Initializer(keras.Model):
         variables = [*variables, *self.method.trainable_variables]
         # The layers behind the last sensing point get none.
         apply(self.optimizer, tape.gradient(scaled, variables), variables)
-        batch_size = tf.shape(student.outputs)[0]
+        batch_size = tf.shape(tf.nest.flatten(student.outputs)[0])[0]
         self._loss_tracker.update_state(replicas.summed(loss), batch_size)
         return self.get_metrics_result()
