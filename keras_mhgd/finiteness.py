@@ -1,5 +1,6 @@
 """Checks that losses and gradients are finite."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,4 +81,27 @@ class RequireFiniteStep(keras.callbacks.Callback):
                 "the learning rate or the method's weight, and look for images "
                 "that are not finite. nonfinite='raise' names the loss or the "
                 "layer."
+            )
+
+
+class RequireFinite(keras.callbacks.Callback):
+    """Raises `FloatingPointError` if a loss is not finite.
+
+    The losses are checked after each step and after the test of each epoch.
+    This callback must come first: then no other callback saves the bad state.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.on_epoch_end(self._epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        lost = [name for name in logs if not math.isfinite(logs[name])]
+        if lost:
+            raise FloatingPointError(
+                "The losses must be finite. Received NaN or infinity in epoch "
+                f"{epoch + 1}: {', '.join(lost)}. Lower the learning rate or "
+                "the method's weight. What was saved is of before."
             )

@@ -13,7 +13,7 @@ from keras_mhgd import gradients
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import FeatureExtractor, Features
 from keras_mhgd.methods import Identifier, parts
-from keras_mhgd.methods.base.method import Method, joined_needs
+from keras_mhgd.methods.base.method import Method
 from keras_mhgd.outputs import Heads
 
 
@@ -70,7 +70,6 @@ class Transfer:
 
     Attributes:
         terms: The names of all terms.
-        needs: What all methods read together.
         gradient_rule: The rule of the methods that limit their gradient. If no
             method does, it is `Sum`.
 
@@ -90,7 +89,6 @@ class Transfer:
         self.gradient_rule = gradients.Sum()
         if self._limiting:
             self.gradient_rule = self._limiting[0].gradient_rule
-        self.needs = joined_needs(method.needs for method in self.methods)
         self.trains_teacher = any(
             method.trains_teacher for method in self.methods
         )
@@ -137,8 +135,9 @@ class Transfer:
     @property
     def networks(self) -> dict[str, keras.Model]:
         """The networks that methods learn from the teachers alone, by name."""
+        taken = collections.Counter()
         return {
-            name + place.suffix: network
+            _numbered(name + place.suffix, taken): network
             for method, place, _ in self
             if method.preparation
             for name, network in method.preparation.networks.items()
@@ -231,6 +230,7 @@ def shares_of(
         A scalar for each of `terms`. The scalars of all replicas add up to the
         terms of the whole batch.
     """
+    count = functools.partial(_count, method, student)
     student, teacher = method.reduce(student, teacher)
     # Replicas differ in their number of padded positions. So means over real
     # positions must be taken over the whole batch.
@@ -240,7 +240,7 @@ def shares_of(
     if method.spans == "replica":
         return method(student, teacher, labels)
     if method.spans == "sample" and not padded:
-        part = replicas.share_of(_count(method, student))
+        part = replicas.share_of(count())
         terms = method(student, teacher, labels)
         return {name: part * terms[name] for name in terms}
     terms = method(*replicas.joined((student, teacher, labels)))
@@ -330,8 +330,8 @@ def placed(
     made: list[Method] = []
     places = []
     for method, head in asked:
-        names = heads.names if method.needs.outputs else (None,)
-        if head and method.needs.outputs:
+        names = heads.names if method.needs.predictions else (None,)
+        if head and method.needs.predictions:
             names = (head,)
         numbers = [None]
         if len(pairs) > 1 and not method.needs.only_logits:
@@ -379,14 +379,19 @@ def _unique_names(
     """Maps the names of each method's terms to names that are unique."""
     taken, found = collections.Counter(), []
     for method, place in zip(methods, places, strict=True):
-        names = {}
-        for term in method.terms:
-            name = term + place.suffix
-            taken[name] += 1
-            number = taken[name]
-            names[term] = name if number == 1 else f"{name}_{number}"
-        found.append(names)
+        found.append(
+            {
+                term: _numbered(term + place.suffix, taken)
+                for term in method.terms
+            }
+        )
     return found
+
+
+def _numbered(name: str, taken: collections.Counter) -> str:
+    """Appends a number to a name that is taken, and takes the result."""
+    taken[name] += 1
+    return name if taken[name] == 1 else f"{name}_{taken[name]}"
 
 
 def _fullest(found: Sequence[Features]) -> Features:

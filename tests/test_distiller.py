@@ -5,7 +5,7 @@ import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd import methods
-from keras_mhgd.methods import Method
+from keras_mhgd.methods import Method, Needs
 
 
 class Plain(Method):
@@ -21,6 +21,7 @@ class Match(Method):
     """Pulls the student's outputs to the teacher's."""
 
     terms = ("match",)
+    needs = Needs(outputs=True)
 
     def call(self, student, teacher, labels):
         error = tf.reduce_mean((student.outputs - teacher.outputs) ** 2)

@@ -262,15 +262,17 @@ def test_preparations_of_another_kind(tmp_path, network):
     method = methods.FactorTransfer(preparation_epochs=1)
     method.build(shapes, shapes)
     preparations = Preparations(tmp_path / "made", {})
-    preparations.keep([method])
+    preparations.keep([method])  # which has learnt nothing
+    assert not list((tmp_path / "made").rglob("*.keras"))
+    prepared = methods.FactorTransfer(preparation_epochs=1)
+    prepared.build(shapes, shapes)
+    prepared.preparation.adopt(method.preparation.networks)
+    preparations.keep([prepared])
     (path,) = (tmp_path / "made").rglob("*.keras")
     path.rename(path.with_name("weight.keras"))
     preparations.restore([method])
     assert not method.preparation.done
     network().rename(path)
-    prepared = methods.FactorTransfer(preparation_epochs=1)
-    prepared.build(shapes, shapes)
-    prepared.preparation.adopt(method.preparation.networks)
     preparations.restore([prepared])  # needs nothing
     with pytest.raises(ValueError, match="set_weights"):
         preparations.restore([method])

@@ -8,13 +8,15 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd import methods
 from keras_mhgd.callbacks import Checkpoint
-from keras_mhgd.methods import Method
+from keras_mhgd.finiteness import RequireFinite
+from keras_mhgd.methods import Method, Needs
 
 
 class Steep(Method):
     """A loss of zero, whose gradient is NaN where an image is far too large."""
 
     terms = ("steep",)
+    needs = Needs(outputs=True)
 
     def call(self, student, teacher, labels):
         zero = 0 * tf.reduce_sum(student.outputs)
@@ -276,3 +278,29 @@ def test_it_is_saved(distiller, images, tmp_path):
 def test_refuses_another_name(distiller):
     with pytest.raises(ValueError, match="`nonfinite` must be one of raise, s"):
         distiller("soft_logits", nonfinite="ignore")
+
+
+def test_losses_of_steps_and_of_tests_must_be_finite():
+    check = RequireFinite()
+    check.on_epoch_begin(2)
+    check.on_train_batch_end(0, {"loss": 1.0})
+    with pytest.raises(FloatingPointError, match="in epoch 3: mhgd. Lower"):
+        check.on_train_batch_end(1, {"loss": 1.0, "mhgd": float("nan")})
+    with pytest.raises(FloatingPointError, match="in epoch 3: val_loss. Low"):
+        check.on_epoch_end(2, {"loss": 1.0, "val_loss": float("inf")})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        methods.MHGD,
+        methods.FactorTransfer,
+        methods.FitNet,
+    ],
+)
+def test_a_preparation_that_diverges_raises(method, distiller, images):
+    method = method(preparation_epochs=2, preparation_learning_rate=1e30)
+    model = distiller(method)
+    with pytest.raises(FloatingPointError, match="losses must be finite"):
+        model.prepare(*images, verbose=0)
+    assert not method.prepared

@@ -106,7 +106,7 @@ def test_trials_share_the_teachers_part_and_save_the_student(
     assert len(trials) == 3 and heads == {2, 3}
     assert sorted(prepared) == [2, 3]
     shared = tmp_path / "shared"
-    assert len(list(shared.glob("preparations/MHGD-*/mhan.keras"))) == 2
+    assert len(list(shared.glob("preparations/mhan-*.keras"))) == 2
     assert (shared / "teacher" / "vectors@stage2.float32.npy").exists()
     best = tuner.get_best_models()[0]
     assert isinstance(best, keras_mhgd.Distiller)

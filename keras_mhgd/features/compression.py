@@ -36,7 +36,7 @@ def teacher_vector(feature: tf.Tensor) -> tf.Tensor:
 
 
 def varied_signs(
-    vectors: Sequence[tf.Tensor], which: Sequence[bool]
+    vectors: Sequence[tf.Tensor], shapes: Sequence[tuple[int | None, ...]]
 ) -> list[tf.Tensor]:
     """Gives singular vectors signs that vary from sample to sample.
 
@@ -48,15 +48,16 @@ def varied_signs(
     likewise, and depends on nothing else.
 
     Args:
-        vectors: Tensors `(batch, D)`.
-        which: For each tensor whether its signs vary; else it is unchanged.
+        vectors: Tensors `(batch, D)`, from `teacher_vectors`.
+        shapes: The shapes of the features that they were computed from. A
+            feature that is a vector itself already has a sign, and keeps it.
 
     Returns:
         The tensors, with each vector unchanged or negated.
     """
     return [
-        _by_random_vector(each) if varies else each
-        for each, varies in zip(vectors, which, strict=True)
+        _by_random_vector(each) if len(shape) > 2 else each
+        for each, shape in zip(vectors, shapes, strict=True)
     ]
 
 

@@ -13,7 +13,8 @@ class Features(NamedTuple):
 
     Attributes:
         outputs: The network's predictions `(batch, num_classes)`. A network
-            with several outputs gives a list or dict of predictions.
+            with several outputs gives a list or dict of predictions. `None`
+            for a method that does not read them.
         maps: The output of each sensing point, front end first: feature maps
             `(batch, height, width, D)`, sequences `(batch, length, D)` or
             vectors `(batch, D)`.
@@ -65,21 +66,18 @@ class Features(NamedTuple):
         """Leaves out the large fields that are not named.
 
         Args:
-            fields: The fields to keep, among `maps`, `maps_before_activation`,
-                `vectors`, `logits` and `embedding`.
+            fields: The fields to keep, among `outputs`, `maps`,
+                `maps_before_activation`, `logits`, `embedding` and `layers`.
+                The masks of kept maps are kept as well.
         """
-        left_out = {
-            name: None
-            for name in ("maps_before_activation", "vectors", "logits")
-            if name not in fields
-        }
-        if "embedding" not in fields:
-            left_out["embedding"] = None
-        if "maps" not in fields:
-            left_out["maps"] = []
-        if not {"maps", "maps_before_activation"} & set(fields):
-            left_out["masks"] = None
-        return self._replace(forks=None, **left_out)
+        kept = {name: getattr(self, name) for name in fields}
+        if {"maps", "maps_before_activation"} & kept.keys():
+            kept["masks"] = self.masks
+        return Features(
+            **{"outputs": None, "maps": [], **kept},
+            output_masks=self.output_masks,
+            weights=self.weights,
+        )
 
     def forked(self) -> "Features":
         """Replaces the maps with the forks, if there are any."""

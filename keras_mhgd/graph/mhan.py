@@ -28,6 +28,9 @@ class MHAN(keras.Model):
         num_heads: Attention heads of each edge, >= 1.
         scale_logits: Whether logits are divided by the square root of a
             head's width. The paper does not divide them.
+        fix_signs: Whether the signs of the singular vectors that it is trained
+            on are fixed, or vary from sample to sample: see
+            `keras_mhgd.features.compression.varied_signs`.
         weight_decay: Coefficient `w` of the penalty `w * sum v^2` over all
             weights while the network trains.
         seed: Seed of the random head dropping.
@@ -58,6 +61,7 @@ class MHAN(keras.Model):
         sizes: Sequence[int],
         num_heads: int = 8,
         scale_logits: bool = False,
+        fix_signs: bool = False,
         weight_decay: float = 5e-4,
         seed: int | None = None,
         name: str = "mhan",
@@ -73,6 +77,7 @@ class MHAN(keras.Model):
         self.sizes = list(sizes)
         self.num_heads = num_heads
         self.scale_logits = scale_logits
+        self.fix_signs = fix_signs
         self.weight_decay = weight_decay
         self.seed = seed
         self.heads, self.estimators = [], []
@@ -172,10 +177,16 @@ class MHAN(keras.Model):
             "sizes": self.sizes,
             "num_heads": self.num_heads,
             "scale_logits": self.scale_logits,
+            "fix_signs": self.fix_signs,
             "weight_decay": self.weight_decay,
             "seed": self.seed,
             "name": self.name,
         }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        # All networks that were saved without `fix_signs` learnt fixed signs.
+        return cls(**{"fix_signs": True, **config})
 
 
 def kept_heads(noise: tf.Tensor) -> tf.Tensor:

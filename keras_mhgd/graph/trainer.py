@@ -1,7 +1,5 @@
 """Trains the multi-head attention network on the teacher alone."""
 
-from collections.abc import Sequence
-
 import keras
 import tensorflow as tf
 
@@ -22,9 +20,6 @@ class MHANTrainer(keras.Model):
     Args:
         mhan: The network to train.
         teacher: Extractor of the teacher's sensing points.
-        varied: For each sensing point whether the signs of its singular
-            vectors vary: see `keras_mhgd.features.compression.varied_signs`.
-            None do by default.
 
     Example:
         >>> trainer = keras_mhgd.graph.MHANTrainer(
@@ -40,15 +35,8 @@ class MHANTrainer(keras.Model):
         S. Lee, B. C. Song, BMVC 2019, arXiv:1907.02226, section 3.2.
     """
 
-    def __init__(
-        self,
-        mhan: MHAN,
-        teacher: FeatureExtractor,
-        varied: Sequence[bool] | None = None,
-        **kwargs,
-    ):
+    def __init__(self, mhan: MHAN, teacher: FeatureExtractor, **kwargs):
         super().__init__(**kwargs)
-        self._varied = varied or [False] * len(mhan.sizes)
         self.mhan = mhan
         self._teacher = teacher
         self._estimate_loss = keras.metrics.Mean("estimate_loss")
@@ -63,7 +51,9 @@ class MHANTrainer(keras.Model):
         # An MHAN computes in float32. Each replica trains on the whole batch,
         # since heads and normalisation must see all samples. That is cheap,
         # because the vectors are small.
-        vectors = varied_signs(teacher_vectors(features), self._varied)
+        vectors = teacher_vectors(features)
+        if not self.mhan.fix_signs:
+            vectors = varied_signs(vectors, self._teacher.shapes.maps)
         vectors = replicas.joined(
             [tf.cast(each, tf.float32) for each in vectors]
         )

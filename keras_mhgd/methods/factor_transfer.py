@@ -68,6 +68,14 @@ def factor_transfer_loss(
     return mean_of_positions(DISTANCES[distance](student - teacher), mask)
 
 
+def _last(features):
+    """Keeps the last map, and its mask."""
+    masks = features.masks
+    return features._replace(
+        maps=features.maps[-1:], masks=masks and masks[-1:]
+    )
+
+
 @keras.saving.register_keras_serializable(package="keras_mhgd")
 class FactorTransfer(Method):
     """Matches learnt encodings, called factors, of both networks' last maps.
@@ -221,18 +229,15 @@ class FactorTransfer(Method):
     def targets(self, teacher):
         # A teacher cache is filled before the paraphraser trains, so it must
         # hold the map instead of the factor.
-        masks = teacher.masks
-        return teacher._replace(
-            maps=teacher.maps[-1:], masks=masks and masks[-1:]
-        )
+        return _last(teacher)
 
     def call(self, student, teacher, labels):
         source, target = student.maps[-1], teacher.maps[-1]
         mask = None
         if self.factor == "attention":
             masks = joint_masks(
-                masked_maps(student)[-1:],
-                masked_maps(teacher)[-1:],
+                masked_maps(_last(student)),
+                masked_maps(_last(teacher)),
                 type(self).__name__,
             )
             mask = masks and masks[0]

@@ -127,8 +127,8 @@ class _SingularVectors(Method):
         maps = projected(self.projections, student.maps)
         found = student_vectors(maps, expected)
         return (
-            Features(student.outputs, [], vectors=found),
-            Features(teacher.outputs, [], vectors=expected),
+            Features(None, [], vectors=found),
+            Features(None, [], vectors=expected),
         )
 
     def call(self, student, teacher, labels):

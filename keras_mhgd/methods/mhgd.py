@@ -137,7 +137,8 @@ class Variant(NamedTuple):
         fix_signs: Whether each of the teacher's singular vectors has the sign
             that makes the sum of its components not negative. Otherwise signs
             vary from sample to sample, as with the published code: see
-            `keras_mhgd.features.compression.varied_signs`.
+            `keras_mhgd.features.compression.varied_signs`. Taken from `mhan`
+            if one is given.
         statistics: Statistics by which the heads normalise in the transfer:
             `"moving"`, the moving averages of MHAN's training (published), or
             `"batch"`, the batch's statistics, separate for each network.
@@ -186,9 +187,8 @@ class MHGD(Method):
             has several replicas: `"global"`, those of the whole batch, as on
             one device, or `"replica"`, those of one replica's part.
         mhan: A trained `MHAN` for the same teacher and sensing points. It is
-            used unchanged and not trained again. `num_heads` and
-            `scale_logits` are then taken from it. The variant's `fix_signs`
-            must be the value that it was trained with.
+            used unchanged and not trained again. `num_heads`, `scale_logits`
+            and the variant's `fix_signs` are then taken from it.
         weight: Multiplier of the loss, >= 0. Clipping can cancel its effect.
         variant: A `Variant`, or a dict of the values that differ from this
             class's default variant.
@@ -252,6 +252,8 @@ class MHGD(Method):
             preparation_learning_rate,
         )
         self.variant = _checked(self._variant, variant)
+        if mhan is not None:
+            self.variant = self.variant._replace(fix_signs=mhan.fix_signs)
         self.needs = self.needs._replace(
             logits_as_point=self.variant.senses_logits
         )
@@ -270,16 +272,13 @@ class MHGD(Method):
     def build(self, student, teacher):
         super().build(student, teacher)
         sizes = [shape[-1] for shape in teacher.maps]
-        # A feature that is a vector already has a sign.
-        self._varied = [
-            len(shape) > 2 and not self.variant.fix_signs
-            for shape in teacher.maps
-        ]
+        self._shapes = tuple(teacher.maps)
         if self.mhan is None:
             self.mhan = MHAN(
                 sizes,
                 num_heads=self.num_heads,
                 scale_logits=self.scale_logits,
+                fix_signs=self.variant.fix_signs,
             )
         elif self.mhan.sizes != sizes:
             raise ValueError(
@@ -289,9 +288,9 @@ class MHGD(Method):
             )
         self.preparation.build(
             self,
-            lambda teacher, *_: MHANTrainer(self.mhan, teacher, self._varied),
+            lambda teacher, *_: MHANTrainer(self.mhan, teacher),
             learns=self.mhan,
-            networks={} if self._mhan_given else {"mhan": self.mhan},
+            networks={"mhan": self.mhan},
             depends_on={
                 "num_heads": self.num_heads,
                 "scale_logits": self.scale_logits,
@@ -311,7 +310,9 @@ class MHGD(Method):
 
     def reduce(self, student, teacher):
         # Replicas exchange vectors, which are much smaller than maps.
-        expected = varied_signs(teacher.vectors, self._varied)
+        expected = teacher.vectors
+        if not self.variant.fix_signs:
+            expected = varied_signs(expected, self._shapes)
         first = self._first_point
         found = student_vectors(
             projected(self.projections, student.maps[first:]),
@@ -320,8 +321,8 @@ class MHGD(Method):
         )
         found = [*expected[:first], *found]
         return (
-            Features(student.outputs, [], vectors=found),
-            Features(teacher.outputs, [], vectors=expected),
+            Features(None, [], vectors=found),
+            Features(None, [], vectors=expected),
         )
 
     def call(self, student, teacher, labels):

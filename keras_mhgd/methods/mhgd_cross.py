@@ -20,11 +20,11 @@ class CrossMHGD(MHGD):
     while the features at both ends of an edge are wrong. At the first sensing
     point only the teacher's features are read.
 
-    Three settings also differ from the published ones. They were chosen by
-    ablations, see docs/evidence.md. The networks' logits are an additional,
-    last sensing point. The logits of attention are scaled. The gradient is
-    clipped where it enters the student. The singular vectors have fixed signs,
-    as in all measured results of this method.
+    Four settings also differ from `MHGD`'s. The networks' logits are an
+    additional, last sensing point. The logits of attention are scaled. The
+    gradient is clipped where it enters the student. The singular vectors have
+    fixed signs, as in all measured results of this method. Ablations are in
+    docs/evidence.md.
 
     Args:
         num_heads: Attention heads of each edge, >= 1. See `MHGD` for more on

@@ -67,8 +67,13 @@ class Preparations:
                 )
 
     def keep(self, built: Iterable[methods.Method]) -> None:
-        """Saves the networks that methods have learnt, if not saved yet."""
+        """Saves the networks that methods have learnt, if not saved yet.
+
+        A method that is not prepared has learnt nothing and is skipped.
+        """
         for method in built:
+            if method.preparation and not method.preparation.done:
+                continue
             for name, path in self._files(method).items():
                 if not path.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,5 +94,7 @@ class Preparations:
         }
         text = json.dumps([arguments, shapes, self._learnt_on], sort_keys=True)
         number = hashlib.sha256(text.encode()).hexdigest()[:8]
-        folder = self._directory / f"{type(method).__name__}-{number}"
-        return {name: folder / f"{name}.keras" for name in networks}
+        return {
+            name: self._directory / f"{name}-{number}.keras"
+            for name in networks
+        }

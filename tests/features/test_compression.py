@@ -52,15 +52,15 @@ def test_signs_vary_between_samples_and_with_nothing_else():
     maps = tf.constant(rng.random((64, 4, 4, 6)), tf.float32)
     vector = teacher_vector(maps)
     assert np.min(vector) > 0
-    varied, same = varied_signs([vector, vector], [True, False])
+    varied, same = varied_signs([vector, vector], [maps.shape, vector.shape])
     assert same is vector
     negative = np.sum(varied, axis=1) < 0
     assert 0 < negative.sum() < 64
     np.testing.assert_array_equal(np.abs(varied), vector)
     again = teacher_vector(tf.pad(maps, [[0, 0], [0, 3], [0, 0], [0, 0]]))
-    (padded,) = varied_signs([again], [True])
+    (padded,) = varied_signs([again], [maps.shape])
     np.testing.assert_array_equal(np.sum(padded, axis=1) < 0, negative)
-    (exact,) = varied_signs([tf.cast(vector, tf.float64)], [True])
+    (exact,) = varied_signs([tf.cast(vector, tf.float64)], [maps.shape])
     assert exact.dtype == "float64"
     np.testing.assert_array_equal(np.sum(exact, axis=1) < 0, negative)
 

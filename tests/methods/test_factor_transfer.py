@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_mhgd
+from benchmarks.correctness.situations import SITUATIONS
 from keras_mhgd.features import FeatureExtractor, Features, Taught
 from keras_mhgd.methods.factor_transfer import (
     FactorTransfer,
@@ -383,6 +385,7 @@ def test_two_students_share_a_paraphraser(
     student = small_net("student", widths=(3, 5))
     second = distiller(method, student, teacher, run_eagerly=True)
     assert method.preparation.done
+    assert not method.preparation.networks  # it has learnt none itself
     assert method.paraphraser is loaded
     translator = method.translator.get_weights()
     history = second.fit(x, y, batch_size=16, epochs=2, verbose=0).history
@@ -524,3 +527,23 @@ def test_a_configuration_makes_a_paraphraser_alike_but_untrained():
     built(found, maps, maps)
     assert found.paraphraser.get_config() == given.paraphraser.get_config()
     assert not found.preparation.done
+
+
+def test_attention_beside_a_method_that_reads_all_masks():
+    situation, found = SITUATIONS["tagging"], []
+    for others in ([], ["overhaul"]):
+        keras.utils.set_random_seed(3)
+        model = keras_mhgd.Distiller(
+            situation.student(),
+            situation.teacher(),
+            [FactorTransfer("attention"), "soft_logits", *others],
+        )
+        model.compile(keras.optimizers.SGD(0.001), **situation.task)
+        history = model.fit(
+            situation.x,
+            situation.y,
+            sample_weight=situation.weight,
+            verbose=0,
+        ).history
+        found.append(history["factor_transfer"][0])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)

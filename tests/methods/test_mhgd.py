@@ -250,6 +250,18 @@ def test_config_round_trip_of_every_argument(kind):
     assert isinstance(found.gradient_rule, gradients.PublishedFormula)
 
 
+def test_signs_are_those_that_the_mhan_has_learnt(tmp_path):
+    mhan = MHAN([6, 8], num_heads=2, fix_signs=True)
+    mhan.save(tmp_path / "mhan.keras")
+    assert keras.saving.load_model(tmp_path / "mhan.keras").fix_signs
+    assert MHGD(mhan=mhan).variant.fix_signs
+    mhan = MHAN([6, 8], num_heads=2)
+    assert not CrossMHGD(mhan=mhan).variant.fix_signs
+    config = mhan.get_config()
+    del config["fix_signs"]  # as saved before there was a choice
+    assert MHAN.from_config(config).fix_signs
+
+
 def test_a_variant_fills_in_what_is_not_given():
     """A dict changes its class's own values, a Variant all."""
     given = {"reduction": "mean"}
@@ -390,7 +402,7 @@ def test_batch_statistics_are_those_of_each_network():
         assert np.isfinite(each).all() and np.abs(each).max() > 0
     # Those of the whole batch, by which MHAN trains, and nothing moves.
     expected = [teacher_vector(each) for each in teacher.maps]
-    expected = varied_signs(expected, [True, True])
+    expected = varied_signs(expected, [each.shape for each in teacher.maps])
     aligned = [
         student_vector(*each)
         for each in zip(student.maps, expected, strict=True)
@@ -419,7 +431,7 @@ def test_signs_vary_unless_they_are_fixed(fix_signs):
     for a, b in zip(expected, teacher.maps, strict=True):
         np.testing.assert_array_equal(a, teacher_vector(b))
     if not fix_signs:
-        expected = varied_signs(expected, [True, True, False])
+        expected = varied_signs(expected, [each.shape for each in teacher.maps])
     loss = float(run(method, student, teacher)[0])
     aligned = [
         student_vector(*each)

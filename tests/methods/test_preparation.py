@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_mhgd
+from benchmarks.correctness.situations import SITUATIONS
 from keras_mhgd import methods
 
 
@@ -109,3 +110,20 @@ def test_the_weight_is_saved_and_in_the_configuration(
     model.save(tmp_path / "run.keras")
     loaded = keras.saving.load_model(tmp_path / "run.keras")
     np.testing.assert_allclose(loaded.methods[0].weight, 0.3)
+
+
+@pytest.mark.parametrize("name", ["fitnet", "fsp", "activation_boundaries"])
+def test_initialises_a_network_of_several_outputs(name):
+    situation = SITUATIONS["two_heads"]
+    method = type(methods.get(name))(preparation_epochs=1)
+    model = keras_mhgd.Distiller(
+        situation.student(), situation.teacher(), method
+    )
+    model.compile(keras.optimizers.SGD(0.001), **situation.task)
+    history = model.fit(situation.x, situation.y, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_networks_of_two_methods_have_two_names(distiller):
+    model = distiller([methods.MHGD(clipping=None), "mhgd"])
+    assert list(model.prepared_networks) == ["mhan", "mhan_2"]

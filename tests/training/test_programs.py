@@ -447,7 +447,7 @@ def test_a_killed_comparison_goes_on(compared):
     for part in ("MHGD, 2 heads", "Attention graphs, mhgd", "Most fixed"):
         assert part in page
     # Once for all trials; the teacher's outputs once a seed.
-    assert len(list((path / "preparations").glob("MHGD-*/mhan.keras"))) == 2
+    assert len(list((path / "preparations").glob("mhan-*.keras"))) == 2
     for trial in (0, 1):
         names = {each.name for each in (path / f"teacher_{trial}").iterdir()}
         assert {"logits.float32.npy", "vectors@stage1.float32.npy"} < names

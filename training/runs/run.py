@@ -5,7 +5,6 @@ import csv
 import functools
 import io
 import json
-import math
 import os
 import pathlib
 import sys
@@ -20,6 +19,7 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd.callbacks import Checkpoint, Position
 from keras_mhgd.distribution import fitting, replicas
+from keras_mhgd.finiteness import RequireFinite
 from keras_mhgd.graph import GraphRecord, drawing
 from keras_mhgd.storage.files import (
     locked,
@@ -202,7 +202,7 @@ class Run:
     def _prepare(self, model, data, interruption, save_freq) -> None:
         """Prepares the methods, from the last checkpoint if there is one."""
 
-        def fit(trainer, **arguments):
+        def fit(trainer, callbacks, **arguments):
             checkpoint = Checkpoint(
                 self._checkpoints / trainer.name,
                 [*trainer.variables, *trainer.optimizer.variables],
@@ -216,7 +216,7 @@ class Run:
                 _fit_of(trainer),
                 **arguments,
                 callbacks=[
-                    RequireFinite(),
+                    *callbacks,
                     checkpoint,
                     interruption.callback(checkpoint),
                 ],
@@ -262,29 +262,6 @@ class Run:
             ),
         )
         write_atomically(self.directory / "result.json", _json(result))
-
-
-class RequireFinite(keras.callbacks.Callback):
-    """Raises `FloatingPointError` if a loss is not finite.
-
-    The losses are checked after each step and after the test of each epoch.
-    This callback must come first: then no other callback saves the bad state.
-    """
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.on_epoch_end(self._epoch, logs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        lost = [name for name in logs if not math.isfinite(logs[name])]
-        if lost:
-            raise FloatingPointError(
-                "The losses must be finite. Received NaN or infinity in epoch "
-                f"{epoch + 1}: {', '.join(lost)}. Lower the learning rate or "
-                "the method's weight. What was saved is of before."
-            )
 
 
 class Recorder(keras.callbacks.Callback):

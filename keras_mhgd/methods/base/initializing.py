@@ -95,6 +95,6 @@ class _Initializer(keras.Model):
         variables = [*variables, *self.method.trainable_variables]
         # Layers behind the last sensing point get no gradient.
         apply(self.optimizer, tape.gradient(scaled, variables), variables)
-        batch_size = tf.shape(student.outputs)[0]
+        batch_size = tf.shape(tf.nest.flatten(student.outputs)[0])[0]
         self._loss_tracker.update_state(replicas.summed(loss), batch_size)
         return self.get_metrics_result()

@@ -69,7 +69,7 @@ class KerasLoss(Method):
         self._reads_logits = isinstance(
             loss, keras.distillation.LogitsDistillation
         )
-        self.needs = Needs()
+        self.needs = Needs(outputs=True)
         if self._reads_logits:
             # The loss takes a softmax: exactly one class must be right.
             self.needs = Needs(logits=True, tasks=(SINGLE_LABEL,))

@@ -12,11 +12,14 @@ from keras_mhgd.features import Features
 from keras_mhgd.methods.base.preparation import Preparation
 from keras_mhgd.tasks import Task
 
+_FIELDS = "outputs", "maps", "maps_before_activation", "logits", "embedding"
+
 
 class Needs(NamedTuple):
     """Lists what a method reads of both networks.
 
     Attributes:
+        outputs: Whether the method reads `Features.outputs`.
         maps: Whether the method reads `Features.maps`.
         maps_before_activation: Whether the method reads
             `Features.maps_before_activation`.
@@ -33,6 +36,7 @@ class Needs(NamedTuple):
             outputs nor labels.
     """
 
+    outputs: bool = False
     maps: bool = False
     maps_before_activation: bool = False
     logits: bool = False
@@ -53,23 +57,14 @@ class Needs(NamedTuple):
         return self.fields == ("logits",) and not self.layers
 
     @property
-    def outputs(self) -> bool:
-        """Whether the method compares the networks' predictions."""
-        return self.logits or not (self.fields or self.layers)
+    def predictions(self) -> bool:
+        """Whether the method reads the networks' predictions or logits."""
+        return self.outputs or self.logits
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of `Features` that the method reads, except `layers`."""
-        return tuple(
-            name
-            for name in (
-                "maps",
-                "maps_before_activation",
-                "logits",
-                "embedding",
-            )
-            if getattr(self, name)
-        )
+        return tuple(name for name in _FIELDS if getattr(self, name))
 
 
 def joined_needs(needs: Iterable[Needs]) -> Needs:
@@ -80,15 +75,9 @@ def joined_needs(needs: Iterable[Needs]) -> Needs:
     needs = list(needs)
     layers = dict.fromkeys(pair for each in needs for pair in each.layers)
     return Needs(
-        *(
-            any(getattr(each, name) for each in needs)
-            for name in (
-                "maps",
-                "maps_before_activation",
-                "logits",
-                "embedding",
-            )
-        ),
+        **{
+            name: any(getattr(each, name) for each in needs) for name in _FIELDS
+        },
         layers=tuple(layers),
         least_points=max((each.least_points for each in needs), default=1),
         logits_as_point=any(each.logits_as_point for each in needs),
@@ -116,11 +105,13 @@ class Method(keras.Layer):
             distiller sets it.
 
     Call arguments:
-        student: `Features` of the student, in training mode.
-        teacher: `Features` of the frozen teacher.
+        student: `Features` of the student, in training mode, as `reduce` gives
+            them: only the fields that `needs` names.
+        teacher: `Features` of the frozen teacher, likewise.
         labels: Class numbers `(rows,)`, -1 for rows without a label; or 0 and
             1 `(rows, outputs)` for independent labels; `None` if the data has
-            no class labels. See `keras_mhgd.tasks.Rows`.
+            no class labels, or if `needs` has no `tasks`. See
+            `keras_mhgd.tasks.Rows`.
 
     Returns:
         A dict of scalars, float32: one for each name in `terms`.
@@ -183,8 +174,9 @@ class Method(keras.Layer):
     def targets(self, teacher: Features) -> Features:
         """Reduces the teacher's features to those that the method reads.
 
-        Runs outside the gradient tape. With a `keras_mhgd.TeacherCache` it
-        runs once for all epochs.
+        Runs once per step, outside the student's gradient tape unless the
+        method `trains_teacher`. With a `keras_mhgd.TeacherCache` it runs once
+        for all epochs.
         """
         # Another method may have asked for the sensing points.
         return teacher if self.needs.points else teacher.without_points()
@@ -200,7 +192,7 @@ class Method(keras.Layer):
             student: The student's features.
             teacher: The teacher's `targets`.
         """
-        fields = self.needs.fields
+        fields = [*self.needs.fields, *(["layers"] * bool(self.needs.layers))]
         return student.only(fields), teacher.only(fields)
 
     def call(

@@ -1,6 +1,6 @@
 """Trains what a method must learn before the student trains."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_mhgd.checks import require_not_negative, require_positive
 from keras_mhgd.distribution import fitting
 from keras_mhgd.features import FeatureExtractor, Features
+from keras_mhgd.finiteness import RequireFinite
 
 Shares = Callable[[Features, Features, tf.Tensor | None], dict[str, tf.Tensor]]
 """Computes a replica's shares of a method's terms from the features of student
@@ -62,14 +63,15 @@ class Preparation:
                 the method's `Shares`; gives the model whose `fit` is the
                 preparation.
             learns: The layer that is trainable only during the preparation.
-            networks: See the attribute.
+            networks: See the attribute. Ignored if `done`: networks that were
+                given are not learnt.
             depends_on: See the attribute. Epochs and learning rate need not
                 be listed.
             done: Whether there is nothing to learn.
         """
         self._trainer = trainer
         self._learns = learns
-        self.networks = dict(networks or {})
+        self.networks = {} if done else dict(networks or {})
         self.depends_on = dict(depends_on or {})
         self._done = method.add_weight(
             name="prepared",
@@ -92,6 +94,7 @@ class Preparation:
         student: FeatureExtractor,
         shares: Shares | None = None,
         fit: Callable[..., Any] = fitting.fit,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
         **fit_arguments: Any,
     ) -> None:
         """Runs the preparation.
@@ -103,7 +106,11 @@ class Preparation:
                 preparation trains the student by these terms.
             fit: Function that is called instead of `keras.Model.fit`, with
                 the model to train and the arguments.
+            callbacks: Callbacks of the preparation.
             **fit_arguments: The data, as `keras.Model.fit` takes it.
+
+        Raises:
+            FloatingPointError: If a loss is not finite.
         """
         if self._learns is not None:
             self._learns.trainable = True
@@ -116,7 +123,12 @@ class Preparation:
             )
             # If the first step built the optimizer, it would be traced twice.
             trainer.optimizer.build(trainer.trainable_variables)
-            fit(trainer, **fit_arguments, epochs=self.epochs)
+            fit(
+                trainer,
+                **fit_arguments,
+                epochs=self.epochs,
+                callbacks=[RequireFinite(), *(callbacks or ())],
+            )
         finally:
             if self._learns is not None:
                 self._learns.trainable = False
