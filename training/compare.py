@@ -26,7 +26,7 @@ from training import options
 from training.reports.comparison_report import Outcome
 from training.reports.published import published
 from training.runs.comparison import Comparison, Way
-from training.runs.flags import parsed
+from training.runs.flags import parsed, set_arguments
 from training.saved.trained import load_network, network_file
 
 options.define_data()
@@ -62,7 +62,9 @@ flags.DEFINE_string(
     "ways",
     None,
     "A TOML file of other rows: tables [[way]] with a name and flags of "
-    "training.distill, where set is a table of the method's arguments.",
+    "training.distill, where set is a table of the method's arguments, such as "
+    "set = {num_heads = 4}, or of several methods' tables, such as "
+    "set = {mhgd = {num_heads = 4}}.",
 )
 options.define_positive("trials", 3, "Seeds of each method, from 0.")
 options.define_positive("jobs", 1, "Trainings at a time.")
@@ -183,7 +185,10 @@ def _ways(networks: Mapping[str, str], known: Mapping[str, str]) -> list[Way]:
             f"{' '.join(f'--set={each}' for each in sorted(unused))}."
         )
     for own in _read_ways(FLAGS.ways):
-        ways.append(distilled(own.pop("name"), own))
+        name = own.pop("name")
+        if "method" in own:  # raises for invalid arguments
+            options.methods(own["method"], set_arguments(own.get("set", {})))
+        ways.append(distilled(name, own))
     return ways
 
 
@@ -205,7 +210,36 @@ def _read_ways(path: str | None) -> list[dict[str, Any]]:
             f"--ways={path} must hold tables [[way]], each with a name and "
             f"flags of training.distill. Received: {content}."
         )
-    return ways
+    return [_flags(way, path) for way in ways]
+
+
+def _flags(way: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Checks a way's flags, and gives methods' tables in `set` by argument."""
+    plain = str, int, float
+    flags = dict(way)
+    flags["set"] = {}
+    for flag, value in way.items():
+        if flag == "set" and isinstance(value, dict):
+            for key, argument in value.items():
+                owned = key in keras_mhgd.methods.names()
+                flags["set"] |= (
+                    {f"{key}.{name}": argument[name] for name in argument}
+                    if owned and isinstance(argument, dict)
+                    else {key: argument}
+                )
+        elif flag == "set" or not (
+            isinstance(value, plain)
+            or isinstance(value, list)
+            and all(isinstance(each, plain) for each in value)
+        ):
+            raise app.UsageError(
+                f"--ways={path} must give flags that are strings, numbers, "
+                "booleans or lists of them, and `set` as a table. Received: "
+                f"{flag} = {value!r} in the way {way['name']!r}."
+            )
+    if not flags["set"]:
+        del flags["set"]
+    return flags
 
 
 def _owner(argument: str) -> str:

@@ -29,6 +29,7 @@ from keras_mhgd.storage.files import locked, require_writable, write_atomically
 from training import options
 from training.reports import search_report, tables
 from training.runs import processes
+from training.runs.flags import command_line
 from training.runs.interruption import Interruption
 from training.runs.run import Run
 from training.saved.results import read_result
@@ -248,20 +249,17 @@ def _arguments(
         "validation_split": None,
         "validation_freq": FLAGS.epochs,
     }
-    flags = [
-        f"--{name}={values[name]}"
-        for name in values
-        if values[name] is not None
-    ]
+    flags = {name: value for name, value in values.items() if value is not None}
+    flags["set"] = {}
     defaults = keras_mhgd.methods.parts(hp["method"])
     for part, default in zip(methods, defaults, strict=True):
         name, config = keras_mhgd.methods.name_of(part), default.get_config()
-        flags += [
-            f"--set={name}.{argument}={json.dumps(value)}"
+        flags["set"] |= {
+            f"{name}.{argument}": value
             for argument, value in part.get_config().items()
             if argument != "name" and value != config[argument]
-        ]
-    return flags
+        }
+    return command_line(flags)
 
 
 def _train(directory: pathlib.Path, arguments: list[str]) -> None:

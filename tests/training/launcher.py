@@ -1,4 +1,4 @@
-"""Runs programs as `training.processes` starts them, and keeps their output."""
+"""Starts programs by `training.runs.processes`, and keeps their output."""
 
 import contextlib
 import functools

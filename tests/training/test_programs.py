@@ -593,6 +593,11 @@ WRONG = {
         ["--teacher=TEACHER", "--student=resnet_small", "--ways=CORRUPT"],
         "--ways=.* must be TOML: ",
     ),
+    "argument of a way": (
+        "compare",
+        ["--teacher=TEACHER", "--student=resnet_small", "--ways=MISSPELT"],
+        "must name an argument of mhgd: .*Received: num_head",
+    ),
     "two ways of one name": (
         "compare",
         [
@@ -666,12 +671,17 @@ def test_wrong_input_is_told(folder, data, teacher, what):
     nameless, twice = folder / "nameless.toml", folder / "twice.toml"
     nameless.write_text('[[way]]\nmethod = "rkd"\n')
     twice.write_text('[[way]]\nname = "MHGD"\nmethod = "mhgd"\n')
+    misspelt = folder / "misspelt.toml"
+    misspelt.write_text(
+        '[[way]]\nname = "a"\nmethod = "mhgd"\nset = {num_head = 4}\n'
+    )
     places = {
         "TEACHER": teacher,
         "CORRUPT": corrupt,
         "EMPTY": folder / "empty",
         "NAMELESS": nameless,
         "TWICE": twice,
+        "MISSPELT": misspelt,
     }
     for name, path in places.items():
         arguments = [a.replace(f"={name}", f"={path}") for a in arguments]

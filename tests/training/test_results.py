@@ -3,9 +3,11 @@ import re
 
 import numpy as np
 import pytest
+from absl import app
 
 import keras_mhgd
 from benchmarks.speed.program import Benchmark
+from training import compare
 from training.reports import pictures, tables
 from training.runs.comparison import Comparison, Way
 from training.runs.flags import command_line
@@ -189,3 +191,41 @@ def test_a_damaged_configuration_is_told(tmp_path, make):
     path.write_text(path.read_text()[:-5])
     with pytest.raises(ValueError, match="config.json must hold a JSON object"):
         make(tmp_path)
+
+
+def test_ways_are_read_as_flags(tmp_path):
+    path = tmp_path / "ways.toml"
+    path.write_text(
+        '[[way]]\nname = "a"\nmethod = "mhgd+dist"\nprofile = [10, 20]\n'
+        "[way.set]\nmhgd.num_heads = 4\n'dist.weight' = 2\n"
+        "mhgd.variant.fix_signs = true\n"
+        '[[way]]\nname = "b"\nmethod = "mhgd"\n'
+        "set = {variant = {fix_signs = true}}\n"
+    )
+    assert compare._read_ways(path) == [
+        {
+            "name": "a",
+            "method": "mhgd+dist",
+            "profile": [10, 20],
+            "set": {
+                "mhgd.num_heads": 4,
+                "mhgd.variant": {"fix_signs": True},
+                "dist.weight": 2,
+            },
+        },
+        {
+            "name": "b",
+            "method": "mhgd",
+            "set": {"variant": {"fix_signs": True}},
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    "flag", ['set = ["num_heads=4"]', 'sensing_points = [["a", "b"]]']
+)
+def test_flags_of_ways_that_are_no_flags(flag, tmp_path):
+    path = tmp_path / "ways.toml"
+    path.write_text(f'[[way]]\nname = "a"\n{flag}\n')
+    with pytest.raises(app.UsageError, match=f"{flag[:3]}.* in the way 'a'"):
+        compare._read_ways(path)

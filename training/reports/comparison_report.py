@@ -131,13 +131,14 @@ class Outcome:
                 if each
             },
             changed=changed,
-            configuration={
-                name: [f"{flag}: {value}" for flag, value in flags.items()]
-                for name, flags in {
-                    "all": config["shared"],
-                    **config["ways"],
-                }.items()
-            },
+            # Pairs, since a way may be named "all".
+            configuration=[
+                (name, [f"{flag}: {value}" for flag, value in flags.items()])
+                for name, flags in (
+                    ("all", config["shared"]),
+                    *config["ways"].items(),
+                )
+            ],
         )
 
     def _predictions(self, row: Row) -> list[np.ndarray]:

@@ -11,9 +11,10 @@ from training.reports import tables
 
 _HEAD = """# Published results
 
-The commands are in [BUILD.md](../BUILD.md); nobody has run them here yet, so
-the last column is empty. Left out, since the publications don't say enough of
-them: students VGG and ResNet of WRN22-4 on CIFAR-100, and KD-EID.
+Written by `python -m training.reports.published`. The commands of the tables
+are in [BUILD.md](../BUILD.md). Nobody has run them here yet, so the last column
+is empty. Left out, since the publications don't say enough of them: students
+VGG and ResNet of WRN22-4 on CIFAR-100, and KD-EID.
 """
 
 

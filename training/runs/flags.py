@@ -13,14 +13,19 @@ def command_line(flags: Flags) -> list[str]:
     made = []
     for name, value in flags.items():
         if name == "set":
-            made += [f"--set={key}={_json(value[key])}" for key in value]
+            made += [f"--set={argument}" for argument in set_arguments(value)]
         elif isinstance(value, bool):
             made.append(f"--{'' if value else 'no'}{name}")
         elif isinstance(value, list):
-            made.append(f"--{name}={','.join(value)}")
+            made.append(f"--{name}={','.join(map(str, value))}")
         else:
             made.append(f"--{name}={value}")
     return made
+
+
+def set_arguments(values: Mapping[str, Any]) -> list[str]:
+    """Writes methods' arguments as the values of `--set`."""
+    return [f"{name}={_json(value)}" for name, value in values.items()]
 
 
 def _json(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Writes a run's scalars, graphs and hyperparameters for TensorBoard."""
 
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -88,13 +89,12 @@ def write_hparams(
 
     Args:
         log_dir: The trial's folder of event files.
-        values: Hyperparameters by name; lists are joined, `None` is left out.
+        values: Hyperparameters by name. Lists are joined, dicts become JSON,
+            and `None` is left out.
         metrics: Results of the trial by name.
     """
     plain = {
-        name: value
-        if isinstance(value, bool | int | float | str)
-        else " ".join(map(str, value))
+        name: _plain(value)
         for name, value in values.items()
         if value is not None
     }
@@ -102,6 +102,14 @@ def write_hparams(
         hparams.hparams(plain)
         for name, value in metrics.items():
             tf.summary.scalar(name, value)
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    return " ".join(map(str, value))
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
