@@ -125,7 +125,7 @@ class Distiller(keras.Model):
         super().__init__(name=name, **kwargs)
         self.student = student
         self.teacher = teacher
-        self.teacher_weights = _shares(self.teachers, teacher_weights)
+        self.teacher_weights = _normalized(self.teachers, teacher_weights)
         self.nonfinite, self.task = "raise", None  # until it is compiled
         for each in (student, *self.teachers):
             require_network(each)
@@ -912,7 +912,7 @@ class _EpochCounter(keras.callbacks.Callback):
         self._epoch.assign_add(1.0)
 
 
-def _shares(
+def _normalized(
     teachers: Sequence[keras.Model], weights: Sequence[float] | None
 ) -> tuple[float, ...]:
     """Scales the teachers' weights to a sum of 1."""

@@ -103,7 +103,7 @@ class Outputs:
         shapes: The shapes of the student's outputs, in the outputs' structure.
         ends: For each network, the student first, an `End` for each output, in
             the outputs' structure.
-        shares: Weights of the teachers.
+        teacher_weights: Weights of the teachers.
         methods: The methods, each with the name of the output that it reads;
             `None` if there is only one output.
     """
@@ -113,7 +113,7 @@ class Outputs:
         heads: Heads,
         shapes: Any,
         ends: Sequence[Any],
-        shares: Sequence[float],
+        teacher_weights: Sequence[float],
         methods: Sequence[tuple[Method, str | None]],
     ):
         self.heads = heads
@@ -121,7 +121,7 @@ class Outputs:
         self._ends: list[dict[str | None, End]] = [
             heads.split(each) for each in ends
         ]
-        self._shares = shares
+        self._teacher_weights = teacher_weights
         self._reading = [
             (method, head)
             for method, head in methods
@@ -190,7 +190,7 @@ class Outputs:
                 labels[head],
                 kind=self._kinds[head],
                 name=_named(head),
-                shares=self._shares,
+                teacher_weights=self._teacher_weights,
                 scores=self._scores,
             )
             for head in dict.fromkeys(head for _, head in self._reading)

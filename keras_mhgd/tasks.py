@@ -104,7 +104,7 @@ class Task:
             `"regression"` (values) or `"embedding"` (directions).
         student: The `End` of the student's output: logits or probabilities.
         teachers: The `End` of each teacher's output.
-        shares: Weights of the teachers, which add up to 1.
+        teacher_weights: Weights of the teachers, which add up to 1.
         ignored_class: The class number that marks a position or sample
             without a label; `None` if there is none.
         sparse: Whether labels are class numbers; `None` if that is not known
@@ -117,7 +117,7 @@ class Task:
         kind: str = SINGLE_LABEL,
         student: End = _LOGITS,
         teachers: Sequence[End] = (_LOGITS,),
-        shares: Sequence[float] = (1.0,),
+        teacher_weights: Sequence[float] = (1.0,),
         ignored_class: int | None = None,
         sparse: bool | None = None,
         aligned: bool = True,
@@ -126,7 +126,7 @@ class Task:
         self.kind = kind
         self.student = student
         self.teachers = tuple(teachers)
-        self.shares = tuple(shares)
+        self.teacher_weights = tuple(teacher_weights)
         self.ignored_class = ignored_class
         self.sparse = sparse
         self.aligned = aligned
@@ -223,8 +223,10 @@ class Task:
             return tf.reduce_logsumexp(
                 tf.stack(
                     [
-                        log + math.log(share)
-                        for log, share in zip(logs, self.shares, strict=True)
+                        log + math.log(weight)
+                        for log, weight in zip(
+                            logs, self.teacher_weights, strict=True
+                        )
                     ]
                 ),
                 axis=0,
@@ -241,8 +243,10 @@ class Task:
             scores = [unit(each) for each in scores]
         return tf.add_n(
             [
-                share * each
-                for each, share in zip(scores, self.shares, strict=True)
+                weight * each
+                for each, weight in zip(
+                    scores, self.teacher_weights, strict=True
+                )
             ]
         )
 
@@ -338,7 +342,7 @@ def settle(
     labels: Any = None,
     kind: str | None = None,
     name: str = "the output",
-    shares: Sequence[float] = (1.0,),
+    teacher_weights: Sequence[float] = (1.0,),
     scores: bool = True,
 ) -> Task:
     """Finds out what an output means.
@@ -360,7 +364,7 @@ def settle(
         labels: A tensor or its specification; `None` without labels.
         kind: What the output means according to the user; one of `KINDS`.
         name: Name of the output, for messages.
-        shares: Weights of the teachers.
+        teacher_weights: Weights of the teachers.
         scores: Whether a method reads the output's scores, not only labels.
 
     Raises:
@@ -384,7 +388,7 @@ def settle(
         kind,
         student,
         teachers,
-        shares,
+        teacher_weights,
         ignored_class=options.get("ignore_class"),
         sparse=sparse,
         aligned=function != "ctc",

@@ -26,13 +26,13 @@ class Place(NamedTuple):
         teacher: Index of the teacher; `None` for the average of all teachers.
         points: Indices of the student's sensing points that are paired with
             this teacher's; `None` for all.
-        share: Multiplier of the terms, which is the teacher's weight.
+        weight: Multiplier of the terms, which is the teacher's weight.
     """
 
     head: str | None = None
     teacher: int | None = None
     points: tuple[int, ...] | None = None
-    share: float = 1.0
+    weight: float = 1.0
 
     @property
     def suffix(self) -> str:
@@ -192,7 +192,7 @@ class Transfer:
                 place.of_labels(labels),
             )
             terms |= {
-                name: place.share * found[term] for term, name in names.items()
+                name: place.weight * found[term] for term, name in names.items()
             }
         return terms
 
@@ -311,7 +311,7 @@ def placed(
     heads: Heads,
     points: Sequence[str],
     pairs: Sequence[Sequence[tuple[str, str]]],
-    shares: Sequence[float],
+    teacher_weights: Sequence[float],
 ) -> Transfer:
     """Assigns methods to the outputs and teachers that they read.
 
@@ -325,7 +325,7 @@ def placed(
         heads: The outputs.
         points: The student's sensing points.
         pairs: Sensing points of student and teacher, for each teacher.
-        shares: Weights of the teachers.
+        teacher_weights: Weights of the teachers.
     """
     made: list[Method] = []
     places = []
@@ -340,7 +340,7 @@ def placed(
             place = Place(name)
             if number is not None:
                 own = [points.index(ours) for ours, _ in pairs[number]]
-                place = Place(name, number, tuple(own), shares[number])
+                place = Place(name, number, tuple(own), teacher_weights[number])
             made.append(_copy(method) if method in made else method)
             places.append(place)
     return Transfer(made, places)

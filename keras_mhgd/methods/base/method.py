@@ -126,9 +126,9 @@ class Method(keras.Layer):
     spans: str = "batch"
     """How a term is computed if several replicas share a batch.
 
-    `"batch"`: from the whole batch at once. `"sample"`: as the mean of values
-    that each depend on one sample. `"replica"`: from each replica's part
-    alone; the terms of all replicas are added.
+    `"batch"`: from the whole batch at once. `"sample"`: from each replica's
+    part, and then averaged over the samples, for means of values that each
+    depend on one sample. `"replica"`: from each replica's part, and then added.
     """
 
     trains_teacher: bool = False
