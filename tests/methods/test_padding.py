@@ -431,7 +431,7 @@ def test_prepares_without_padding(name, arguments):
         for network in networks:
             network.filled = filled
         method.prepare(
-            *networks, fit=lambda model, epochs: model.train_step((x, None))
+            *networks, fit=lambda model, **_: model.train_step((x, None))
         )
         weights = [method.get_weights(), networks[1].network.get_weights()]
         found.append(weights)
