@@ -303,4 +303,4 @@ def test_a_preparation_that_diverges_raises(method, distiller, images):
     model = distiller(method)
     with pytest.raises(FloatingPointError, match="losses must be finite"):
         model.prepare(*images, verbose=0)
-    assert not method.prepared
+    assert not method.preparation.done

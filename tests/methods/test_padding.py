@@ -438,7 +438,7 @@ def test_prepares_without_padding(name, arguments):
         method.preparation.run(
             *networks,
             shares=functools.partial(shares_of, method),
-            fit=lambda model, epochs: model.train_step((x, None)),
+            fit=lambda model, **_: model.train_step((x, None)),
         )
         weights = [method.get_weights(), networks[1].network.get_weights()]
         found.append(weights)
