@@ -400,6 +400,7 @@ class Extractor:
         front = keras.layers.Dense(5)(inputs)
         back = keras.layers.Dense(4)(front)
         self.network = keras.Model(inputs, [front, back])
+        self.shapes = Features(None, [each.shape for each in (front, back)])
         self.filled = 0.0
 
     def __call__(self, x, training=False):
