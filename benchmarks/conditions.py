@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_mhgd
-from benchmarks.devices import small
+from benchmarks.devices import difference, small
 from tests.situations import SITUATIONS
 
 # The largest difference that is allowed, relative to the largest entry or 1.
@@ -106,16 +106,6 @@ def losses(row, condition):
     return found | {str(i): each for i, each in enumerate(weights)}
 
 
-def difference(a, b):
-    """Largest difference, relative to the largest entry or to 1."""
-    return max(
-        float(np.abs(np.subtract(a[name], b[name])).max())
-        / max(1.0, float(np.abs(a[name]).max()))
-        for name in a
-        if name in b
-    )
-
-
 @functools.lru_cache(maxsize=1)
 def expected(row):
     """What a step by `fit` gives in float32."""
@@ -124,7 +114,8 @@ def expected(row):
 
 def of_condition(row, condition):
     """The largest difference from `fit` in float32."""
-    return difference(losses(row, condition), expected(row))
+    found = losses(row, condition)
+    return difference(found, {name: expected(row)[name] for name in found})
 
 
 def of_task(row, task):

@@ -1,11 +1,12 @@
 """Trains every method on several devices and tells how far one device is off.
 
-python -m benchmarks.devices <devices> <folder> <row> ...
+python -m benchmarks.devices <devices> <policy> <folder> <row> ...
 
-A row is what `methods.get` takes. Devices are parts of this processor:
-TensorFlow must see them from the start, and takes one strategy a process. With
-TF_CONFIG this is one of so many workers. What one device trains is kept in the
-folder.
+The policy is Keras's of dtypes. A row is what `methods.get` takes. Devices are
+parts of this processor: TensorFlow must see them from the start, and takes one
+strategy a process. With TF_CONFIG this is one of so many workers. What one
+device trains is kept in the folder.
+
 The last line printed is a JSON object: for each row the largest difference, or
 why there is none.
 """
@@ -64,6 +65,8 @@ def network(width: int, seed: int) -> keras.Model:
 def trained(row: str, strategy: tf.distribute.Strategy | None):
     """Trains on a data set with weights, then on arrays with class weights.
 
+    In half precision on the data set alone: over more steps round-off grows.
+
     Returns:
         Arrays by name: the entries of both histories and all weights.
     """
@@ -77,8 +80,14 @@ def trained(row: str, strategy: tf.distribute.Strategy | None):
         distiller = keras_mhgd.Distiller(
             student, teacher, small(row), ["stage1", "stage2"]
         )
+        optimizer = keras.optimizers.SGD(0.01, 0.9)
+        policy = keras.config.dtype_policy().name
+        if policy == "mixed_float16":
+            # With the default scale the sums of a whole batch overflow in the
+            # first steps, and those of its parts do not.
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 32.0)
         distiller.compile(
-            keras.optimizers.SGD(0.01, 0.9),
+            optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
@@ -87,11 +96,10 @@ def trained(row: str, strategy: tf.distribute.Strategy | None):
     if replicas.across_workers(strategy):  # which have no `class_weight`
         of_class = {"sample_weight": np.float32([CLASS_WEIGHT[i] for i in y])}
     arguments = {"shuffle": False, "verbose": 0}
-    numbers = {}
-    for part, data in (
-        ("data set", {"x": batches}),
-        ("arrays", {"x": x, "y": y, "batch_size": BATCH, **of_class}),
-    ):
+    numbers, parts = {}, {"data set": {"x": batches}}
+    if policy == "float32":
+        parts["arrays"] = {"x": x, "y": y, "batch_size": BATCH, **of_class}
+    for part, data in parts.items():
         history = distiller.fit(**data, **arguments).history
         numbers |= {f"{part} {name}": history[name] for name in history}
     weights = [*student.get_weights(), *distiller.method.get_weights()]
@@ -111,9 +119,21 @@ def reference(row: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
 def difference(
     one: dict[str, np.ndarray], several: dict[str, np.ndarray]
 ) -> float:
-    """Largest difference, relative to an array's largest entry or to 1."""
+    """Largest difference, relative to an array's largest entry or to 1.
+
+    Raises:
+        ValueError: If the names are not the same.
+        FloatingPointError: If an entry is not finite.
+    """
     if one.keys() != several.keys():
         raise ValueError(f"Other names: {sorted(one)} and {sorted(several)}.")
+    lost = [
+        name
+        for name in one
+        if not np.isfinite([one[name], several[name]]).all()
+    ]
+    if lost:
+        raise FloatingPointError(f"NaN or infinity in {', '.join(lost)}.")
     return max(
         float(np.abs(one[name] - several[name]).max())
         / max(1.0, float(np.abs(one[name]).max()))
@@ -121,8 +141,8 @@ def difference(
     )
 
 
-def main(devices: str, folder: str, *rows: str) -> None:
-    """Prints the cells of a column."""
+def strategy_of(devices: str) -> tf.distribute.Strategy:
+    """Makes the strategy of so many workers, or of parts of this processor."""
     if "TF_CONFIG" in os.environ:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     else:
@@ -137,6 +157,13 @@ def main(devices: str, folder: str, *rows: str) -> None:
     tf.config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": True}
     )
+    return strategy
+
+
+def main(devices: str, policy: str, folder: str, *rows: str) -> None:
+    """Prints the cells of a column."""
+    strategy = strategy_of(devices)
+    keras.config.set_dtype_policy(policy)
     cells = {}
     for row in rows:
         try:
@@ -144,7 +171,7 @@ def main(devices: str, folder: str, *rows: str) -> None:
             with strategy.scope():
                 is_chief = replicas.is_chief()
             if is_chief:
-                one = reference(row, pathlib.Path(folder))
+                one = reference(row, pathlib.Path(folder, policy))
                 cells[row] = difference(one, several)
         except Exception as error:  # an outcome as well
             cells[row] = f"{type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ entry of an array or to 1; `yes` where a task trains; or why there is none.
 A column more is an entry of `COLUMNS`.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -35,7 +36,10 @@ def rows() -> list[str]:
 
 
 def on_devices(
-    count: int, of_rows: Sequence[str], folder: str | os.PathLike
+    count: int,
+    of_rows: Sequence[str],
+    folder: str | os.PathLike,
+    policy: str = "float32",
 ) -> Column:
     """Compares replicas of one process with one device.
 
@@ -43,8 +47,9 @@ def on_devices(
         count: Replicas.
         of_rows: Of `rows()`.
         folder: Where what one device trains is kept, for other columns.
+        policy: Keras's, of dtypes; one device's is the same.
     """
-    return _cells(count, of_rows, folder, [{}])
+    return _cells(count, policy, of_rows, folder, [{}])
 
 
 def on_workers(
@@ -52,13 +57,17 @@ def on_workers(
 ) -> Column:
     """Compares worker processes with one: see `on_devices`."""
     variables = [{"TF_CONFIG": config} for config in tf_configs(count)]
-    return _cells(count, of_rows, folder, variables)
+    return _cells(count, "float32", of_rows, folder, variables)
 
 
 COLUMNS: dict[str, Callable[[Sequence[str], str | os.PathLike], Column]] = {
     "2 replicas": lambda *where: on_devices(2, *where),
     "4 replicas": lambda *where: on_devices(4, *where),
     "2 workers": lambda *where: on_workers(2, *where),
+    **{
+        f"2 replicas, {policy}": functools.partial(on_devices, 2, policy=policy)
+        for policy in ("mixed_bfloat16", "mixed_float16")
+    },
     **conditions.COLUMNS,
 }
 
@@ -90,13 +99,13 @@ def _text(cell: Cell, notes: dict[str, int]) -> str:
     return f"{cell:.1e}" if cell else "yes"
 
 
-def _cells(count, of_rows, folder, variables) -> Column:
+def _cells(count, policy, of_rows, folder, variables) -> Column:
     """Runs the program of the devices, with such variables a process."""
     processes = [
         subprocess.Popen(
             [
-                sys.executable,
-                *("-m", "benchmarks.devices", str(count), folder, *of_rows),
+                *(sys.executable, "-m", "benchmarks.devices", str(count)),
+                *(policy, folder, *of_rows),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

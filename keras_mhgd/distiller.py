@@ -599,7 +599,10 @@ class Distiller(keras.Model):
         return [*self.resumable_variables, *optimizer.variables, *metrics]
 
     def _step(self, data, teacher_features: list[FeatureExtractor]):
-        """Trains on a batch: gives logs, and whether all was finite."""
+        """Trains on a batch: gives logs, and whether all was finite.
+
+        The latter is `None` if it was not asked: `nonfinite="raise"`.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         rule, learns = self.method.gradient_rule, self.method.teacher_learns
         teacher, runs = None, self.method.terms and not isinstance(x, Taught)
@@ -667,7 +670,7 @@ class Distiller(keras.Model):
             else self._tell_finite
         )
         gradients, finite = check(gradients, {"task_loss": task_loss, **terms})
-        self._apply(gradients)
+        self._apply(gradients, finite)
         if terms:
             self.method.update(ours, theirs, labels)
 
@@ -693,12 +696,12 @@ class Distiller(keras.Model):
             self.compute_metrics(x, y, student.outputs, sample_weight)
         return self._logs(y), finite
 
-    def _apply(self, gradients) -> None:
+    def _apply(self, gradients, finite) -> None:
         """Updates what a loss reaches, and warns of what none does."""
         variables = self.trainable_variables
         if not self.optimizer.built:
             self.optimizer.build(variables)
-        missed = apply(self.optimizer, gradients, variables)
+        missed = apply(self.optimizer, gradients, variables, finite)
         if missed:
             warnings.warn(
                 "Labels, or a method on outputs such as 'soft_logits', must "
@@ -742,22 +745,15 @@ class Distiller(keras.Model):
         gradients = finiteness.after(finiteness.checks(losses), gradients)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # That one is there to pass over gradients that overflow.
-            return gradients, True
+            return gradients, None
         return finiteness.after(
             finiteness.checks(self._named(gradients)), gradients
-        ), True
+        ), None
 
     def _tell_finite(self, gradients, losses):
         """Gives the gradients, and whether both are finite on all replicas."""
         values = losses | self._named(gradients)
-        finite = replicas.everywhere(
-            tf.reduce_all(
-                [finiteness.is_finite(value) for value in values.values()]
-            )
-        )
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = finiteness.spoilt_unless(finite, gradients)
-        return gradients, finite
+        return gradients, finiteness.all_finite(values.values())
 
     def _named(self, gradients):
         return {

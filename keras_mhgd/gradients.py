@@ -362,6 +362,7 @@ def apply(
     optimizer: keras.optimizers.Optimizer,
     gradients: Gradients,
     variables: Sequence[keras.Variable],
+    finite: tf.Tensor | None = None,
 ) -> list[str]:
     """Updates the variables that a loss reaches.
 
@@ -372,6 +373,8 @@ def apply(
         optimizer: What updates them; built for all variables.
         gradients: One a variable, `None` where no loss reaches it.
         variables: All that train.
+        finite: Whether all replicas' losses and gradients are finite, scalar
+            boolean; `None` to look at the gradients where that is needed.
 
     Returns:
         The paths of the others.
@@ -379,17 +382,17 @@ def apply(
     Raises:
         ValueError: If there is no gradient at all.
     """
-    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    if scales and replicas.number() > 1:
-        known = [each for each in gradients if each is not None]
-        finite = replicas.everywhere(
-            tf.reduce_all([finiteness.is_finite(each) for each in known])
-        )
-        gradients = finiteness.spoilt_unless(finite, gradients)
     pairs = list(zip(gradients, variables, strict=True))
     # Keras's own warning of the others says that a loss is missing.
     reached = [pair for pair in pairs if pair[0] is not None]
-    optimizer.apply(*zip(*(reached or pairs), strict=True))
+    gradients, variables = zip(*(reached or pairs), strict=True)
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if scales and reached:
+        if finite is None and replicas.number() > 1:
+            finite = finiteness.all_finite(gradients)
+        if finite is not None:
+            gradients = finiteness.spoilt_unless(finite, gradients)
+    optimizer.apply(gradients, variables)
     return [each.path for gradient, each in pairs if gradient is None]
 
 

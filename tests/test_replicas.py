@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.slow
@@ -46,7 +46,8 @@ PROGRAM = pathlib.Path(__file__).with_name("replicated.py")
 )
 def test_weights_and_history_are_those_of_one_device(devices, cases):
     done = subprocess.run(
-        [sys.executable, PROGRAM, devices, *cases],
+        [sys.executable, "-m", "tests.replicated", devices, *cases],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

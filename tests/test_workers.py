@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.cluster import tf_configs
-from tests.test_replicas import PROGRAM
+from tests.test_replicas import ROOT
 
 
 def printed(count, *arguments):
@@ -18,7 +18,7 @@ def printed(count, *arguments):
             [sys.executable, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=PROGRAM.parents[1],
+            cwd=ROOT,
             env={**os.environ, "TF_CONFIG": config},
             text=True,
         )
@@ -36,7 +36,7 @@ def printed(count, *arguments):
 
 def trained(cases, count):
     """Gives what the workers printed."""
-    outputs = printed(count, PROGRAM, str(count), *cases)
+    outputs = printed(count, "-m", "tests.replicated", str(count), *cases)
     return [
         [json.loads(line) for line in output.splitlines()[-2:]]
         for output in outputs

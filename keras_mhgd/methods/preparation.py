@@ -80,12 +80,12 @@ class PreparedMethod(Method):
         )
         # Built within its first step, that step would be traced twice.
         trainer.optimizer.build(trainer.trainable_variables)
+        check = finiteness.RequireFinite("preparation_learning_rate")
         fit(
             trainer,
             **fit_arguments,
             epochs=self.preparation_epochs,
-            # First, so that no other saves what is not finite.
-            callbacks=[finiteness.RequireFinite(), *(callbacks or ())],
+            callbacks=[check, *(callbacks or ())],
         )
         self._prepared.assign(1.0)
 
