@@ -616,7 +616,10 @@ class Distiller(keras.Model):
         return [*self.resumable_variables, *optimizer.variables, *metrics]
 
     def _step(self, data, teacher_features: list[FeatureExtractor]):
-        """Trains on a batch: gives logs and whether all values were finite."""
+        """Trains on a batch: gives logs and whether all values were finite.
+
+        The latter is `None` with `nonfinite="raise"`.
+        """
         batch = self._seen(data, teacher_features)
         rule = self._transfer.gradient_rule
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
@@ -637,7 +640,7 @@ class Distiller(keras.Model):
             else self._tell_finite
         )
         gradients, finite = check(rule(step), terms)
-        self._apply(gradients)
+        self._apply(gradients, finite)
         if self.terms:
             self._transfer.update(*batch.read)
         self._record(batch, terms, losses, step)
@@ -717,12 +720,12 @@ class Distiller(keras.Model):
         if batch.y is not None:
             self.compute_metrics(batch.x, batch.y, outputs, batch.sample_weight)
 
-    def _apply(self, gradients) -> None:
+    def _apply(self, gradients, finite) -> None:
         """Updates variables that a loss reaches, and warns of all others."""
         variables = self.trainable_variables
         if not self.optimizer.built:
             self.optimizer.build(variables)
-        missed = apply(self.optimizer, gradients, variables)
+        missed = apply(self.optimizer, gradients, variables, finite)
         if missed:
             warnings.warn(
                 "Labels, or a method on outputs such as 'soft_logits', must "
@@ -766,22 +769,15 @@ class Distiller(keras.Model):
         gradients = finiteness.after(finiteness.checks(losses), gradients)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # This optimizer skips steps whose gradients overflow.
-            return gradients, True
+            return gradients, None
         return finiteness.after(
             finiteness.checks(self._named(gradients)), gradients
-        ), True
+        ), None
 
     def _tell_finite(self, gradients, losses):
         """Gives the gradients, and whether all replicas' values are finite."""
         values = losses | self._named(gradients)
-        finite = replicas.everywhere(
-            tf.reduce_all(
-                [finiteness.is_finite(value) for value in values.values()]
-            )
-        )
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = finiteness.spoilt_unless(finite, gradients)
-        return gradients, finite
+        return gradients, finiteness.all_finite(values.values())
 
     def _named(self, gradients):
         return {

@@ -1,11 +1,13 @@
 """Checks that losses and gradients are finite."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from keras_mhgd.distribution import replicas
 
 
 def checks(
@@ -51,19 +53,28 @@ def is_finite(value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
     return tf.math.is_finite(tf.reduce_sum(value.values if sparse else value))
 
 
+def all_finite(values: Iterable[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
+    """Tells if all values are finite on all replicas: scalar boolean."""
+    return replicas.everywhere(
+        tf.reduce_all([is_finite(value) for value in values])
+    )
+
+
 def spoilt_unless(
-    finite: tf.Tensor, gradients: Sequence[tf.Tensor | tf.IndexedSlices | None]
-) -> list[tf.Tensor | tf.IndexedSlices | None]:
+    finite: tf.Tensor, gradients: Sequence[tf.Tensor | tf.IndexedSlices]
+) -> list[tf.Tensor | tf.IndexedSlices]:
     """Makes one gradient NaN unless all values of the step are finite.
 
     The NaN makes a `LossScaleOptimizer` lower its scale. That optimizer checks
     only the gradients of its own replica, and no losses.
     """
-    place = next(
-        i for i, each in enumerate(gradients) if isinstance(each, tf.Tensor)
-    )
-    spoilt = tf.where(finite, gradients[place], float("nan"))
-    return [*gradients[:place], spoilt, *gradients[place + 1 :]]
+    first, *others = gradients
+    if isinstance(first, tf.IndexedSlices):
+        values = tf.where(finite, first.values, float("nan"))
+        spoilt = tf.IndexedSlices(values, first.indices, first.dense_shape)
+    else:
+        spoilt = tf.where(finite, first, float("nan"))
+    return [spoilt, *others]
 
 
 class RequireFiniteStep(keras.callbacks.Callback):
@@ -89,7 +100,14 @@ class RequireFinite(keras.callbacks.Callback):
 
     The losses are checked after each step and after the test of each epoch.
     This callback must come first: then no other callback saves the bad state.
+
+    Args:
+        rate: Name of the learning rate in the message.
     """
+
+    def __init__(self, rate: str = "the learning rate"):
+        super().__init__()
+        self._rate = rate
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -102,6 +120,6 @@ class RequireFinite(keras.callbacks.Callback):
         if lost:
             raise FloatingPointError(
                 "The losses must be finite. Received NaN or infinity in epoch "
-                f"{epoch + 1}: {', '.join(lost)}. Lower the learning rate or "
-                "the method's weight. What was saved is of before."
+                f"{epoch + 1}: {', '.join(lost)}. Lower {self._rate} or the "
+                "method's weight. What was saved is of before."
             )

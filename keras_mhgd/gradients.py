@@ -373,6 +373,7 @@ def apply(
     optimizer: keras.optimizers.Optimizer,
     gradients: Gradients,
     variables: Sequence[keras.Variable],
+    finite: tf.Tensor | None = None,
 ) -> list[str]:
     """Updates the variables that a loss reaches.
 
@@ -383,6 +384,8 @@ def apply(
         optimizer: The optimizer, built for all variables.
         gradients: One for each variable, `None` where no loss reaches it.
         variables: All trainable variables.
+        finite: Whether all losses and gradients are finite on all replicas, a
+            scalar boolean. With `None`, the gradients are checked if needed.
 
     Returns:
         The paths of the variables that no loss reaches.
@@ -390,17 +393,17 @@ def apply(
     Raises:
         ValueError: If there is no gradient at all.
     """
-    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    if scales and replicas.number() > 1:
-        known = [each for each in gradients if each is not None]
-        finite = replicas.everywhere(
-            tf.reduce_all([finiteness.is_finite(each) for each in known])
-        )
-        gradients = finiteness.spoilt_unless(finite, gradients)
     pairs = list(zip(gradients, variables, strict=True))
     # Keras would warn of the other variables as if a loss were missing.
     reached = [pair for pair in pairs if pair[0] is not None]
-    optimizer.apply(*zip(*(reached or pairs), strict=True))
+    gradients, variables = zip(*(reached or pairs), strict=True)
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if scales and reached:
+        if finite is None and replicas.number() > 1:
+            finite = finiteness.all_finite(gradients)
+        if finite is not None:
+            gradients = finiteness.spoilt_unless(finite, gradients)
+    optimizer.apply(gradients, variables)
     return [each.path for gradient, each in pairs if gradient is None]
 
 

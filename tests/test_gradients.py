@@ -301,3 +301,29 @@ def test_norms_of_variables():
             [29**0.5 / 2, 101**0.5 / 2, clipped],
             rtol=1e-6,
         )
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_sparse_gradients_alone_are_passed_over_with_a_loss_scale(finite):
+    """Whoever found a loss that is not finite says so; the rows are."""
+    table = keras.Variable(np.ones((3, 2), "float32"))
+    rows = tf.IndexedSlices(tf.ones((1, 2)), [1], [3, 2])
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.5), initial_scale=1.0
+    )
+    optimizer.build([table])
+    assert not gradients.apply(optimizer, [rows], [table], tf.constant(finite))
+    moved = 1.0 if not finite else 0.5
+    np.testing.assert_array_equal(table, [[1, 1], [moved, moved], [1, 1]])
+    assert float(optimizer.dynamic_scale) == (1.0 if finite else 0.5)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_no_gradient_at_all_is_an_error(scaled):
+    variable = keras.Variable(1.0)
+    optimizer = keras.optimizers.SGD(0.5)
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build([variable])
+    with pytest.raises(ValueError, match="No gradients"):
+        gradients.apply(optimizer, [None], [variable], tf.constant(True))

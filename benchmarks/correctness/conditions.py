@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_mhgd
-from benchmarks.correctness.devices import small
+from benchmarks.correctness.devices import difference, small
 from benchmarks.correctness.situations import SITUATIONS
 
 # The largest difference that is allowed, relative to the largest entry or 1.
@@ -107,16 +107,6 @@ def losses(row, condition):
     return found | {str(i): each for i, each in enumerate(weights)}
 
 
-def difference(a, b):
-    """Computes the largest difference, relative to the largest entry or 1."""
-    return max(
-        float(np.abs(np.subtract(a[name], b[name])).max())
-        / max(1.0, float(np.abs(a[name]).max()))
-        for name in a
-        if name in b
-    )
-
-
 @functools.lru_cache(maxsize=1)
 def expected(row):
     """Gives the losses and weights of one step of `fit` in float32."""
@@ -125,7 +115,8 @@ def expected(row):
 
 def of_condition(row, condition):
     """Computes the largest difference from `fit` in float32."""
-    return difference(losses(row, condition), expected(row))
+    found = losses(row, condition)
+    return difference(found, {name: expected(row)[name] for name in found})
 
 
 def of_task(row, task):

@@ -12,6 +12,7 @@ cell is `yes`. If there is no number, the cell refers to the reason.
 To add a column, add an entry to `COLUMNS`.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -36,7 +37,10 @@ def rows() -> list[str]:
 
 
 def on_devices(
-    count: int, of_rows: Sequence[str], folder: str | os.PathLike
+    count: int,
+    of_rows: Sequence[str],
+    folder: str | os.PathLike,
+    policy: str = "float32",
 ) -> Column:
     """Compares replicas of one process with one device.
 
@@ -44,8 +48,9 @@ def on_devices(
         count: Number of replicas.
         of_rows: Some of `rows()`.
         folder: Folder that keeps the results of one device for other columns.
+        policy: Keras's dtype policy, for one device too.
     """
-    return _cells(count, of_rows, folder, [{}])
+    return _cells(count, policy, of_rows, folder, [{}])
 
 
 def on_workers(
@@ -53,13 +58,17 @@ def on_workers(
 ) -> Column:
     """Compares worker processes with one: see `on_devices`."""
     variables = [{"TF_CONFIG": config} for config in tf_configs(count)]
-    return _cells(count, of_rows, folder, variables)
+    return _cells(count, "float32", of_rows, folder, variables)
 
 
 COLUMNS: dict[str, Callable[[Sequence[str], str | os.PathLike], Column]] = {
     "2 replicas": lambda *where: on_devices(2, *where),
     "4 replicas": lambda *where: on_devices(4, *where),
     "2 workers": lambda *where: on_workers(2, *where),
+    **{
+        f"2 replicas, {policy}": functools.partial(on_devices, 2, policy=policy)
+        for policy in ("mixed_bfloat16", "mixed_float16")
+    },
     **conditions.COLUMNS,
 }
 
@@ -92,11 +101,11 @@ def _text(cell: Cell, notes: dict[str, int]) -> str:
     return f"{cell:.1e}" if cell else "yes"
 
 
-def _cells(count, of_rows, folder, variables) -> Column:
+def _cells(count, policy, of_rows, folder, variables) -> Column:
     """Runs `devices` in a process for each dict of environment variables."""
     chief, *_ = results(
         "benchmarks.correctness.devices",
-        [count, folder, *of_rows],
+        [count, policy, folder, *of_rows],
         variables,
     )
     return chief[-1]

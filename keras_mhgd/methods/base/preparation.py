@@ -123,11 +123,12 @@ class Preparation:
             )
             # If the first step built the optimizer, it would be traced twice.
             trainer.optimizer.build(trainer.trainable_variables)
+            check = RequireFinite("preparation_learning_rate")
             fit(
                 trainer,
                 **fit_arguments,
                 epochs=self.epochs,
-                callbacks=[RequireFinite(), *(callbacks or ())],
+                callbacks=[check, *(callbacks or ())],
             )
         finally:
             if self._learns is not None:
