@@ -13,7 +13,7 @@ from keras_mhgd.storage.files import (
     write_atomically,
 )
 from training.reports.pictures import save
-from training.saved.machine import machine
+from training.reports.machine import machine
 
 
 class Benchmark:

@@ -1,1 +1,1 @@
-"""Reads networks and results of finished runs; describes the machine."""
+"""Reads networks and results of finished runs."""
