@@ -23,8 +23,8 @@ from keras_mhgd.export import ExportedModel, Serving, export_student
 from keras_mhgd.storage.files import write_atomically
 from training import options
 from training.reports import pictures
-from training.reports.model_card import card
 from training.reports.machine import machine
+from training.reports.model_card import card
 from training.saved.results import read_result
 from training.saved.trained import load_network
 

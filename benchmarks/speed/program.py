@@ -12,8 +12,8 @@ from keras_mhgd.storage.files import (
     require_writable,
     write_atomically,
 )
-from training.reports.pictures import save
 from training.reports.machine import machine
+from training.reports.pictures import save
 
 
 class Benchmark:
