@@ -263,6 +263,7 @@ def test_a_step_is_traced_once(distiller, images):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize(
     "clipping", ["per_variable", "per_feature", "formula", None]
@@ -324,6 +325,7 @@ def test_the_epoch_is_counted_across_fits_and_saved(
     assert float(loaded._epoch) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [False, True], ids=["own", "given"])
 def test_saves_and_resumes_with_its_optimizer(
     small_net, distiller, images, tmp_path, given
@@ -397,6 +399,7 @@ def test_one_hot_labels(distiller, images):
     assert history["task_loss"][-1] < history["task_loss"][0]
 
 
+@pytest.mark.slow
 def test_steps_under_xla_are_the_same(images, distiller):
     losses = []
     for jit_compile in (False, True):
@@ -466,6 +469,7 @@ def test_refuses_networks_that_do_not_fit(small_net, changes, message):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
@@ -556,6 +560,7 @@ def test_nan_in_the_teachers_features(small_net, distiller, images, prepared):
         model.fit(x, y, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clipping", ["per_variable", "per_feature", None])
 def test_gradient_norms_are_measured_beside_the_training(
     small_net, task, images, clipping

@@ -27,18 +27,23 @@ def examples():
         yield from (test for test in found if test.examples)
 
 
-@pytest.fixture
-def names():
-    """What the examples take as given."""
+NETWORKS = {"teacher": "vgg_small", "student": "resnet_small"}
+
+
+def names(code):
+    """Gives what an example takes as given; networks only if it names them."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, size=32)
-    return {
+    networks = {
+        name: keras_mhgd.models.get(network, (28, 28, 1), 10)
+        for name, network in NETWORKS.items()
+        if name in code
+    }
+    return networks | {
         "keras": keras,
         "keras_mhgd": keras_mhgd,
         "keras_tuner": keras_tuner,
         "tf": tf,
-        "teacher": keras_mhgd.models.get("vgg_small", (28, 28, 1), 10),
-        "student": keras_mhgd.models.get("resnet_small", (28, 28, 1), 10),
         "images": rng.normal(size=(32, 28, 28, 1)).astype("float32"),
         "labels": labels,
         "targets": np.eye(10)[labels],
@@ -48,10 +53,12 @@ def names():
 @pytest.mark.parametrize(
     "example", list(examples()), ids=lambda test: test.name
 )
-def test_docstring(example, names, tmp_path, monkeypatch):
+def test_docstring(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    keras_mhgd.graph.MHAN([16, 32, 64]).save("mhan.keras")
-    example.globs.update(names)
+    code = "".join(line.source for line in example.examples)
+    if "mhan.keras" in code:
+        keras_mhgd.graph.MHAN([16, 32, 64]).save("mhan.keras")
+    example.globs.update(names(code))
     runner = doctest.DocTestRunner(
         optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     )

@@ -103,12 +103,14 @@ def page():
     return json.loads((matrix.RESULTS / "matrix.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", matrix.rows())
 def test_other_precisions_and_ways_to_run(row):
     for condition, most in conditions.TOLERANCES.items():
         assert conditions.of_condition(row, condition) <= most, condition
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", matrix.rows())
 def test_each_task_trains_or_is_refused_as_the_page_says(row, page):
     for task in conditions.SITUATIONS:

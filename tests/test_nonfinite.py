@@ -87,6 +87,7 @@ def assert_same(found, expected):
         assert np.isfinite(a).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "eagerly"),
     [
@@ -123,6 +124,7 @@ def test_skipping_changes_no_other_step(train, images):
     assert_same(state(skipping), state(raising))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"steps_per_execution": 3}, {"jit_compile": True}],
@@ -136,6 +138,7 @@ def test_options_of_compile(train, images, with_bad_batch, changes):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_first_step_and_data_of_unknown_labels(distiller, with_bad_batch):
     """Metrics and optimizer are made within the step that is undone."""
     x, y = with_bad_batch()
@@ -154,6 +157,7 @@ def test_the_first_step_and_data_of_unknown_labels(distiller, with_bad_batch):
     assert logs == pytest.approx(expected | {"skipped_steps": 0}, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_scale_is_lowered(train, images, with_bad_batch):
     """The rest is as if the batch weren't there: scales are powers of 2."""
 
@@ -218,6 +222,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nonfinite", ["skip", "raise"])
 def test_goes_on_within_an_epoch(
     small_net, distiller, with_bad_batch, train, tmp_path, nonfinite

@@ -568,6 +568,7 @@ def test_each_teacher_has_terms_of_its_own_on_maps():
     assert found["fitnet_0"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_cache_holds_what_each_teacher_gives(bars, small_net):
     def made():
         model = keras_mhgd.Distiller(

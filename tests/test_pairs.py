@@ -376,6 +376,7 @@ def equal(ours, theirs):
     return all(np.array_equal(*each) for each in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_transfers_graphs_saves_and_loads(name, eagerly, tmp_path):
     pair = PAIRS[name]
@@ -408,6 +409,7 @@ def test_transfers_graphs_saves_and_loads(name, eagerly, tmp_path):
     assert not equal(weights(loaded.student), weights(student))
 
 
+@pytest.mark.slow
 def test_logits_are_sensed_before_a_softmax_of_the_classifier():
     """Training is that of networks whose softmax is a layer of its own."""
     loss = keras.losses.SparseCategoricalCrossentropy()
@@ -442,6 +444,7 @@ def test_other_methods(name):
     assert not equal(weights(distiller.student), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -484,6 +487,7 @@ def test_the_student_leaves_alone(name, tmp_path):
         np.testing.assert_allclose(serve(pair.x), expected, **close)
 
 
+@pytest.mark.slow
 def test_networks_of_keras_applications(eagerly, tmp_path):
     shape = (64, 64, 3)
     student = keras.applications.MobileNetV2(
@@ -526,6 +530,7 @@ def in_one_test(names):
     return pytest.param(names, marks=marks, id=" of ".join(names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [in_one_test(names) for names in pairs.APPLICATIONS]
 )

@@ -59,6 +59,7 @@ def test_soft_logits_agree_with_numpy(situation):
     assert set(expected) == set(distiller.terms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["soft_logits", "mhgd", "recommended"])
 def test_trains_evaluates_resumes_and_exports(situation, method, tmp_path):
     distiller = made(situation, quick(method))

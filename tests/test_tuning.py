@@ -83,6 +83,7 @@ def arrays(path):
     return found
 
 
+@pytest.mark.slow
 def test_trials_share_the_teachers_part_and_save_the_student(
     hypermodel, prepared, tmp_path
 ):
@@ -118,6 +119,7 @@ def test_trials_share_the_teachers_part_and_save_the_student(
     assert sum(map(np.sum, saved)) == pytest.approx(sum(map(np.sum, expected)))
 
 
+@pytest.mark.slow
 def test_hyperband(hypermodel, tmp_path):
     """Trials of the second round go on with those of the first."""
     tuner = keras_tuner.Hyperband(
@@ -141,6 +143,7 @@ def test_hyperband(hypermodel, tmp_path):
     assert len(list((tmp_path / "shared" / "trials").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_bayesian_optimization(hypermodel, tmp_path):
     tuner = keras_tuner.BayesianOptimization(
         hypermodel(methods=["soft_logits"]),
@@ -170,6 +173,7 @@ class _Epochs(keras.callbacks.Callback):
         self.count += 1
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_where_it_was(hypermodel, tmp_path):
     """In the second of two epochs of the second of two trials."""
 
@@ -196,6 +200,7 @@ def test_a_killed_search_goes_on_where_it_was(hypermodel, tmp_path):
     assert len(scores[0]) == 2 and scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_trial_of_another_search_is_not_gone_on_with(hypermodel, capsys):
     """In the same folder, with what no hyperparameter tells."""
     hp = values(method="soft_logits")
@@ -250,6 +255,7 @@ def test_more_epochs_go_on_exactly(hypermodel, tmp_path):
         model.fit(hp, model.build(hp), epochs=4, initial_epoch=2, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_diverging_trial_fails_and_the_search_goes_on(hypermodel, tmp_path):
     def space(hp, name):
         weight = hp.Choice("weight", [0.9, 1e38])

@@ -31,6 +31,7 @@ def fit(distiller, images, epochs=3, **arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clipping", ["per_variable", "per_feature"])
 def test_graphs_are_those_of_the_loss(distiller, images, clipping):
     """Of both networks, in inference; the loss is their divergence."""
@@ -92,6 +93,7 @@ def test_tensorboard_gets_scalars_and_pictures(distiller, images, tmp_path):
         assert picture.shape[0] > 150 and picture.std() > 20
 
 
+@pytest.mark.slow
 def test_the_training_stays_the_same(distiller, images, tmp_path):
     found = []
     for callbacks in ([], [AttentionGraphs(tmp_path, *images)]):

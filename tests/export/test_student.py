@@ -86,6 +86,7 @@ def exported(tmp_path_factory):
     return model, {file.format: file for file in files}, directory, labels
 
 
+@pytest.mark.slow
 def test_writes_all_formats_and_nothing_else(exported):
     model, files, directory, labels = exported
     assert {name: file.path.name for name, file in files.items()} == FILES
@@ -367,6 +368,7 @@ def test_loaded_predictor_checks_images(exported):
             predict(images(2, (12, 12, 1)))
 
 
+@pytest.mark.slow
 def test_replaces_an_older_export(tmp_path):
     old, new = dense_net(), dense_net()
     new.set_weights([2 * w for w in old.get_weights()])
@@ -395,6 +397,7 @@ def wrong_conversion(content, path):
     wrong.export(path, format="litert", verbose=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "conversion, message",
     [

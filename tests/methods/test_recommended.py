@@ -59,7 +59,7 @@ def test_replicas_join_no_maps_that_a_method_does_not_read():
             logits, maps, logits, vectors=maps, maps_before_activation=maps
         ),
     ]
-    assert methods.FSP().reduce(*pair) == (Features(logits, maps),) * 2
+    assert methods.FSP().reduce(*pair) == (Features(None, maps),) * 2
     assert DIST().reduce(*pair) == (Features(logits, [], logits),) * 2
 
 
