@@ -16,7 +16,7 @@ test: lint  ## lint, and all tests but the slow ones
 
 test-all: test test-slow test-hub test-browser  ## every test there is
 
-test-slow: $(READY)  ## whole programs, devices and workers, long trainings
+test-slow: $(READY)  ## whole programs, devices and workers, tasks, searches
 	$(PYTEST) -m slow
 
 test-browser: $(READY)  ## the pages in Debian's package chromium

@@ -26,7 +26,7 @@ from training import options
 from training.reports.comparison_report import Outcome
 from training.reports.published import published
 from training.runs.comparison import Comparison, Way
-from training.runs.flags import parsed, set_arguments
+from training.runs.flags import set_arguments
 from training.saved.trained import load_network, network_file
 
 options.define_data()
@@ -165,24 +165,25 @@ def _ways(networks: Mapping[str, str], known: Mapping[str, str]) -> list[Way]:
     if FLAGS.sensing_points:
         points = {"sensing_points": FLAGS.sensing_points}
     ways = [Way("student", "train", {"model": FLAGS.student})]
-    unused = set(FLAGS.set)
+    given = options.method_arguments(FLAGS.set)
+    unused = set(given)
     for name in names[1:]:
         parts = keras_mhgd.methods.parts(name)
-        owners = [keras_mhgd.methods.name_of(each) for each in parts]
-        own = [each for each in FLAGS.set if _owner(each) in owners]
-        unused -= set(own)
-        options.methods(name, own)  # raises for invalid arguments
+        owners = {keras_mhgd.methods.name_of(each) for each in parts}
         arguments = {
-            key: parsed(value)
-            for key, _, value in (each.partition("=") for each in own)
+            f"{owner}.{key}": value
+            for owner in owners & given.keys()
+            for key, value in given[owner].items()
         }
+        unused -= owners
+        options.methods(name, set_arguments(arguments))  # raises if invalid
         set_ = {"set": arguments} if arguments else {}
         ways.append(distilled(name, {"method": name, **points, **set_}))
     if unused:
         raise app.UsageError(
             "--set must be for one of --methods; those of --ways have flags of "
             f"their own. Received: --methods={','.join(FLAGS.methods)}, and "
-            f"{' '.join(f'--set={each}' for each in sorted(unused))}."
+            f"--set for {', '.join(sorted(unused))}."
         )
     for own in _read_ways(FLAGS.ways):
         name = own.pop("name")
@@ -240,15 +241,6 @@ def _flags(way: Mapping[str, Any], path: str) -> dict[str, Any]:
     if not flags["set"]:
         del flags["set"]
     return flags
-
-
-def _owner(argument: str) -> str:
-    owner, dot, _ = argument.partition("=")[0].rpartition(".")
-    if not dot or owner not in keras_mhgd.methods.names():
-        raise app.UsageError(
-            f"--set must be method.name=value. Received: --set={argument}."
-        )
-    return owner
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ def main(*names: str) -> None:
         for name in names or COLUMNS:
             columns[name] = COLUMNS[name](rows(), folder)
             path.write_text(json.dumps(columns, indent=1) + "\n")
+    columns = {name: columns[name] for name in COLUMNS if name in columns}
+    path.write_text(json.dumps(columns, indent=1) + "\n")
     page = RESULTS / "matrix.md"
     head = page.read_text().partition("| ")[0]
     page.write_text(head + table(columns))
