@@ -510,7 +510,7 @@ def _known_end(end: End, from_logits: bool | None, what: str) -> End:
         raise ValueError(
             "A method that reads logits must know whether a network gives "
             f"logits or probabilities. Received: {what}, which ends in "
-            "operations or code where that can't be told. End the network in "
+            "operations or code that do not show it. End the network in "
             "a Dense, Softmax or Activation layer."
         )
     return End("linear", not from_logits)

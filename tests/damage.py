@@ -54,7 +54,7 @@ def damage_bytes(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def damage_text(rng: np.random.Generator, content: bytes) -> bytes:
-    """Puts other words in the place of some, or damages it as bytes."""
+    """Replaces some words by others, or damages the file as bytes."""
     if rng.random() < 0.3:
         return damage_bytes(rng, content)
     text = content.decode(errors="surrogateescape")

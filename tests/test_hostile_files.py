@@ -173,7 +173,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path):
 
 @pytest.fixture
 def network(tmp_path):
-    """Makes a `.keras` file with other content in the place of its own."""
+    """Makes a `.keras` file with other content than its own."""
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.Dense(3, name="dense")(inputs))
     model.save(tmp_path / "whole.keras")

@@ -80,8 +80,8 @@ def define_data() -> None:
         "validation_split",
         None,
         "Part of the training images that is held out, before --subset, and "
-        "tested on in the place of the test images: to choose settings by. "
-        "Teachers that were trained on them flatter what follows them.",
+        "used instead of the test images, for example to choose settings. A "
+        "teacher that was trained on them makes the results look better.",
     )
     flags.register_validator(
         "validation_split",
@@ -148,8 +148,8 @@ def define_training() -> None:
     define_positive(
         "cpu_devices",
         None,
-        "Devices that --strategy=mirrored sees the processor as, and uses in "
-        "the place of GPUs.",
+        "Number of devices that --strategy=mirrored makes of the processor, "
+        "and uses instead of GPUs.",
     )
     flags.register_multi_flags_validator(
         ["cpu_devices", "strategy"],

@@ -200,7 +200,7 @@ def _embedding(outputs: Any, origin: Origin, name: str) -> Any:
         raise ValueError(
             "A method that reads the embedding must get networks whose "
             "classifier, the last layer with weights, gets vectors "
-            f"(batch, D). Received: {name!r}, where that can't be told. "
+            f"(batch, D). Received: {name!r}, which has no such classifier. "
             "Choose another method, or end the network in a Dense layer."
         )
     if any(each is not first for each in read):

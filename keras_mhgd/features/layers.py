@@ -353,11 +353,11 @@ def call_in_two(
     """
     activation, got = layer.activation, []
 
-    def told(x):
+    def recorded(x):
         got.append(x)
         return activation(x)
 
-    layer.activation = told
+    layer.activation = recorded
     try:
         result = call(*inputs, **options)
     finally:
