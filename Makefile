@@ -4,6 +4,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
+# Python compiles what it imports: compiling all of TensorFlow takes a minute.
+PIP := $(VENV)/bin/pip install --quiet --no-compile
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all test-slow test-browser test-hub lint format table clean
@@ -23,7 +25,7 @@ test-browser: $(READY)  ## the pages in Debian's package chromium
 	$(VENV)/bin/python -m pytest tests/training/browser
 
 test-hub: $(READY)  ## networks of KerasHub, which this installs
-	$(VENV)/bin/pip install --quiet --requirement requirements-hub.lock
+	$(PIP) --requirement requirements-hub.lock
 	$(PYTEST) tests/hub
 
 lint: $(READY)
@@ -42,8 +44,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --requirement requirements.lock
-	$(VENV)/bin/pip install --quiet --no-deps --editable .
+	$(PIP) --requirement requirements.lock
+	$(PIP) --no-deps --editable .
 	touch $@
 
 clean:

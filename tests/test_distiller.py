@@ -56,6 +56,7 @@ def distilled_student(small_net, distiller, fit, dropout=0.0, **changes):
     return weights(student), history.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fit",
     [
@@ -86,6 +87,7 @@ def test_without_a_transfer_it_is_plain_keras(
     assert set(history) - set(plain) == {"task_loss", "nothing"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -105,6 +107,7 @@ def test_options_of_compile(small_net, distiller, task, images, changes):
     np.testing.assert_allclose(history["loss"], plain["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_xla_where_the_method_can(small_net, distiller, task, images):
     x, y = images
     fit = {"x": x, "y": y, "batch_size": 16, "epochs": 2, "shuffle": False}
@@ -170,6 +173,7 @@ def counted(small_net, name):
     return net, counter
 
 
+@pytest.mark.slow
 def test_one_forward_of_each_network_a_step(small_net, task, images):
     x, y = images
     student, student_counter = counted(small_net, "student")
@@ -193,6 +197,7 @@ def test_one_forward_of_each_network_a_step(small_net, task, images):
     assert teacher_counter.calls.numpy() == 8
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_are_the_students(distiller, images):
     x, y = images
     model = distiller()
@@ -210,6 +215,7 @@ def test_evaluate_and_predict_are_the_students(distiller, images):
     assert_equal(weights(model), before)
 
 
+@pytest.mark.slow
 def test_the_teacher_stays_as_it_is(small_net, distiller, images):
     x, y = images
     teacher = small_net("teacher", dropout=0.5)
@@ -222,6 +228,7 @@ def test_the_teacher_stays_as_it_is(small_net, distiller, images):
     assert all(trainable)
 
 
+@pytest.mark.slow
 def test_fit_prepares_once_and_learns(distiller, images, capsys):
     x, y = images
     model = distiller(methods.MHGD(num_heads=2, preparation_epochs=2))
@@ -237,6 +244,7 @@ def test_fit_prepares_once_and_learns(distiller, images, capsys):
     assert_equal(weights(model.methods[0].mhan), mhan)
 
 
+@pytest.mark.slow
 def test_the_transfer_moves_the_students_graphs(distiller, images):
     x, y = images
     model = distiller(
@@ -246,6 +254,7 @@ def test_the_transfer_moves_the_students_graphs(distiller, images):
     assert history["mhgd"][-1] < 0.5 * history["mhgd"][0]
 
 
+@pytest.mark.slow
 def test_a_step_is_traced_once(distiller, images):
     x, y = images
     model = distiller(methods.MHGD(num_heads=2, preparation_epochs=1))
@@ -294,6 +303,7 @@ def test_fit_keeps_the_optimizers_variables(distiller, images):
     assert model.optimizer.dynamic_scale is scale
 
 
+@pytest.mark.slow
 def test_loss_scale_does_not_change_the_update(small_net, task, images):
     """In float32, with and without a loss scale: the same student."""
     x, y = images
@@ -312,6 +322,7 @@ def test_loss_scale_does_not_change_the_update(small_net, task, images):
     assert_equal(*found, tolerance=1e-6)
 
 
+@pytest.mark.slow
 def test_the_epoch_is_counted_across_fits_and_saved(
     distiller, images, tmp_path
 ):
@@ -353,6 +364,7 @@ def test_saves_and_resumes_with_its_optimizer(
     assert_equal(weights(loaded.student), weights(model.student), 1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_teacher_is_in_a_students_file(
     small_net, distiller, images, tmp_path
 ):
@@ -384,6 +396,7 @@ def test_nothing_of_the_teacher_is_in_a_students_file(
     assert not holds(model.teacher)
 
 
+@pytest.mark.slow
 def test_data_sets_and_generators_fit(distiller, images):
     x, y = images
     model = distiller()
@@ -392,6 +405,7 @@ def test_data_sets_and_generators_fit(distiller, images):
     assert int(model.optimizer.iterations) == 8
 
 
+@pytest.mark.slow
 def test_one_hot_labels(distiller, images):
     x, y = images
     model = distiller(loss=keras.losses.CategoricalCrossentropy(True))
@@ -543,6 +557,7 @@ def test_labels_out_of_range(distiller, images, label, dtype, eagerly):
         model.fit(x, y, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepared", [False, True])
 def test_nan_in_the_teachers_features(small_net, distiller, images, prepared):
     x, y = images
@@ -601,6 +616,7 @@ def test_gradient_norms_are_measured_beside_the_training(
     assert copy.gradient_norms
 
 
+@pytest.mark.slow
 def test_gradient_norms_of_combined_sums(small_net, task, images):
     """The transfer is of all terms where no method limits its gradient."""
     methods = ["soft_logits", "similarity_preserving"]

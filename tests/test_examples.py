@@ -15,6 +15,7 @@ import tensorflow as tf
 import keras_mhgd
 
 ROOT = pathlib.Path(__file__).parents[1]
+TRAIN = (".fit(", ".search(", "export_student(")  # some of what takes seconds
 
 
 def examples():
@@ -24,7 +25,16 @@ def examples():
         found = doctest.DocTestFinder(exclude_empty=True).find(
             importlib.import_module(module.name)
         )
-        yield from (test for test in found if test.examples)
+        for test in found:
+            code = "".join(line.source for line in test.examples)
+            trains = any(word in code for word in TRAIN)
+            if code:
+                yield pytest.param(
+                    test,
+                    code,
+                    id=test.name,
+                    marks=[pytest.mark.slow] * trains,
+                )
 
 
 NETWORKS = {"teacher": "vgg_small", "student": "resnet_small"}
@@ -50,12 +60,9 @@ def names(code):
     }
 
 
-@pytest.mark.parametrize(
-    "example", list(examples()), ids=lambda test: test.name
-)
-def test_docstring(example, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("example", "code"), list(examples()))
+def test_docstring(example, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = "".join(line.source for line in example.examples)
     if "mhan.keras" in code:
         keras_mhgd.graph.MHAN([16, 32, 64]).save("mhan.keras")
     example.globs.update(names(code))

@@ -114,6 +114,7 @@ def test_a_skipped_step_changes_nothing(
     assert int(model.optimizer.iterations) == 8
 
 
+@pytest.mark.slow
 def test_skipping_changes_no_other_step(train, images):
     """The same bits as without it."""
     skipping, history = train(images, "per_variable")
@@ -270,6 +271,7 @@ def test_goes_on_within_an_epoch(
         assert logs["skipped_steps"] == [1]
 
 
+@pytest.mark.slow
 def test_it_is_saved(distiller, images, tmp_path):
     model = distiller("soft_logits", nonfinite="skip")
     model.fit(*images, verbose=0)

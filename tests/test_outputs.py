@@ -444,6 +444,7 @@ def test_random_layers_that_the_teacher_does_not_see_are_told():
         keras_mhgd.Distiller(student, teacher, "soft_logits")
 
 
+@pytest.mark.slow
 def test_data_that_is_gone_through_once():
     def batches():
         while True:

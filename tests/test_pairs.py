@@ -435,6 +435,7 @@ def test_logits_are_sensed_before_a_softmax_of_the_classifier():
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_other_methods(name):
     pair = PAIRS[name]

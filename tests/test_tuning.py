@@ -226,6 +226,7 @@ def test_a_trial_of_another_search_is_not_gone_on_with(hypermodel, capsys):
     assert resumed == [False, True, False, False, False, False]
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_exactly(hypermodel, tmp_path):
     """With the optimizer's and the method's state: one way and two ways."""
     hp = values(**{"method": "fitnet", "fitnet/weight": 0.5})
@@ -323,6 +324,7 @@ def test_the_defaults_of_the_search_are_those_of_the_method(name):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_teacher_that_learns_is_a_copy(hypermodel, teacher):
     before = teacher.get_weights()
     model = hypermodel(methods=["mutual_learning"], views=2)

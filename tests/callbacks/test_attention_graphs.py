@@ -50,6 +50,7 @@ def test_graphs_are_those_of_the_loss(distiller, images, clipping):
     )
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_scalars_and_pictures(distiller, images, tmp_path):
     x, y = images
     graphs = AttentionGraphs(
@@ -105,6 +106,7 @@ def test_the_training_stays_the_same(distiller, images, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_among_several_methods(distiller, images, tmp_path):
     file = tmp_path / "a.npz"
     model = distiller([keras_mhgd.methods.get("soft_logits"), mhgd()])

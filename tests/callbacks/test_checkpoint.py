@@ -79,6 +79,7 @@ def newest(checkpoint):
     return checkpoint.directory / "epoch_00002.npz"
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_the_uninterrupted_one(tmp_path):
     straight = network()
     train(straight)
@@ -102,6 +103,7 @@ def test_resumed_training_equals_the_uninterrupted_one(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_resuming_needs_the_seed_generators(tmp_path):
     """Weights and optimizer alone give another training: dropout differs."""
     straight = network()
@@ -119,6 +121,7 @@ def test_resuming_needs_the_seed_generators(tmp_path):
     assert not np.array_equal(values(resumed)[0], values(straight)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2])
 def test_goes_on_within_an_epoch(tmp_path, steps):
     """Weights and metrics as of a training that wasn't killed."""

@@ -477,6 +477,7 @@ def test_name_of_another_kind():
         data.load(3)
 
 
+@pytest.mark.slow
 def test_missing_set_fails_without_slow_imports(tmp_path):
     program = f"""
 import sys

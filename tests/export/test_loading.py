@@ -146,6 +146,7 @@ def test_missing_file(tmp_path):
         export.load(tmp_path / "none.keras")
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_and_crash_nothing(tmp_path):
     """Cut, or with other bytes, by seed, all read in one process."""
     export.export_student(

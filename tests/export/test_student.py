@@ -116,6 +116,7 @@ def test_writes_all_formats_and_nothing_else(exported):
         assert files[name].accuracy == 0.9
 
 
+@pytest.mark.slow
 def test_small_numbers_make_small_files(tmp_path):
     """Of many weights: two bytes each in float16, one in int8."""
     model = keras.Sequential(
@@ -199,6 +200,7 @@ def test_serves_probabilities_of_all_heads(units, probable):
     assert names == [classes[i] for i in expected.argmax(-1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uint8_input", [False, True])
 def test_full_int8_has_integers_at_its_ends(exported, tmp_path, uint8_input):
     from ai_edge_litert.interpreter import Interpreter
@@ -235,6 +237,7 @@ def coarse_net():
     return model
 
 
+@pytest.mark.slow
 def test_a_format_that_loses_classes_fails_with_all_figures(tmp_path):
     x = images(50, (8,))
     arguments = {"formats": ["tflite", "tflite_int8"], "calibration": x}
@@ -306,6 +309,7 @@ def test_saved_model_holds_each_variable_once(exported):
     assert sorted(shapes) == sorted(list(w.shape) for w in model.weights)
 
 
+@pytest.mark.slow
 def test_is_quiet(tmp_path, capfd):
     export.export_student(dense_net(), tmp_path, images(2, (8,)))
     out, err = capfd.readouterr()
@@ -587,6 +591,7 @@ def tagger():
     return randomise(keras.Model(inputs, {"tags": tags, "value": value}))
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_by_name(tmp_path):
     model = tagger()
     rng = np.random.default_rng(0)

@@ -276,6 +276,7 @@ def test_iteration_gives_as_many_vectors_as_the_rank(rank, positive):
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(784, 16), (36, 64), (64, 40)])
 def test_xla_agrees(shape):
     x = maps(*shape)

@@ -35,6 +35,7 @@ def gram(steps, tmp_path, monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_the_contract_holds(gram, small_net, task, images, tmp_path):
     name = "gram"
     assert name in methods.names()

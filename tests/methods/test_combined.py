@@ -30,6 +30,7 @@ def mhgd():
     return make
 
 
+@pytest.mark.slow
 def test_trains_by_both(distiller, images, mhgd):
     model = distiller([mhgd(), Pull(weight=3.0)])
     history = model.fit(*images, epochs=2, verbose=0).history
@@ -40,6 +41,7 @@ def test_trains_by_both(distiller, images, mhgd):
     assert history["loss"][1] == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_limited_gradient_is_limited_against_all_others(
     distiller, small_net, images, mhgd, monkeypatch
 ):
@@ -63,6 +65,7 @@ def test_a_limited_gradient_is_limited_against_all_others(
         assert (max(seen) > 0) == (weight > 0)
 
 
+@pytest.mark.slow
 def test_saves_and_loads(distiller, images, mhgd, tmp_path):
     model = distiller([mhgd(clip_bound=0.5), Pull(weight=3.0)])
     model.fit(*images, verbose=0)

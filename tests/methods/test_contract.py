@@ -288,6 +288,7 @@ def test_refuses_a_negative_weight(name):
         type(methods.get(name))(weight=-0.5)
 
 
+@pytest.mark.slow
 def test_trains_saves_and_loads(name, small_net, task, images, tmp_path):
     x, y = images
     method = methods.get(name)

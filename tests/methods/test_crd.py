@@ -257,6 +257,7 @@ def test_both_heads_train_and_the_teacher_does_not():
         assert np.abs(gradient).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_training_brings_pairs_together():
     """Ten teachers' rows, and a student that learns them by its dense layer."""
     method = built(5, 5, embedding_size=8, bank_size=20, temperature=0.2)
@@ -312,6 +313,7 @@ def test_no_negatives_no_loss():
     np.testing.assert_array_equal(of_student, 0)
 
 
+@pytest.mark.slow
 def test_compiles_with_xla_for_any_batch_size():
     student, teacher = random(0), random(1)
     labels = tf.constant([0, 1, 2, 0])
@@ -345,6 +347,7 @@ def test_compiles_with_xla_for_any_batch_size():
     np.testing.assert_allclose(found[:3], found[3:], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_trains_saves_and_loads(distiller, images, tmp_path):
     method = CRD(embedding_size=4, bank_size=24)
     model = distiller(method)

@@ -287,6 +287,7 @@ def test_computes_in_float32_under_a_mixed_policy():
     assert paraphraser.reconstruct(maps).dtype == tf.float32
 
 
+@pytest.mark.slow
 def test_reconstruction_is_learnt():
     """Maps of two channels in four, given as what a teacher's pass kept."""
     images = draw(0, 16, 4, 4, 2)
@@ -529,6 +530,7 @@ def test_a_configuration_makes_a_paraphraser_alike_but_untrained():
     assert not found.preparation.done
 
 
+@pytest.mark.slow
 def test_attention_beside_a_method_that_reads_all_masks():
     situation, found = SITUATIONS["tagging"], []
     for others in ([], ["overhaul"]):

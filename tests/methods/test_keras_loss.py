@@ -19,6 +19,7 @@ def one_step_terms(model, images):
     return model.train_on_batch(*images, return_dict=True)
 
 
+@pytest.mark.slow
 def test_logits_distillation_is_soft_logits(distiller, images, small_net):
     """T^2 KL(p_T || p_S), by both; also of a network that ends in softmax."""
     networks = small_net("student"), small_net("teacher")
@@ -77,11 +78,13 @@ class Distance(keras.distillation.DistillationLoss):
         return tf.reduce_mean(tf.abs(teacher_outputs - student_outputs))
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own(distiller, images):
     terms = one_step_terms(distiller(Distance()), images)
     assert terms["distance"] > 0
 
 
+@pytest.mark.slow
 def test_beside_other_methods(distiller, images, tmp_path):
     """MHGD's graph is over its own sensing points alone."""
     method = [

@@ -205,6 +205,7 @@ def test_gradient_against_finite_differences(name, close):
         assert abs(numeric) > 1e-7
 
 
+@pytest.mark.slow
 def test_compiled_by_xla_as_eager():
     names = [name for name in LOSSES if "svd" not in name]
     shapes = SHAPES[1:], SMALLER[1:]

@@ -653,6 +653,7 @@ def test_a_given_mhan_is_prepared_and_never_trained(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_two_students_share_an_mhan(small_net, distiller, images):
     """The second sees the same graphs as the first did; nothing trains."""
     x, y = images

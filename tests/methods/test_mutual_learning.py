@@ -45,6 +45,7 @@ def test_what_each_network_learns_from(symmetric):
     assert (tape.gradient(theirs, teacher) is None) == symmetric
 
 
+@pytest.mark.slow
 def test_trains_beside_methods_on_maps(distiller, images):
     """These read the teacher's vectors, whose network learns meanwhile."""
     mhgd = methods.MHGD(num_heads=2, preparation_epochs=1)
@@ -54,6 +55,7 @@ def test_trains_beside_methods_on_maps(distiller, images):
     assert all(np.isfinite(each).all() for each in history.values())
 
 
+@pytest.mark.slow
 def test_both_networks_train_alone_where_the_weight_is_zero(
     small_net, task, images
 ):
@@ -75,6 +77,7 @@ def test_both_networks_train_alone_where_the_weight_is_zero(
     assert {"mutual_learning", "mutual_learning_of_teacher"} <= history.keys()
 
 
+@pytest.mark.slow
 def test_the_networks_agree_more(small_net, task, images):
     """After twenty steps, by the divergence itself."""
     found = []
@@ -91,6 +94,7 @@ def test_the_networks_agree_more(small_net, task, images):
     assert found[1] < 0.5 * found[0]
 
 
+@pytest.mark.slow
 def test_the_teachers_training_resumes(small_net, task, images, tmp_path):
     model = keras_mhgd.Distiller(
         small_net("student"), small_net("teacher"), "mutual_learning"

@@ -253,6 +253,7 @@ def test_wrong_arguments():
         built(Overhaul(), *pair)
 
 
+@pytest.mark.slow
 def test_measures_once_trains_and_saves(distiller, small_net, images, tmp_path):
     teacher = small_net("teacher", widths=(6, 9))
     model = distiller(Overhaul(), teacher=teacher)

@@ -197,6 +197,7 @@ def test_a_sample_of_padding_alone(name):
             assert tensor is None or np.isfinite(tensor).all()
 
 
+@pytest.mark.slow
 def test_xla():
     """All at once; singular vectors apart, which XLA finds slowly."""
     made = [

@@ -98,6 +98,7 @@ def restored_floatx():
     keras.config.set_floatx(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtypes", "floatx", "method"),
     [

@@ -39,6 +39,7 @@ def test_initialises_then_trains_by_the_task_alone(
     np.testing.assert_allclose(history["loss"], history["task_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fitnet", "fsp"])
 def test_initialisation_lowers_the_terms(name, distiller, images):
     kind = type(methods.get(name))

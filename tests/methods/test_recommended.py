@@ -63,6 +63,7 @@ def test_replicas_join_no_maps_that_a_method_does_not_read():
     assert DIST().reduce(*pair) == (Features(logits, [], logits),) * 2
 
 
+@pytest.mark.slow
 def test_trains_saves_and_goes_on(distiller, images, recommended, tmp_path):
     model = distiller(recommended)
     assert model.sensing_points == (
@@ -85,6 +86,7 @@ def test_trains_saves_and_goes_on(distiller, images, recommended, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_first_point_of_the_student_is_left_to_the_task(
     small_net, images, recommended, task
 ):
@@ -101,6 +103,7 @@ def test_the_first_point_of_the_student_is_left_to_the_task(
     assert [each.shape for each in mhgd.trainable_variables] == [(5, 8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["layer", "fused"])
 def test_networks_that_end_in_softmax(small_net, images, recommended, ending):
     def network(name):

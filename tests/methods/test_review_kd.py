@@ -194,6 +194,7 @@ def test_finite(dtype, value, batch):
         assert np.isfinite(tf.cast(gradient, "float32")).all()
 
 
+@pytest.mark.slow
 def test_compiles_with_xla():
     rng = np.random.default_rng(0)
     student = random(rng, [(5, 5), (2, 2)], [6, 7])

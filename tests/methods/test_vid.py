@@ -268,6 +268,7 @@ def test_config_round_trip():
     assert found.get_config() == config
 
 
+@pytest.mark.slow
 def test_trains_saves_and_loads(distiller, images, tmp_path):
     x, y = images
     model = distiller(VID(**DENSE_FORM))

@@ -76,6 +76,7 @@ def test_half_precision(policy):
     )
 
 
+@pytest.mark.slow
 def test_trains_as_before_and_leaves_no_trace(
     task, small_net, images, tmp_path
 ):

@@ -68,6 +68,7 @@ def test_gives_the_weights_of_training_without(distiller, bars, name):
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_the_teacher_runs_once_a_view(distiller, small_net, bars):
     model = distiller(METHODS["mhgd"]())
     data = keras_mhgd.TeacherCache(model, bars, 16, views=2).train()
@@ -77,6 +78,7 @@ def test_the_teacher_runs_once_a_view(distiller, small_net, bars):
     assert not calls
 
 
+@pytest.mark.slow
 def test_a_later_start_continues_the_same_stream(distiller, bars):
     cache = keras_mhgd.TeacherCache(distiller(), bars, 16, views=2)
     steps = bars.steps_per_epoch(16)
@@ -120,6 +122,7 @@ def batch(cache):
     return taught.features
 
 
+@pytest.mark.slow
 def test_in_a_folder_it_is_what_it_is_in_memory(distiller, bars, tmp_path):
     for method in ("kd_svd", "fitnet+soft_logits"):
         expected = batch(cache_of(distiller, method, bars, None)[1])
@@ -139,6 +142,7 @@ def test_in_a_folder_it_is_what_it_is_in_memory(distiller, bars, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_teacher_runs_only_for_what_is_missing(
     distiller, bars, tmp_path, monkeypatch
 ):
@@ -159,6 +163,7 @@ def test_the_teacher_runs_only_for_what_is_missing(
         assert (tmp_path / name).stat().st_mtime_ns == time
 
 
+@pytest.mark.slow
 def test_float16(distiller, bars, tmp_path):
     exact = batch(cache_of(distiller, "kd_svd", bars, None)[1])
     half = batch(
@@ -173,6 +178,7 @@ def test_float16(distiller, bars, tmp_path):
     assert not np.array_equal(half.vectors[0], exact.vectors[0])
 
 
+@pytest.mark.slow
 def test_refuses_a_foreign_folder(distiller, bars, tmp_path):
     model, _ = cache_of(distiller, "soft_logits", bars, tmp_path)
     message = "must belong to this teacher.*views: 2 there, 3 now. Choose"

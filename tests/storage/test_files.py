@@ -87,6 +87,7 @@ def test_require_writable_names_the_folder(tmp_path, below):
     assert file.read_text() == "content"
 
 
+@pytest.mark.slow
 def test_a_lock_keeps_others_out_until_its_holder_is_dead(tmp_path):
     code = (
         "import sys, time\nfrom keras_mhgd.storage.files import locked\n"
