@@ -1,6 +1,5 @@
 """Applies the methods of a distillation, each to the features it reads."""
 
-import collections
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -135,7 +134,7 @@ class Transfer:
     @property
     def networks(self) -> dict[str, keras.Model]:
         """The networks that methods learn from the teachers alone, by name."""
-        taken = collections.Counter()
+        taken: set[str] = set()
         return {
             _numbered(name + place.suffix, taken): network
             for method, place, _ in self
@@ -377,7 +376,8 @@ def _unique_names(
     methods: Sequence[Method], places: Sequence[Place]
 ) -> list[dict[str, str]]:
     """Maps the names of each method's terms to names that are unique."""
-    taken, found = collections.Counter(), []
+    taken: set[str] = set()
+    found = []
     for method, place in zip(methods, places, strict=True):
         found.append(
             {
@@ -388,10 +388,14 @@ def _unique_names(
     return found
 
 
-def _numbered(name: str, taken: collections.Counter) -> str:
+def _numbered(name: str, taken: set[str]) -> str:
     """Appends a number to a name that is taken, and takes the result."""
-    taken[name] += 1
-    return name if taken[name] == 1 else f"{name}_{taken[name]}"
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    taken.add(found)
+    return found
 
 
 def _fullest(found: Sequence[Features]) -> Features:
