@@ -307,6 +307,7 @@ LOADERS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", LOADERS, ids=lambda each: each.__name__)
 def test_damaged_files(tmp_path, loader):
     for name in ("place", "elsewhere", "temporary"):
