@@ -164,7 +164,7 @@ def test_refuses_what_a_tap_cannot_tell(x):
         FeatureExtractor(model, ["front"])
     with pytest.raises(ValueError, match="'front', called more times. Choose"):
         FeatureExtractor(model, [], others=["front"])
-    with pytest.raises(ValueError, match=r"gets vectors .*'twice', where"):
+    with pytest.raises(ValueError, match=r"gets vectors .*'twice', which"):
         FeatureExtractor(model, [], ("embedding",))
     extractor = FeatureExtractor(model, [], ("logits",))
     assert extractor.ends == (None, False)
