@@ -146,3 +146,11 @@ class Clipped(Pull):
     def __init__(self):
         super().__init__()
         self.gradient_rule = gradients.get("formula")
+
+
+def test_a_number_that_a_term_has_by_itself_is_not_taken_again(distiller):
+    class Second(Pull):
+        terms = ("pull_2",)
+
+    model = distiller([Pull(), Second(), Pull()])
+    assert model.terms == ("pull", "pull_2", "pull_3")
