@@ -180,10 +180,13 @@ def _ways(networks: Mapping[str, str], known: Mapping[str, str]) -> list[Way]:
         set_ = {"set": arguments} if arguments else {}
         ways.append(distilled(name, {"method": name, **points, **set_}))
     if unused:
+        foreign = [
+            each for each in FLAGS.set if each.partition(".")[0] in unused
+        ]
         raise app.UsageError(
             "--set must be for one of --methods; those of --ways have flags of "
             f"their own. Received: --methods={','.join(FLAGS.methods)}, and "
-            f"--set for {', '.join(sorted(unused))}."
+            f"{' '.join(f'--set={each}' for each in foreign)}."
         )
     for own in _read_ways(FLAGS.ways):
         name = own.pop("name")

@@ -355,9 +355,11 @@ def method_arguments(
         owner, dot, key = key.rpartition(".")
         owner = owner if dot else name
         if not separator or owner not in keras_mhgd.methods.names():
+            form = "method.name=value"
+            if name:
+                form = f"name=value, or {form} where there are several methods"
             raise app.UsageError(
-                "--set must be name=value, or method.name=value where there "
-                f"are several methods. Received: --set={argument}."
+                f"--set must be {form}. Received: --set={argument}."
             )
         values.setdefault(owner, {})[key] = parsed(value)
     return values

@@ -118,9 +118,10 @@ def main(*names: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in names or COLUMNS:
             columns[name] = COLUMNS[name](rows(), folder)
+            columns = {
+                each: columns[each] for each in COLUMNS if each in columns
+            }
             path.write_text(json.dumps(columns, indent=1) + "\n")
-    columns = {name: columns[name] for name in COLUMNS if name in columns}
-    path.write_text(json.dumps(columns, indent=1) + "\n")
     page = RESULTS / "matrix.md"
     head = page.read_text().partition("| ")[0]
     page.write_text(head + table(columns))

@@ -570,7 +570,7 @@ WRONG = {
     "argument of a comparison": (
         "compare",
         ["--teacher=TEACHER", "--student=resnet_small", "--set=num_heads=2"],
-        "--set must be name=value, or method.name=value",
+        "--set must be method.name=value",
     ),
     "argument of no method": (
         "compare",
@@ -581,7 +581,7 @@ WRONG = {
             "--set=mhgd.num_heads=2",
             "--set=dist.weight=2",
         ],
-        "one of --methods; .*student,mhgd, and --set for dist",
+        "one of --methods; .*student,mhgd, and --set=dist.weight=2",
     ),
     "way of a comparison": (
         "compare",

@@ -179,7 +179,7 @@ def test_a_chief_and_two_workers(folder, tune):
     [
         ("--methods=mhdg", "Did you mean 'mhgd'"),
         ("--set=dkd.temperatur=2", "Did you mean 'temperature'"),
-        ("--set=temperature=2", "--set must be name=value, or method.name"),
+        ("--set=temperature=2", "--set must be method.name=value"),
         ("--validation_split=1", "must lie between 0 and 1"),
         ("--validation_freq=2", "--validation_freq must be 1"),
         ("--tuner=hyperband", "--trials must be given, but not for"),
