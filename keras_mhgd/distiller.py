@@ -497,7 +497,7 @@ class Distiller(keras.Model):
                 *validation_data[1:],
             )
         with self.distribute_strategy.scope():
-            self._build_training(x, y)
+            self._build_training(self._label_specs(x, y))
         own_callbacks = [_EpochCounter(self._epoch)]
         if self.nonfinite == "skip":
             own_callbacks.insert(0, finiteness.RequireFiniteStep())
@@ -536,7 +536,11 @@ class Distiller(keras.Model):
         return "".join(f"{line}\n" for line in lines)
 
     def evaluate(self, x=None, y=None, **kwargs):
-        return fitting.evaluate(self, text_as_tensors(x), y, **kwargs)
+        x = text_as_tensors(x)
+        shapes = self._student_features.shapes.outputs
+        with self.distribute_strategy.scope():
+            fitting.build_metrics(self, shapes, self._label_specs(x, y))
+        return fitting.evaluate(self, x, y, **kwargs)
 
     def predict(self, x, **kwargs):
         return super().predict(text_as_tensors(x), **kwargs)
@@ -553,8 +557,20 @@ class Distiller(keras.Model):
         if y is not None and metrics is not None and not metrics.built:
             super()._maybe_symbolic_build(iterator, data_batch)
 
-    def _build_training(self, x, y):
-        fitting.build(self, self._student_features.shapes.outputs, x, y)
+    def _build_training(self, y):
+        fitting.build(self, self._student_features.shapes.outputs, None, y)
+
+    def _label_specs(self, x, y):
+        """Gives the labels' specs after preprocessing, if `x` shows shapes."""
+        data = x.element_spec if isinstance(x, tf.data.Dataset) else (x, y)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, Taught):
+            x = x.images
+        leaves = keras.tree.flatten((x, y, sample_weight))
+        if not all(each is None or hasattr(each, "shape") for each in leaves):
+            return y
+        specs = keras.tree.map_structure(_spec, (x, y, sample_weight))
+        return self._views[0].labels(*specs)
 
     def targets(self, x) -> Features | list[Features]:
         """Runs the teacher, or each of several, on a batch.
@@ -592,35 +608,38 @@ class Distiller(keras.Model):
 
     def train_step(self, data):
         if self.nonfinite == "raise":
-            logs, _ = self._step(data, self._teacher_features)
-            return logs
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self._build_training(None, y)
-        state = self._state
-        before = [tf.identity(variable) for variable in state]
+            batch = self._seen(data, self._teacher_features)
+            self._step(batch, self._teacher_features)
+            return self._logs(batch.y)
         unchecked = [each.unchecked() for each in self._teacher_features]
-        _, finite = self._step(data, unchecked)
-        replicas.assign_unless(finite, state, before)
+        # Before the views are made, which may draw random numbers.
+        state = list(self.resumable_variables)
+        before = [tf.identity(variable) for variable in state]
+        batch = self._seen(data, unchecked)
+        self._build_training(batch.y)
+        others = self._other_state
+        before += [tf.identity(variable) for variable in others]
+        finite = self._step(batch, unchecked)
+        replicas.assign_unless(finite, [*state, *others], before)
         self._skipped_steps.update_state(
             replicas.once(tf.cast(~finite, tf.float32))
         )
-        return self._logs(y)
+        return self._logs(batch.y)
 
     @property
-    def _state(self) -> list[keras.Variable]:
-        """All variables that a step changes, except a loss scale."""
+    def _other_state(self) -> list[keras.Variable]:
+        """The variables of the optimizer, except a loss scale, and metrics."""
         optimizer = self.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
         metrics = [each for part in self.metrics for each in part.variables]
-        return [*self.resumable_variables, *optimizer.variables, *metrics]
+        return [*optimizer.variables, *metrics]
 
-    def _step(self, data, teacher_features: list[FeatureExtractor]):
-        """Trains on a batch: gives logs and whether all values were finite.
+    def _step(self, batch: "_Batch", teacher_features: list[FeatureExtractor]):
+        """Trains on a batch and tells whether all values were finite.
 
-        The latter is `None` with `nonfinite="raise"`.
+        The answer is `None` with `nonfinite="raise"`.
         """
-        batch = self._seen(data, teacher_features)
         rule = self._transfer.gradient_rule
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
         with tf.GradientTape(persistent=persistent) as tape:
@@ -644,7 +663,7 @@ class Distiller(keras.Model):
         if self.terms:
             self._transfer.update(*batch.read)
         self._record(batch, terms, losses, step)
-        return self._logs(batch.y), finite
+        return finite
 
     def _seen(self, data, teacher_features) -> "_Batch":
         """Makes both networks' views of a batch, and the teachers' targets."""
@@ -763,6 +782,13 @@ class Distiller(keras.Model):
         if self.nonfinite != "skip":
             del logs["skipped_steps"]
         return logs
+
+    def _get_metrics_result_or_logs(self, logs):
+        # Keras 3.15 takes the results over all replicas only if a step logs all
+        # metrics, as a test doesn't. Otherwise it averages the replicas' logs,
+        # whatever their numbers of samples.
+        results = self.get_metrics_result()
+        return {name: results.get(name, logs[name]) for name in logs}
 
     def _require_finite(self, gradients, losses):
         """Gives the gradients after checking them and losses in the graph."""
@@ -939,6 +965,13 @@ def _deserialized(config: Any) -> Any:
     if isinstance(config, list):
         return [_deserialized(each) for each in config]
     return keras.saving.deserialize_keras_object(config)
+
+
+def _spec(value: Any) -> Any:
+    """Gives the spec of an array's batches, of any size."""
+    if value is None or isinstance(value, tf.TypeSpec):
+        return value
+    return tf.TensorSpec([None, *value.shape[1:]], value.dtype)
 
 
 def _one_or_all(found: list) -> Any:

@@ -114,6 +114,32 @@ def test_a_skipped_step_changes_nothing(
     assert int(model.optimizer.iterations) == 8
 
 
+def test_labels_that_a_preprocessor_makes_are_measured(
+    small_net, task, images, with_bad_batch
+):
+    """Metrics are built after the preprocessor, and are undone with a step."""
+
+    def labelled(x, y=None, sample_weight=None):
+        sums = tf.abs(tf.reduce_sum(x, axis=[1, 2, 3]))
+        return x, tf.cast(sums, tf.int32) % 3, sample_weight
+
+    found = []
+    for x, _ in (with_bad_batch(), images):
+        keras.utils.set_random_seed(1)
+        model = keras_mhgd.Distiller(
+            small_net("student"),
+            small_net("teacher"),
+            "soft_logits",
+            student_preprocessor=labelled,
+        )
+        model.compile(**task(nonfinite="skip"))
+        history = model.fit(x, batch_size=8, shuffle=False, verbose=0).history
+        found.append(history)
+    assert [each.pop("skipped_steps") for each in found] == [[1], [0]]
+    assert found[0] == found[1]
+    assert found[0]["accuracy"][0] > 0
+
+
 @pytest.mark.slow
 def test_skipping_changes_no_other_step(train, images):
     """The same bits as without it."""

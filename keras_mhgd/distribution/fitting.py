@@ -49,6 +49,17 @@ def build(
         model.optimizer.build(model.trainable_variables)
     if isinstance(x, tf.data.Dataset):
         _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+    build_metrics(model, output_shapes, y)
+
+
+def build_metrics(model: keras.Model, output_shapes: Any, y: Any) -> None:
+    """Makes the variables of metrics and losses: see `build`.
+
+    Args:
+        model: A compiled model.
+        output_shapes: See `build`.
+        y: Labels, or their specs. If they have no shape, nothing is made.
+    """
     if y is None or not all(
         hasattr(each, "shape") for each in keras.tree.flatten(y)
     ):

@@ -1,5 +1,6 @@
 """Preprocesses a batch for a student and for its teacher."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -162,6 +163,20 @@ class Views:
         """Makes only the student's view: `x`, `y` and `sample_weight`."""
         x, y, sample_weight = self._seen(x, y, sample_weight, training)
         return self._inputs.student(x), y, sample_weight
+
+    def labels(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Gives the specs of the labels after the student's preprocessor.
+
+        Args:
+            x: `tf.TensorSpec` of each input.
+            y: Those of the labels, or `None`.
+            sample_weight: That of the weights, or `None`.
+        """
+        if self._student is None:
+            return y
+        run = tf.function(functools.partial(_applied, self._student))
+        traced = run.get_concrete_function(x, y, sample_weight)
+        return traced.structured_outputs[1]
 
     def _seen(self, x, y, sample_weight, training) -> tuple[Any, Any, Any]:
         x, y, sample_weight = _applied(self._student, x, y, sample_weight)

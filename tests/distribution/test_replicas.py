@@ -12,7 +12,14 @@ from benchmarks.correctness.cluster import results
         # 64 images are four batches of 16; of 59 the last is 11.
         ("2", ["outputs and graphs,64", "per_feature,59", "embeddings,59"]),
         ("2", ["as published,59"]),
-        ("4", ["outputs and graphs,59", "embeddings,59"]),
+        (
+            "4",
+            [
+                "outputs and graphs,59",
+                "embeddings,59",
+                "soft_logits,59,validated",
+            ],
+        ),
         # Losses that Keras divides by the number of replicas, and not.
         (
             "2",
@@ -21,6 +28,8 @@ from benchmarks.correctness.cluster import results
                 "soft_logits,59,weighted mean",
                 "soft_logits,59,function",
                 "soft_logits,59,no labels",
+                "soft_logits,59,made labels",
+                "soft_logits,59,validated",
                 "fitnet,59,no labels",
             ],
         ),
