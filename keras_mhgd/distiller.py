@@ -474,7 +474,7 @@ class Distiller(keras.Model):
             for each method term, and the metrics.
         """
         self._assert_compile_called("fit")
-        if isinstance(x, tf.data.Dataset):
+        if hasattr(x, "element_spec"):
             _, labels, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
             self._outputs.settle(labels)
         elif _is_array(x):
@@ -562,7 +562,7 @@ class Distiller(keras.Model):
 
     def _label_specs(self, x, y):
         """Gives the labels' specs after preprocessing, if `x` shows shapes."""
-        data = x.element_spec if isinstance(x, tf.data.Dataset) else (x, y)
+        data = getattr(x, "element_spec", (x, y))
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if isinstance(x, Taught):
             x = x.images

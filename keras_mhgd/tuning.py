@@ -172,7 +172,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             alone.
         optimizer: Function of the learning rate that makes the optimizer. The
             default is SGD with Nesterov momentum 0.9.
-        loss: The student's task loss. Cross-entropy on logits if `None`.
+        loss: The student's task loss. That of `data.task()` if `None`.
         batch_size: Images in a batch.
         views: Number of augmented views of each image, for which the teacher
             runs only once. With `None`, each epoch has new views, and the
@@ -237,9 +237,9 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         self.sensing_points = sensing_points
         self.space = space
         self.optimizer = optimizer
-        self.loss = loss or keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True
-        )
+        self.task = data.task()
+        if loss:
+            self.task["loss"] = loss
         self.batch_size = batch_size
         self.views = views
         self.seed = seed
@@ -293,7 +293,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         rate = self.learning_rate
         if isinstance(rate, Sequence):
             rate = hp.Float("learning_rate", *rate, sampling="log")
-        distiller.compile(self.optimizer(rate), self.loss, metrics=["accuracy"])
+        distiller.compile(self.optimizer(rate), **self.task)
         # By these methods the tuner saves and loads the weights of a trial. A
         # trial needs only the student's.
         distiller.save_weights = distiller.student.save_weights
@@ -423,7 +423,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         made = [
             *map(_settings, model.methods),
             _settings(model.optimizer),
-            _settings(self.loss),
+            _settings(self.task["loss"]),
             model.sensing_points,
             self._dtype_policy.name,
             fingerprint(data.y_train, data.x_test, data.y_test),

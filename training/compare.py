@@ -80,7 +80,7 @@ def main(argv) -> None:
             "training.train and training.distill on all workers."
         )
     # Loading these now reports wrong networks and data before any training.
-    dataset = options.load_data()
+    dataset = options.load_training_data()
     path, training = FLAGS.teacher, None
     networks = {"student": FLAGS.student}
     if os.path.exists(path) or os.sep in path:

@@ -120,7 +120,7 @@ def _distill(run: Run, interruption: Interruption) -> None:
     # Sets the seed only now: random numbers drawn while the teacher is loaded
     # don't change the student's initial weights.
     options.start()
-    dataset = options.load_data()
+    dataset = options.load_training_data()
     student = options.network(FLAGS.student, dataset)
     distiller = keras_mhgd.Distiller(
         student,

@@ -8,11 +8,14 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
 import keras_mhgd
 from keras_mhgd import features
+from keras_mhgd.data import random_layers
+from keras_mhgd.data.folders import read_unlabeled
 from keras_mhgd.methods import Method
 from keras_mhgd.transfer import require_one_rule
 from training.runs.flags import parsed
@@ -89,6 +92,30 @@ def define_data() -> None:
         "--validation_split must lie between 0 and 1.",
     )
     define_positive("batch_size", 128, "Global batch size, in samples.")
+    _define_size("image_size", "Size that all images are resized to")
+
+
+def _define_size(name: str, text: str) -> None:
+    flags.DEFINE_list(
+        name, None, f"{text}, in pixels: such as 224, or height,width."
+    )
+    flags.register_validator(
+        name,
+        lambda value: value is None or _is_size(value),
+        f"--{name} must be a positive number, or two, such as 224 or 192,256.",
+    )
+
+
+def _is_size(words: list[str]) -> bool:
+    return len(words) in (1, 2) and all(
+        word.isdecimal() and int(word) for word in words
+    )
+
+
+def size(name: str) -> tuple[int, int] | None:
+    """Gives a flag's height and width; `None` if it is not given."""
+    words = FLAGS[name].value
+    return words and (int(words[0]), int(words[-1]))
 
 
 def define_training() -> None:
@@ -121,6 +148,31 @@ def define_training() -> None:
         None,
         "Augmented views of each image, which the epochs cycle through; new "
         "ones each epoch if not given.",
+    )
+    flags.DEFINE_enum(
+        "augmentation",
+        None,
+        list(random_layers.NAMES),
+        "Views of the training images: the images; shifted crops, mirrored if "
+        "the set allows it (if not given); resized crops, mirrored, in changed "
+        "colours; the same with RandAugment and erasing, mixed by MixUp and "
+        "CutMix.",
+    )
+    _define_size(
+        "view_size",
+        "Size of the views of --augmentation=standard or strong, where it "
+        "differs from that of the test images",
+    )
+    flags.DEFINE_string(
+        "unlabeled",
+        None,
+        "Images that teach without labels, in each epoch: a folder of images, "
+        "or rest for the training images that --subset leaves out.",
+    )
+    flags.register_multi_flags_validator(
+        ["unlabeled", "subset"],
+        lambda values: values["unlabeled"] != "rest" or values["subset"],
+        "--unlabeled=rest needs --subset.",
     )
     define_positive(
         "validation_freq",
@@ -222,21 +274,57 @@ def configuration(*names: str, **extra: Any) -> dict[str, Any]:
     shared = (
         "dataset data_dir subset validation_split batch_size epochs "
         "learning_rate schedule weight_decay seed views validation_freq "
-        "precision fused strategy cpu_devices synchronized"
+        "precision fused strategy cpu_devices synchronized image_size "
+        "augmentation view_size unlabeled"
     )
     values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
     return json.loads(json.dumps(values | extra))
 
 
 def load_data() -> keras_mhgd.data.Dataset:
-    """Loads the part of a data set that the flags name."""
+    """Loads the part of a data set that the flags of the data name."""
+    dataset = _whole()
+    return dataset.take(FLAGS.subset) if FLAGS.subset else dataset
+
+
+def load_training_data() -> keras_mhgd.data.Dataset:
+    """Loads a data set with the views and images that the flags name."""
+    dataset = _whole()
+    if FLAGS.subset:
+        rest = FLAGS.unlabeled == "rest"
+        others = "unlabeled" if rest else "dropped"
+        dataset = dataset.take(FLAGS.subset, others)
+    if FLAGS.unlabeled not in (None, "rest"):
+        dataset = dataset.with_unlabeled(
+            read_unlabeled(FLAGS.unlabeled, dataset.input_shape[:2])
+        )
+    if dataset.unlabeled:
+        print(
+            f"{dataset.unlabeled:,} of {len(dataset.x_train):,} training "
+            "images teach without labels."
+        )
+    if not isinstance(dataset.x_train, np.ndarray):
+        print(
+            f"Reads {len(dataset.x_train):,} training images of {dataset.name} "
+            "when they are needed: in memory they would take "
+            f"{dataset.x_train.size / 2**30:.1f} GB."
+        )
+    if FLAGS.augmentation:
+        dataset = dataset.augmented(FLAGS.augmentation, size("view_size"))
+    return dataset
+
+
+def _whole() -> keras_mhgd.data.Dataset:
     dataset = keras_mhgd.data.load(
-        FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download
+        FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        download=FLAGS.download,
+        image_size=size("image_size"),
     )
     if FLAGS.validation_split:
         # The split has a fixed seed: all runs are tested on the same images.
         dataset = dataset.hold_out(FLAGS.validation_split)
-    return dataset.take(FLAGS.subset) if FLAGS.subset else dataset
+    return dataset
 
 
 def start() -> None:
@@ -267,9 +355,12 @@ def strategy() -> tf.distribute.Strategy:
 
 def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
     """Builds one of the library's networks for a data set."""
+    shape = dataset.input_shape
+    if dataset.view_shape != shape:
+        shape = (None, None, shape[2])
     network = keras_mhgd.models.get(
         name,
-        dataset.input_shape,
+        shape,
         dataset.num_classes,
         weight_decay=FLAGS.weight_decay,
     )
@@ -291,10 +382,7 @@ def compile_model(
         **arguments: Further arguments of `model.compile`.
     """
     model.compile(
-        optimizer(FLAGS.learning_rate, dataset),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        **arguments,
+        optimizer(FLAGS.learning_rate, dataset), **dataset.task(), **arguments
     )
 
 

@@ -37,7 +37,7 @@ def _main(interruption: Interruption) -> None:
 
 def _train(run: Run, interruption: Interruption) -> None:
     options.start()
-    dataset = options.load_data()
+    dataset = options.load_training_data()
     network = options.network(FLAGS.model, dataset)
     # Compiling the network itself would put an optimizer into its files, so a
     # shell around it is compiled.

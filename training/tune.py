@@ -170,7 +170,7 @@ def _tuner(run: Run) -> keras_tuner.Tuner:
     # TensorFlow configures devices only before it does anything else.
     strategy = options.strategy()
     options.start()
-    dataset = options.load_data()
+    dataset = options.load_training_data()
     with strategy.scope():
         teacher = load_network(FLAGS.teacher)
     if FLAGS.fused:

@@ -1,6 +1,8 @@
 """Loads image-classification sets by name as reproducible tf.data streams."""
 
 from keras_mhgd.data.dataset import Dataset
+from keras_mhgd.data.files import Files
 from keras_mhgd.data.loading import load, names
+from keras_mhgd.data.random_layers import Mixing, RandomResizedCrop
 
-__all__ = ["Dataset", "load", "names"]
+__all__ = ["Dataset", "Files", "Mixing", "RandomResizedCrop", "load", "names"]

@@ -1,26 +1,48 @@
-"""Holds a labelled image set in memory and streams its batches."""
+"""Holds a labelled image set, in memory or in files, and streams batches."""
 
 import dataclasses
 import functools
 import math
+import os
+from collections.abc import Callable
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.checks import check_integer, require_not_negative
-from keras_mhgd.data import augmentation
+from keras_mhgd.checks import (
+    check_integer,
+    require_known,
+    require_not_negative,
+    require_one_or_more,
+)
+from keras_mhgd.data import augmentation, random_layers
+from keras_mhgd.data.files import Files, Joined
 
 # Lower bound of a channel's standard deviation, in units of 0..255. Without
 # this bound, scaling would blow up a nearly constant channel.
 _LEAST_DEVIATION = 1.0
+# Images in files are normalised by so many of them, spread evenly.
+_SAMPLE = 2000
+# Bytes of the images whose sums are computed at once.
+_CHUNK = 2**25
+# Batches that are read at once, and batches that wait for the training.
+_PARALLEL, _WAITING = min(4, os.cpu_count() or 1), 2
+
+
+Images = np.ndarray | Files | Joined
+Share = Callable[[tf.data.Dataset], tf.data.Dataset]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Holds a labelled image set in memory and streams its batches.
+    """Holds a labelled image set and streams its batches.
 
-    Images are uint8 `(count, height, width, channels)` in 0..255, labels int32
-    `(count,)`. The streams give normalised float32 images.
+    Images are uint8 `(count, height, width, channels)` in 0..255: an array, or
+    `Files`, which are read when they are needed. Labels are int32 `(count,)`;
+    a training image without a label has -1. The streams give normalised float32
+    images.
 
     Args:
         name: Name of the set in messages and reports.
@@ -37,7 +59,11 @@ class Dataset:
         full_size: Number of images in the full training set. Defaults to
             `None`: the number in `x_train`.
         moments: Mean and standard deviation of each channel over the full
-            training set. Defaults to `None`: computed from `x_train`.
+            training set. Defaults to `None`: computed from `x_train`, or from
+            2000 of its images, spread evenly, if they are in files.
+        layers: Layers that make the training views of images in 0..255: see
+            `augmented`. Defaults to `None`: crops and mirroring.
+        mixing: How the training views are mixed. Defaults to `None`: not.
 
     Raises:
         ValueError: If an array has the wrong dtype or shape, or the arguments
@@ -45,9 +71,9 @@ class Dataset:
     """
 
     name: str
-    x_train: np.ndarray = dataclasses.field(repr=False)
+    x_train: Images = dataclasses.field(repr=False)
     y_train: np.ndarray = dataclasses.field(repr=False)
-    x_test: np.ndarray = dataclasses.field(repr=False)
+    x_test: Images = dataclasses.field(repr=False)
     y_test: np.ndarray = dataclasses.field(repr=False)
     classes: tuple[str, ...] = dataclasses.field(repr=False)
     flip: bool = False
@@ -57,6 +83,8 @@ class Dataset:
     moments: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(
         default=None, repr=False
     )
+    layers: keras.Layer | None = dataclasses.field(default=None, repr=False)
+    mixing: random_layers.Mixing | None = None
 
     def __post_init__(self):
         for part in ("train", "test"):
@@ -86,7 +114,8 @@ class Dataset:
 
     def _check_images(self, part: str) -> None:
         images = getattr(self, f"x_{part}")
-        fits = isinstance(images, np.ndarray) and images.dtype == np.uint8
+        known = isinstance(images, Images)
+        fits = known and images.dtype == np.uint8
         if not (fits and images.ndim == 4 and images.size):
             raise ValueError(
                 f"{self.name}: `x_{part}` must be a non-empty uint8 array of "
@@ -106,7 +135,8 @@ class Dataset:
                 f"label for each of the {count} images. Received: "
                 f"{_describe(labels)}. Convert or reshape it."
             )
-        wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        least = -1 if part == "train" else 0
+        wrong = np.flatnonzero((labels < least) | (labels >= self.num_classes))
         if wrong.size:
             raise ValueError(
                 f"{self.name}: labels must lie in [0, {self.num_classes}), the "
@@ -137,6 +167,16 @@ class Dataset:
         return self.x_train.shape[1:]
 
     @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """Height, width (pixels) and channels of a training view."""
+        return self._views_of[0] if self.layers else self.input_shape
+
+    @property
+    def unlabeled(self) -> int:
+        """Number of training images without a label."""
+        return int((self.y_train < 0).sum())
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
@@ -145,16 +185,23 @@ class Dataset:
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         if self.moments is not None:
             return self.moments
+        images = self.x_train
+        if not isinstance(images, np.ndarray):
+            size = min(_SAMPLE, len(images))
+            images = images.part(
+                np.linspace(0, len(images) - 1, size).round().astype(int)
+            )
         # Integer sums are exact in any order. Chunks bound the memory.
         total = np.zeros(self.input_shape[2], np.int64)
         squares = np.zeros_like(total)
-        for start in range(0, len(self.x_train), 4096):
-            chunk = self.x_train[start : start + 4096]
+        size = max(1, _CHUNK // math.prod(self.input_shape))
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
             total += chunk.sum(axis=(0, 1, 2), dtype=np.int64)
             squares += np.square(chunk, dtype=np.uint16).sum(
                 axis=(0, 1, 2), dtype=np.int64
             )
-        count = self.x_train[..., 0].size
+        count = len(images) * math.prod(self.input_shape[:2])
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
         deviation = np.maximum(deviation, _LEAST_DEVIATION)
@@ -193,7 +240,103 @@ class Dataset:
             )
         return (images.astype(np.float32) - self.mean) * (1 / self.std)
 
-    def take(self, count: int) -> "Dataset":
+    def augmented(
+        self,
+        augmentation: str | keras.Layer,
+        size: tuple[int, int] | None = None,
+        mixing: random_layers.Mixing | None = None,
+    ) -> "Dataset":
+        """Changes the views that training shows.
+
+        A view depends on (seed, epoch, index in the full training set) alone.
+        With `mixing`, so do the other image and the share; labels are then
+        vectors of class shares, in the test stream as well.
+
+        Args:
+            augmentation: `"none"`; `"crop"`: shifted crops and mirroring;
+                `"standard"` or `"strong"`: the layers of
+                `keras_mhgd.data.random_layers.named`, the latter mixed by
+                MixUp and CutMix; or a layer such as a `keras.Sequential` of
+                Keras's preprocessing layers, for images in 0..255. The layers
+                may get images in files in their own sizes.
+            size: Height and width of the views of `"standard"` and `"strong"`,
+                pixels. Defaults to `None`: the images' size.
+            mixing: How to mix views. Defaults to `None`: `Mixing()` for
+                `"strong"`, else none.
+
+        Returns:
+            `Dataset` with the same images.
+
+        Raises:
+            ValueError: If the name is unknown, a layer draws random numbers
+                from elsewhere than its generators, or the views have no fixed
+                size.
+
+        Example:
+            >>> glyphs = keras_mhgd.data.load("glyphs", subset=2000)
+            >>> rotated = glyphs.augmented(keras.layers.RandomRotation(0.05))
+            >>> x, y = next(iter(rotated.train(batch_size=64)))
+            >>> x.shape
+            TensorShape([64, 28, 28, 1])
+        """
+        changes = {"layers": None, "mixing": mixing}
+        if isinstance(augmentation, keras.Layer):
+            random_layers.require_stateless(augmentation, self.input_shape[2])
+            changes["layers"] = augmentation
+        else:
+            require_known("augmentation", augmentation, random_layers.NAMES)
+        if augmentation == "none":
+            changes |= {"padding": 0, "flip": False}
+        elif augmentation in ("standard", "strong"):
+            changes["layers"] = random_layers.named(
+                augmentation,
+                size or self.input_shape[:2],
+                self.input_shape[2],
+                self.flip,
+            )
+        if augmentation == "strong" and mixing is None:
+            changes["mixing"] = random_layers.Mixing()
+        changed = dataclasses.replace(self, **changes)
+        if changed.layers:
+            _ = changed.view_shape  # raises if there is none
+        return changed
+
+    def with_unlabeled(self, images: Images) -> "Dataset":
+        """Adds training images without labels.
+
+        They are in each epoch as the others are. Their sample weight is 0, so
+        they count for methods that need no labels, and not for the task's loss.
+
+        Args:
+            images: uint8 `(count, height, width, channels)` of the size of the
+                others: an array, or `Files`.
+
+        Returns:
+            `Dataset` with these images after the others.
+
+        Raises:
+            ValueError: If the images are of another size.
+        """
+        if images.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"{self.name}: images without labels must have the size of the "
+                f"others, {self.input_shape}. Received: images of shape "
+                f"{images.shape}. Resize them."
+            )
+        arrays = [isinstance(x, np.ndarray) for x in (self.x_train, images)]
+        join = np.concatenate if all(arrays) else Joined
+        labels = np.full(len(images), -1, np.int32)
+        added = np.arange(self.full_size, self.full_size + len(images))
+        return dataclasses.replace(
+            self,
+            x_train=join([self.x_train, images]),
+            y_train=np.concatenate([self.y_train, labels]),
+            index_train=np.concatenate([self.index_train, added]),
+            full_size=self.full_size + len(images),
+            moments=self._moments,
+        )
+
+    def take(self, count: int, others: str = "dropped") -> "Dataset":
         """Keeps a class-balanced part of the training images.
 
         The part has the first `count / num_classes` images of each class, in
@@ -204,6 +347,8 @@ class Dataset:
 
         Args:
             count: Number of training images to keep.
+            others: What becomes of the others: `"dropped"`, or `"unlabeled"`:
+                they stay, without their labels.
 
         Returns:
             `Dataset` with the same test images.
@@ -211,8 +356,10 @@ class Dataset:
         Raises:
             TypeError: If `count` is no integer.
             ValueError: If `count` is not between 1 and the number of training
-                images.
+                images, or if some have no label already.
         """
+        require_known("others", others, ("dropped", "unlabeled"))
+        self._require_labels("take")
         size = len(self.y_train)
         if not 1 <= check_integer("subset", count) <= size:
             raise ValueError(
@@ -222,7 +369,11 @@ class Dataset:
             )
         rank = self._rank_in_class(np.arange(size))
         chosen = np.sort(np.lexsort((self.y_train, rank))[:count])
-        return self._with_train(chosen)
+        if others == "dropped":
+            return self._with_train(chosen)
+        labels = np.full_like(self.y_train, -1)
+        labels[chosen] = self.y_train[chosen]
+        return dataclasses.replace(self, y_train=labels, moments=self._moments)
 
     def hold_out(self, fraction: float, seed: int = 0) -> "Dataset":
         """Holds out a part of the training images to choose settings on.
@@ -250,6 +401,7 @@ class Dataset:
             >>> len(held_out.x_train), len(held_out.x_test)
             (1600, 400)
         """
+        self._require_labels("hold_out")
         size = len(self.y_train)
         count = round(fraction * size) if 0 < fraction < 1 else 0
         if not 0 < count < size:
@@ -268,9 +420,17 @@ class Dataset:
         held_out = np.sort(first[:count])
         return dataclasses.replace(
             self._with_train(np.sort(first[count:])),
-            x_test=self.x_train[held_out],
+            x_test=_part(self.x_train, held_out),
             y_test=self.y_train[held_out],
         )
+
+    def _require_labels(self, name: str) -> None:
+        if self.unlabeled:
+            raise ValueError(
+                f"{self.name}: `{name}` needs a label for each training image. "
+                f"Received: {self.unlabeled} without. Add images without "
+                "labels afterwards."
+            )
 
     def _rank_in_class(self, order: np.ndarray) -> np.ndarray:
         """Ranks each image within its class, from 0, in the given order."""
@@ -283,11 +443,25 @@ class Dataset:
     def _with_train(self, chosen: np.ndarray) -> "Dataset":
         return dataclasses.replace(
             self,
-            x_train=self.x_train[chosen],
+            x_train=_part(self.x_train, chosen),
             y_train=self.y_train[chosen],
             index_train=self.index_train[chosen],
             moments=self._moments,
         )
+
+    def task(self) -> dict[str, Any]:
+        """Gives arguments of `compile` for a network that ends in logits.
+
+        Returns:
+            `loss`: cross-entropy of class numbers, or of class shares with
+            `mixing`; and accuracy, in which images without a label don't count.
+        """
+        losses = keras.losses
+        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+        if self.mixing:
+            loss = losses.CategoricalCrossentropy(from_logits=True)
+        metrics = "weighted_metrics" if self.unlabeled else "metrics"
+        return {"loss": loss, metrics: ["accuracy"]}
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Gives the number of batches in an epoch; the last may be smaller.
@@ -307,6 +481,8 @@ class Dataset:
         initial_epoch: int = 0,
         augment: bool = True,
         views: int | None = None,
+        initial_step: int = 0,
+        share: Share | None = None,
     ) -> tf.data.Dataset:
         """Streams shuffled, augmented training batches without end.
 
@@ -322,21 +498,31 @@ class Dataset:
             views: Number of epochs after which the crops and the mirroring
                 repeat. The order does not repeat. Defaults to `None`: nothing
                 repeats.
+            initial_step: Batches of the first epoch that are left out. Their
+                images are not read.
+            share: A function of the batches of places, before images are
+                read, such as `keras_mhgd.distribution.Shared` passes.
+                Defaults to `None`: all places are read.
 
         Returns:
             `tf.data.Dataset` of float32 images `(batch, height, width,
-            channels)` and int32 labels `(batch,)`.
+            channels)` and int32 labels `(batch,)`. With `mixing`, labels are
+            float32 class shares `(batch, classes)`. If some images have no
+            label, sample weights `(batch,)` follow, 0 for those and else 1.
 
         Raises:
             TypeError: If a number is no integer.
             ValueError: If a number is out of its range.
         """
         return self.train_with_places(
-            batch_size, seed, initial_epoch, augment, views
-        ).map(
-            lambda images, labels, *place: (images, labels),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+            batch_size,
+            seed,
+            initial_epoch,
+            augment,
+            views,
+            initial_step,
+            share,
+        ).map(lambda batch, *place: batch)
 
     def train_with_places(
         self,
@@ -345,8 +531,10 @@ class Dataset:
         initial_epoch: int = 0,
         augment: bool = True,
         views: int | None = None,
+        initial_step: int = 0,
+        share: Share | None = None,
     ) -> tf.data.Dataset:
-        """Streams the batches of `train` with view number and positions.
+        """Streams the batches of `train` with view numbers and positions.
 
         All arguments have the meaning that they have in `train`.
 
@@ -356,11 +544,13 @@ class Dataset:
             initial_epoch: Epoch that the stream starts with, from 0.
             augment: Whether to crop and mirror.
             views: Number of epochs after which the views repeat, or `None`.
+            initial_step: Batches of the first epoch that are left out.
+            share: A function of the batches of places, or `None`.
 
         Returns:
-            `tf.data.Dataset` of images, labels, the view number `()` and the
-            images' positions in `x_train` `(batch,)`. The view number is the
-            epoch, modulo `views`. View number and positions are int64.
+            `tf.data.Dataset` of `train`'s batches, their images' view numbers
+            and positions in `x_train`, int64 `(batch,)`. The view number is
+            the epoch, modulo `views`.
         """
         _check_batch_size(batch_size)
         if not -(2**63) <= check_integer("seed", seed) < 2**63:
@@ -368,81 +558,251 @@ class Dataset:
                 "`seed` must fit 64 bits. "
                 f"Received: seed={seed}. Pass a smaller number."
             )
-        if check_integer("initial_epoch", initial_epoch) < 0:
-            raise ValueError(
-                "`initial_epoch` must be at least 0. "
-                f"Received: initial_epoch={initial_epoch}. Pass the number of "
-                "epochs already trained."
-            )
-        if views is not None and check_integer("views", views) < 1:
-            raise ValueError(
-                "`views` must be at least 1. "
-                f"Received: views={views}. Pass None for new views each epoch."
-            )
-        images, labels = _on_host(self.x_train), _on_host(self.y_train)
+        for name, value in (
+            ("initial_epoch", initial_epoch),
+            ("initial_step", initial_step),
+        ):
+            require_not_negative(**{name: check_integer(name, value)})
+        if views is not None:
+            require_one_or_more(views=check_integer("views", views))
         index = _on_host(self.index_train)
 
-        def split_seed(number):
-            seeds = tf.stack([tf.constant(seed, tf.int64), number])
-            return tf.unstack(tf.random.split(seeds, 2, alg="philox"), num=2)
-
-        def order_and_views(epoch):
+        def places(epoch):
             view = epoch if views is None else epoch % views
-            order_seed, view_seed = split_seed(epoch)[0], split_seed(view)[1]
-            order = tf.random.experimental.stateless_shuffle(
-                tf.range(len(self.x_train), dtype=tf.int64),
-                order_seed,
-                alg="philox",
+            _, view_seed = _seeds(seed, view)
+            order = self._order(seed, epoch)
+            skipped = tf.where(epoch == initial_epoch, initial_step, 0)
+            order = order[skipped * batch_size :]
+            drawn = tf.gather(draw(view_seed), tf.gather(index, order))
+            view = tf.fill(tf.shape(order), view)
+            return tf.data.Dataset.from_tensor_slices(
+                (order, drawn, view)
+            ).batch(batch_size)
+
+        labels = _on_host(self.y_train)
+        by_image = augment and (self.layers or self.mixing)
+
+        def draw(seed):
+            if by_image:
+                return random_layers.seeds(seed, self.full_size)
+            return augmentation.draw_views(
+                seed, self.full_size, self.padding, self.flip
             )
-            drawn = augmentation.draw_views(
-                view_seed, self.full_size, self.padding, self.flip
-            )
-            drawn = tf.gather(drawn, tf.gather(index, order))
-            batches = tf.data.Dataset.from_tensor_slices((order, drawn))
-            batches = batches.batch(batch_size)
-            return batches.map(lambda order, drawn: (order, drawn, view))
 
         def batch(order, drawn, view):
-            chosen = tf.gather(images, order)
-            if augment:
-                chosen = augmentation.apply_views(chosen, drawn, self.padding)
-            return self._to_float(chosen), tf.gather(labels, order), view, order
+            found = tf.gather(labels, order)
+            weights = tf.cast(found >= 0, tf.float32)
+            if by_image:
+                images, others, shares = self._views(order, drawn)
+            else:
+                images = self._read_train(order)
+                if augment:
+                    images = augmentation.apply_views(
+                        images, drawn, self.padding
+                    )
+            if self.mixing and by_image:
+                of_others = tf.gather(labels, others)
+                weights *= tf.cast((of_others >= 0) | (shares == 1), tf.float32)
+                shares = shares[:, tf.newaxis]
+                found = shares * self._one_hot(found)
+                found += (1 - shares) * self._one_hot(of_others)
+            elif self.mixing:
+                found = self._one_hot(found)
+            else:
+                found = tf.maximum(found, 0)
+            made = self._to_float(images), found
+            if self.unlabeled:
+                made = *made, weights
+            return made, view, order
 
-        return (
-            tf.data.Dataset.counter(initial_epoch)
-            .flat_map(order_and_views)
-            .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
-            .prefetch(tf.data.AUTOTUNE)
-            .with_options(_options())
-        )
+        batches = tf.data.Dataset.counter(initial_epoch).flat_map(places)
+        return _streamed(batches, share, batch)
 
-    def test(self, batch_size: int) -> tf.data.Dataset:
+    def test(
+        self, batch_size: int, share: Share | None = None
+    ) -> tf.data.Dataset:
         """Streams the test set once, in order, not augmented.
 
         Args:
             batch_size: Images in a batch, over all replicas.
+            share: As in `train`.
 
         Returns:
             `tf.data.Dataset` of float32 images `(batch, height, width,
             channels)` and int32 labels `(batch,)`.
         """
         _check_batch_size(batch_size)
-        images, labels = _on_host(self.x_test), _on_host(self.y_test)
+        labels = _on_host(self.y_test)
 
         def batch(order):
-            chosen = tf.gather(images, order)
-            return self._to_float(chosen), tf.gather(labels, order)
+            found = tf.gather(labels, order)
+            if self.mixing:
+                found = self._one_hot(found)
+            return self._to_float(self._read_test(order)), found
 
-        return (
-            tf.data.Dataset.range(len(self.x_test))
-            .batch(batch_size)
-            .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
-            .prefetch(tf.data.AUTOTUNE)
-            .with_options(_options())
+        batches = tf.data.Dataset.range(len(self.x_test)).batch(batch_size)
+        return _streamed(batches, share, batch)
+
+    def _order(self, seed: int, epoch: tf.Tensor) -> tf.Tensor:
+        order_seed, _ = _seeds(seed, epoch)
+        return tf.random.experimental.stateless_shuffle(
+            tf.range(len(self.x_train), dtype=tf.int64),
+            order_seed,
+            alg="philox",
         )
+
+    def require_readable(
+        self, batch_size: int, seed: int = 0, epoch: int = 0, step: int = 0
+    ) -> None:
+        """Reads the images to find one that can't be read.
+
+        It begins with those of a training's step, so that it finds what has
+        ended that step soon. Images in memory can always be read.
+
+        Args:
+            batch_size: Images in a batch.
+            seed: The training's seed.
+            epoch: Number of the epoch, from 0.
+            step: Number of the step within the epoch, from 0.
+
+        Raises:
+            ValueError: If a file is damaged, too large, or of another size.
+            OSError: If a file can't be read.
+        """
+        if not isinstance(self.x_train, np.ndarray):
+            order = self._order(seed, tf.constant(epoch, tf.int64)).numpy()
+            self.x_train.require_whole(np.roll(order, -step * batch_size))
+        if not isinstance(self.x_test, np.ndarray):
+            self.x_test.require_whole()
+
+    def _views(
+        self, order: tf.Tensor, seeds: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Makes views of single images.
+
+        Args:
+            order: Positions of the images `(batch,)`.
+            seeds: A seed for each, int32 `(batch, 2)`.
+
+        Returns:
+            Views float32 `(batch, height, width, channels)`, positions of the
+            images that they are mixed with, and their own shares.
+        """
+        size = len(self.x_train)
+
+        def one(place):
+            order, seed = place
+            own, other, how = tf.unstack(
+                tf.random.split(seed, 3, alg="philox"), num=3
+            )
+            image = self._view_of(order, own)
+            if not self.mixing:
+                return image, order, tf.constant(1.0)
+            partner = tf.random.stateless_uniform(
+                (), tf.random.fold_in(how, size), 0, size, tf.int64, "philox"
+            )
+            image, share = random_layers.mixed(
+                self.mixing, image, self._view_of(partner, other), how
+            )
+            return image, partner, share
+
+        return tf.map_fn(
+            one,
+            (order, seeds),
+            fn_output_signature=(
+                tf.TensorSpec(self.view_shape, tf.float32),
+                tf.int64,
+                tf.float32,
+            ),
+        )
+
+    def _view_of(self, position: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Reads a training image and makes a view of it."""
+        if self.layers:
+            image = self._views_of[1](position)
+            return random_layers.view(self.layers, image, seed)
+        drawn = augmentation.draw_views(seed, 1, self.padding, self.flip)
+        image = self._read_train(position[tf.newaxis])
+        image = augmentation.apply_views(image, drawn, self.padding)
+        return tf.cast(image[0], tf.float32)
+
+    @functools.cached_property
+    def _views_of(self) -> tuple[tuple[int, ...], Callable]:
+        """Finds the shape of a view by `layers`, and how its image is read.
+
+        Layers that resize get images in files in their own sizes.
+        """
+
+        def sized(position):
+            return self._read_train(position[tf.newaxis])[0]
+
+        readers = [(self.input_shape, sized)]
+        if not isinstance(self.x_train, np.ndarray):
+            any_size = (None, None, self.input_shape[2])
+            readers.insert(0, (any_size, self.x_train.read_unsized))
+        for shape, read in readers:
+            view = tf.function(random_layers.view).get_concrete_function(
+                self.layers,
+                tf.TensorSpec(shape, tf.float32),
+                tf.TensorSpec((2,), tf.int32),
+            )
+            found = view.structured_outputs.shape
+            if found.rank == 3 and found.is_fully_defined():
+                return tuple(found), read
+        raise ValueError(
+            f"{self.name}: `augmentation` must make views of one size. "
+            f"Received: layers whose views have the shape {found}. Add a "
+            "`Resizing` layer."
+        )
+
+    @functools.cached_property
+    def _read_train(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        return _reader(self.x_train)
+
+    @functools.cached_property
+    def _read_test(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        return _reader(self.x_test)
+
+    def _one_hot(self, labels: tf.Tensor) -> tf.Tensor:
+        return tf.one_hot(labels, self.num_classes)
 
     def _to_float(self, images: tf.Tensor) -> tf.Tensor:
         return (tf.cast(images, tf.float32) - self.mean) * (1 / self.std)
+
+
+def _seeds(seed: int, number: tf.Tensor) -> list[tf.Tensor]:
+    """Gives the seeds of an epoch's order and of a view."""
+    seeds = tf.stack([tf.constant(seed, tf.int64), number])
+    return tf.unstack(tf.random.split(seeds, 2, alg="philox"), num=2)
+
+
+def _part(images: Images, index: np.ndarray) -> Images:
+    in_memory = isinstance(images, np.ndarray)
+    return images[index] if in_memory else images.part(index)
+
+
+def _reader(images: Images) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Makes a function of positions that gives the images in a graph."""
+    if isinstance(images, np.ndarray):
+        return functools.partial(tf.gather, _on_host(images))
+    return functools.partial(
+        tf.map_fn,
+        images.read,
+        fn_output_signature=tf.TensorSpec(images.shape[1:], tf.uint8),
+    )
+
+
+def _streamed(
+    places: tf.data.Dataset, share: Share | None, batch: Callable
+) -> tf.data.Dataset:
+    """Reads batches of places, of which `share` leaves a part."""
+    if share:
+        places = share(places)
+    return (
+        places.map(batch, num_parallel_calls=_PARALLEL)
+        .prefetch(_WAITING)
+        .with_options(_options())
+    )
 
 
 def _check_batch_size(batch_size: int) -> int:
@@ -472,5 +832,5 @@ def _options() -> tf.data.Options:
 def _on_host(array: np.ndarray) -> tf.Tensor:
     # tf.data runs on the host. An array on the accelerator would have to be
     # copied back to the host.
-    with tf.device("CPU:0"):
+    with tf.init_scope(), tf.device("CPU:0"):
         return tf.constant(array)

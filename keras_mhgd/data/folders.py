@@ -1,5 +1,6 @@
 """Reads image folders `<split>/<class>/<image>` and Tiny ImageNet."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,13 @@ import numpy as np
 
 from keras_mhgd.data import images
 from keras_mhgd.data.dataset import Dataset
+from keras_mhgd.data.files import Files
 
+# Sets of at most so many bytes are kept in memory: gathering images is faster
+# than decoding them in each epoch.
+_IN_MEMORY = 2**29
+# Files of larger sets that are read at once to check them.
+_CHECKED = 100
 _TEST_FOLDERS = ("test", "val", "validation")
 
 
@@ -117,6 +124,52 @@ def read_tiny_imagenet(
     )
 
 
+def read_unlabeled(
+    folder: str | os.PathLike, image_size: tuple[int, int]
+) -> np.ndarray | Files:
+    """Reads all images of a folder and of the folders in it.
+
+    Args:
+        folder: The folder.
+        image_size: Height and width to resize to, pixels.
+
+    Returns:
+        uint8 `(count, height, width, 3)`, sorted by path: an array, or `Files`
+        for more than 512 MB.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no images, or a file is damaged.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "Images without labels must be in a folder. "
+            f"Received: {folder}, which is none. Mend the path."
+        )
+    paths = [
+        Path(parent, name)
+        for parent, folders, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(images.SUFFIXES)
+    ]
+    if not paths:
+        raise ValueError(
+            f"A folder must have images ({', '.join(images.SUFFIXES)}). "
+            f"Received: none in {folder}. Add some, or name another folder."
+        )
+    return _kept_if_small(Files(sorted(paths), image_size))
+
+
+def _kept_if_small(files: Files) -> np.ndarray | Files:
+    if files.size <= _IN_MEMORY:
+        return files[:]
+    # Finds soon that images differ in size, or are of another kind.
+    spread = np.linspace(0, len(files) - 1, _CHECKED).round().astype(int)
+    files.require_whole(np.unique(spread))
+    return files
+
+
 def _dataset(
     name: str,
     train: tuple[list[Path], np.ndarray],
@@ -124,8 +177,9 @@ def _dataset(
     classes: tuple[str, ...],
     image_size: tuple[int, int] | None,
 ) -> Dataset:
-    x_train = images.read_files(train[0], image_size)
-    x_test = images.read_files(held_out[0], image_size)
+    x_train = Files(train[0], image_size)
+    x_test = Files(held_out[0], image_size or x_train.shape[1:3])
+    x_train, x_test = _kept_if_small(x_train), _kept_if_small(x_test)
     padding = images.default_padding(min(x_train.shape[1:3]))
     return Dataset(
         name, x_train, train[1], x_test, held_out[1], classes, True, padding

@@ -1,8 +1,5 @@
-"""Reads image files as arrays and resizes images."""
+"""Reads an image file as an array, and resizes images."""
 
-import concurrent.futures
-import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.checks import check_integer
-from keras_mhgd.data.dataset import Dataset
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 
@@ -75,70 +71,37 @@ def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.saturate_cast(tf.round(images), tf.uint8)
 
 
-def resize_dataset(dataset: Dataset, size: tuple[int, int]) -> Dataset:
-    """Resizes all images of a set.
+def decode(data: tf.Tensor) -> tf.Tensor:
+    """Decodes an image in a graph, within the limits of `read_file`.
+
+    TensorFlow's error for a damaged or too large image doesn't name the file.
 
     Args:
-        dataset: The set.
-        size: New height and width, pixels.
+        data: Content of a PNG or JPEG file, a scalar string.
 
     Returns:
-        `Dataset` with a padding that suits the new size.
+        uint8 `(height, width, 3)`.
     """
-    resized = {}
-    for field in ("x_train", "x_test"):
-        images = getattr(dataset, field)
-        # Chunks bound the memory: the resized images are float32 at first,
-        # which takes four times the bytes of uint8.
-        chunks = range(0, len(images), 1024)
-        resized[field] = np.concatenate(
-            [resize(images[i : i + 1024], size).numpy() for i in chunks]
-        )
-    padding = min(dataset.padding, default_padding(min(size)))
-    return dataclasses.replace(
-        dataset, padding=padding, moments=None, **resized
+    height, width = tf.unstack(
+        tf.cond(
+            tf.io.is_jpeg(data),
+            lambda: tf.image.extract_jpeg_shape(data)[:2],
+            # Of a PNG file, the first chunk.
+            lambda: tf.io.decode_raw(
+                tf.strings.substr(data, 16, 8), tf.int32, little_endian=False
+            ),
+        ),
+        num=2,
     )
-
-
-def read_files(
-    paths: Sequence[Path], image_size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Reads image files as one array.
-
-    Args:
-        paths: PNG or JPEG files, at least one.
-        image_size: Height and width to resize to, pixels, or None.
-
-    Returns:
-        uint8 `(count, height, width, 3)`.
-
-    Raises:
-        ValueError: If a file is damaged or too large, or if sizes differ and
-            no `image_size` is given.
-        OSError: If a file cannot be read.
-    """
-
-    def read(path):
-        image = read_file(path)
-        return image if image_size is None else resize(image, image_size)
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        stacked = None
-        # Without slices the pool would run ahead and hold every image.
-        for start in range(0, len(paths), 1024):
-            part = paths[start : start + 1024]
-            for i, image in enumerate(pool.map(read, part), start):
-                if stacked is None:
-                    stacked = np.empty((len(paths), *image.shape), np.uint8)
-                if image.shape != stacked.shape[1:]:
-                    raise ValueError(
-                        "The images must be of one size. "
-                        f"Received: {paths[i]} of shape {image.shape}, "
-                        f"{paths[0]} of shape {stacked.shape[1:]}. Pass "
-                        "image_size=(height, width) to resize them."
-                    )
-                stacked[i] = image
-    return stacked
+    pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    scans = tf.size(tf.strings.split(data, b"\xff\xda")) - 1
+    fits = (
+        (tf.strings.length(data) <= _MOST_BYTES)
+        & (pixels <= _MOST_PIXELS)
+        & (scans <= _MOST_SCANS)
+    )
+    data = tf.where(fits, data, "")  # which no decoder takes
+    return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 
 def read_file(path: Path) -> tf.Tensor:

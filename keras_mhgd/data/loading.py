@@ -1,11 +1,14 @@
 """Finds a data set by name, folder or file."""
 
+import dataclasses
 import difflib
 import functools
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from keras_mhgd.data import folders, idx, images, npz, tfds
 from keras_mhgd.data.dataset import Dataset
@@ -26,7 +29,10 @@ def load(
     download: bool = False,
     image_size: tuple[int, int] | None = None,
 ) -> Dataset:
-    """Reads a labelled image set into memory.
+    """Reads a labelled image set.
+
+    Image folders of more than 512 MB are not read into memory: their images
+    are read when they are needed.
 
     Args:
         name: One of `names()`, any image-classification set of TensorFlow
@@ -77,8 +83,25 @@ def load(
     # Image files were resized as they were read. Sets that are stored as
     # arrays still have their own size.
     if image_size not in (None, dataset.input_shape[:2]):
-        dataset = images.resize_dataset(dataset, image_size)
+        dataset = _resized(dataset, image_size)
     return dataset if subset is None else dataset.take(subset)
+
+
+def _resized(dataset: Dataset, size: tuple[int, int]) -> Dataset:
+    """Resizes all images of a set, and takes a padding that suits the size."""
+    resized = {}
+    for field in ("x_train", "x_test"):
+        whole = getattr(dataset, field)
+        # Chunks bound the memory: the resized images are float32 at first,
+        # which takes four times the bytes of uint8.
+        chunks = range(0, len(whole), 1024)
+        resized[field] = np.concatenate(
+            [images.resize(whole[i : i + 1024], size).numpy() for i in chunks]
+        )
+    padding = min(dataset.padding, images.default_padding(min(size)))
+    return dataclasses.replace(
+        dataset, padding=padding, moments=None, **resized
+    )
 
 
 def _read(

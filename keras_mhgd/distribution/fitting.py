@@ -9,6 +9,7 @@ Keras's own.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,48 @@ _WRITERS = (
     keras.callbacks.RemoteMonitor,
     keras.callbacks.TensorBoard,
 )
+
+
+class Shared:
+    """Batches of samples of which each worker reads only its own.
+
+    A `tf.data.Dataset` of batches is read by each worker, which then takes its
+    rows. Here, the workers share the places of samples, such as their numbers,
+    and read the samples afterwards.
+
+    Args:
+        make: A function of `share` that makes a `tf.data.Dataset` of batches in
+            the same order on each worker: `share(places)` gives those of the
+            batches of places that this worker reads. `share` is `None` for all.
+
+    Example:
+        >>> batches = keras_mhgd.distribution.Shared(
+        ...     lambda share: dataset.train(batch_size=64, share=share)
+        ... )
+    """
+
+    def __init__(
+        self,
+        make: Callable[
+            [Callable[[tf.data.Dataset], tf.data.Dataset] | None],
+            tf.data.Dataset,
+        ],
+    ):
+        self.make = make
+
+    @functools.cached_property
+    def whole(self) -> tf.data.Dataset:
+        """All batches."""
+        return self.make(None)
+
+    @property
+    def element_spec(self) -> Any:
+        """The specs of a batch."""
+        return self.whole.element_spec
+
+    def cardinality(self) -> tf.Tensor:
+        """Gives the number of batches, as `tf.data.Dataset` does."""
+        return self.whole.cardinality()
 
 
 def build(
@@ -42,12 +85,12 @@ def build(
         model: A compiled model.
         output_shapes: Shape of the output that losses and metrics compare with
             the labels, a tuple. For several outputs, a list or dict of shapes.
-        x: Inputs, or a `tf.data.Dataset` with labels.
+        x: Inputs, or a `tf.data.Dataset` or `Shared` with labels.
         y: Labels, if they are not in `x`.
     """
     if not model.optimizer.built:  # a second build would make new variables
         model.optimizer.build(model.trainable_variables)
-    if isinstance(x, tf.data.Dataset):
+    if hasattr(x, "element_spec"):
         _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
     build_metrics(model, output_shapes, y)
 
@@ -115,9 +158,9 @@ def fit(
     Args:
         model: A compiled model. With several workers, its optimizer and metrics
             must be built: see `build`.
-        x: As for `keras.Model.fit`. With several workers, a `tf.data.Dataset`
-            of whole batches in the same order on each worker, or arrays, which
-            are shuffled by a fixed seed.
+        x: As for `keras.Model.fit`, or `Shared`. With several workers, a
+            `tf.data.Dataset` of whole batches in the same order on each worker,
+            `Shared`, or arrays, which are shuffled by a fixed seed.
         y: Labels, if they are not in `x`.
         **arguments: Other arguments of `keras.Model.fit`. With several workers,
             `class_weight` and `validation_split` are not supported.
@@ -127,6 +170,10 @@ def fit(
         ValueError: If an argument is not supported with several workers.
     """
     if not replicas.across_workers(model.distribute_strategy):
+        if isinstance(x, Shared):
+            x = x.whole
+        if isinstance(arguments.get("validation_data"), Shared):
+            arguments["validation_data"] = arguments["validation_data"].whole
         with _evenly_shared(model):
             return keras.Model.fit(model, x, y, **arguments)
     for name in ("class_weight", "validation_split"):
@@ -154,7 +201,7 @@ def fit(
             arguments["validation_steps"] = _steps(
                 validation, "validation_steps", arguments
             )
-            validation = _distributed(validation.repeat())
+            validation = _distributed(validation, repeated=True)
         callbacks = arguments.pop("callbacks", None) or []
         if not replicas.is_chief():
             arguments["verbose"] = 0
@@ -163,7 +210,7 @@ def fit(
             ]
         return keras.Model.fit(
             model,
-            _distributed(batches.repeat(), least=replicas.number()),
+            _distributed(batches, repeated=True, least=replicas.number()),
             shuffle=False,  # the batches are shuffled already
             steps_per_epoch=steps,
             validation_data=validation,
@@ -189,6 +236,8 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
     if not replicas.across_workers(model.distribute_strategy) or isinstance(
         x, tf.distribute.DistributedDataset
     ):
+        if isinstance(x, Shared):
+            x = x.whole
         return keras.Model.evaluate(model, x, y, **arguments)
     with _on_workers(model):
         batch_size = arguments.pop("batch_size", None)
@@ -198,7 +247,10 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
         batches = _batches(x, y, weight, batch_size)
         steps = _steps(batches, "steps", arguments)
         return keras.Model.evaluate(
-            model, _distributed(batches.repeat()), steps=steps, **arguments
+            model,
+            _distributed(batches, repeated=True),
+            steps=steps,
+            **arguments,
         )
 
 
@@ -333,9 +385,9 @@ def _batches(
     sample_weight: Any = None,
     batch_size: int | None = None,
     shuffle: bool = False,
-) -> tf.data.Dataset:
-    """Gives a data set of batches unchanged, or makes one from arrays."""
-    if isinstance(x, tf.data.Dataset):
+) -> tf.data.Dataset | Shared:
+    """Gives batches unchanged, or makes them from arrays."""
+    if isinstance(x, tf.data.Dataset | Shared):
         return x
     if x is None or not hasattr(x, "shape"):
         raise ValueError(
@@ -350,7 +402,7 @@ def _batches(
 
 
 def _steps(
-    batches: tf.data.Dataset, name: str, arguments: dict[str, Any]
+    batches: tf.data.Dataset | Shared, name: str, arguments: dict[str, Any]
 ) -> int:
     """Takes the number of batches from `arguments`, or counts the batches."""
     steps = arguments.pop(name, None) or int(batches.cardinality())
@@ -363,7 +415,7 @@ def _steps(
 
 
 def _distributed(
-    batches: tf.data.Dataset, least: int = 0
+    batches: tf.data.Dataset | Shared, repeated: bool = False, least: int = 0
 ) -> tf.distribute.DistributedDataset:
     """Gives each device its rows of each batch, in order."""
 
@@ -371,9 +423,18 @@ def _distributed(
         number = context.num_replicas_in_sync
         local = number // context.num_input_pipelines
         first = local * context.input_pipeline_id
-        parts = batches.flat_map(
-            lambda *batch: _rows(batch, number, first, local, least)
-        )
+
+        def share(batches):
+            return batches.flat_map(
+                lambda *batch: _rows(batch, number, first, local, least)
+            )
+
+        if isinstance(batches, Shared):
+            parts = batches.make(share)
+        else:
+            parts = share(batches)
+        if repeated:
+            parts = parts.repeat()
         return parts.prefetch(local)  # one batch
 
     strategy = tf.distribute.get_strategy()

@@ -34,6 +34,10 @@ class MHAN(keras.Model):
         weight_decay: Coefficient `w` of the penalty `w * sum v^2` over all
             weights while the network trains.
         seed: Seed of the random head dropping.
+        max_head_size: Largest width of a head, >= 1. A head is as wide as the
+            mean of its edge's two sizes (published), unless that is more. The
+            default leaves the published networks' heads as they are. `None`
+            sets no bound.
 
     Call arguments:
         vectors: A tensor `(batch, D)` of unit vectors for each sensing point.
@@ -64,6 +68,7 @@ class MHAN(keras.Model):
         fix_signs: bool = False,
         weight_decay: float = 5e-4,
         seed: int | None = None,
+        max_head_size: int | None = 512,
         name: str = "mhan",
         **kwargs,
     ):
@@ -73,6 +78,8 @@ class MHAN(keras.Model):
                 f"points. Received: sizes={list(sizes)}."
             )
         require_one_or_more(num_heads=num_heads)
+        if max_head_size is not None:
+            require_one_or_more(max_head_size=max_head_size)
         super().__init__(name=name, **{**kwargs, "dtype": "float32"})
         self.sizes = list(sizes)
         self.num_heads = num_heads
@@ -80,6 +87,7 @@ class MHAN(keras.Model):
         self.fix_signs = fix_signs
         self.weight_decay = weight_decay
         self.seed = seed
+        self.max_head_size = max_head_size
         self.heads, self.estimators = [], []
         seeds = keras.random.SeedGenerator(seed)
         self.seed_generator = seeds
@@ -87,6 +95,8 @@ class MHAN(keras.Model):
         edges = zip(self.sizes[:-1], self.sizes[1:], strict=True)
         for edge, (front, back) in enumerate(edges, start=1):
             head_size = (front + back) // 2
+            if max_head_size is not None:
+                head_size = min(head_size, max_head_size)
             heads = AttentionHeads(
                 num_heads,
                 head_size,
@@ -180,13 +190,15 @@ class MHAN(keras.Model):
             "fix_signs": self.fix_signs,
             "weight_decay": self.weight_decay,
             "seed": self.seed,
+            "max_head_size": self.max_head_size,
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        # All networks that were saved without `fix_signs` learnt fixed signs.
-        return cls(**{"fix_signs": True, **config})
+        # All networks that were saved without `fix_signs` learnt fixed signs,
+        # and those that were saved without `max_head_size` had no bound.
+        return cls(**{"fix_signs": True, "max_head_size": None, **config})
 
 
 def kept_heads(noise: tf.Tensor) -> tf.Tensor:

@@ -192,6 +192,8 @@ class MHGD(Method):
         weight: Multiplier of the loss, >= 0. Clipping can cancel its effect.
         variant: A `Variant`, or a dict of the values that differ from this
             class's default variant.
+        max_head_size: Largest width of MHAN's heads: see `MHAN`. Taken from
+            `mhan` if one is given.
 
     Call arguments:
         student: `Features` of the student. Heights and widths may differ from
@@ -235,6 +237,7 @@ class MHGD(Method):
         mhan: MHAN | None = None,
         weight: float = 1.0,
         variant: Variant | Mapping[str, Any] | None = None,
+        max_head_size: int | None = 512,
         **kwargs,
     ):
         super().__init__(weight=weight, **kwargs)
@@ -259,6 +262,9 @@ class MHGD(Method):
         )
         self.num_heads = num_heads if mhan is None else mhan.num_heads
         self.scale_logits = scale_logits if mhan is None else mhan.scale_logits
+        if mhan is not None:
+            max_head_size = mhan.max_head_size
+        self.max_head_size = max_head_size
         self.clipping = clipping
         self.clip_bound = clip_bound
         self.graph_scope = graph_scope
@@ -279,6 +285,7 @@ class MHGD(Method):
                 num_heads=self.num_heads,
                 scale_logits=self.scale_logits,
                 fix_signs=self.variant.fix_signs,
+                max_head_size=self.max_head_size,
             )
         elif self.mhan.sizes != sizes:
             raise ValueError(
@@ -374,6 +381,7 @@ class MHGD(Method):
             "clip_bound": self.clip_bound,
             "graph_scope": self.graph_scope,
             "variant": self.variant._asdict(),
+            "max_head_size": self.max_head_size,
         }
 
 

@@ -42,6 +42,7 @@ class CrossMHGD(MHGD):
         variant: A `Variant`, or a dict of the values that differ from this
             class's default variant, whose `senses_logits` and `fix_signs` are
             true.
+        max_head_size: Largest width of MHAN's heads.
 
     Call arguments:
         student: As in `MHGD`.
@@ -77,6 +78,7 @@ class CrossMHGD(MHGD):
         mhan: MHAN | None = None,
         weight: float = 1.0,
         variant: Variant | Mapping[str, Any] | None = None,
+        max_head_size: int | None = 512,
         **kwargs,
     ):
         super().__init__(
@@ -90,6 +92,7 @@ class CrossMHGD(MHGD):
             mhan,
             weight,
             variant,
+            max_head_size,
             **kwargs,
         )
 

@@ -14,6 +14,7 @@ from numpy.lib.format import open_memmap
 
 from keras_mhgd.checks import require_known
 from keras_mhgd.data import Dataset
+from keras_mhgd.data.dataset import Share
 from keras_mhgd.distiller import Distiller
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import Features, Taught
@@ -112,7 +113,7 @@ class TeacherCache:
         self._stream = {"batch_size": batch_size, "seed": seed, "views": views}
         self._targets = tf.function(
             lambda images: _all_known(distiller.targets(images)),
-            input_signature=self._batches().element_spec[:1],
+            input_signature=self._batches().element_spec[0][:1],
         )
         found = self._targets.get_concrete_function().structured_outputs
         points = distiller.sensing_points
@@ -168,13 +169,20 @@ class TeacherCache:
             name: _mapped(path, *specs[name]) for name, path in files.items()
         }
 
-    def train(self, initial_epoch: int = 0) -> tf.data.Dataset:
+    def train(
+        self,
+        initial_epoch: int = 0,
+        initial_step: int = 0,
+        share: Share | None = None,
+    ) -> tf.data.Dataset:
         """Streams the training data with the teacher's features.
 
         The images are those of `dataset.train(batch_size, seed, views=views)`.
 
         Args:
             initial_epoch: Epoch that the stream starts with, from 0.
+            initial_step: Batches of the first epoch that are left out.
+            share: As in `Dataset.train`.
 
         Returns:
             Endless `tf.data.Dataset` of `Taught` and labels.
@@ -184,16 +192,17 @@ class TeacherCache:
             for each in self._kept.values()
         ]
 
-        def read(view, positions):
+        def read(views, positions):
             # Only these rows of a mapped file are read.
             return [
-                each[view, positions].astype(dtype.as_numpy_dtype)
+                each[views, positions].astype(dtype.as_numpy_dtype)
                 for each, dtype in zip(self._kept.values(), dtypes, strict=True)
             ]
 
-        def teach(images, labels, view, positions):
+        def teach(batch, views, positions):
+            images, *labels = batch
             rows = tf.numpy_function(
-                read, [view, positions], dtypes, stateful=False
+                read, [views, positions], dtypes, stateful=False
             )
             found = {}
             for (name, whole), row in zip(
@@ -201,18 +210,15 @@ class TeacherCache:
             ):
                 shape = positions.shape[0], *whole.shape[2:]
                 found[name] = tf.ensure_shape(row, shape)
-            return Taught(
-                images, keras.tree.map_structure(found.get, self._names)
-            ), labels
+            taught = keras.tree.map_structure(found.get, self._names)
+            return Taught(images, taught), *labels
 
-        return self._batches(initial_epoch).map(
-            teach, num_parallel_calls=tf.data.AUTOTUNE
-        )
+        return self._batches(
+            initial_epoch=initial_epoch, initial_step=initial_step, share=share
+        ).map(teach, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def _batches(self, initial_epoch: int = 0) -> tf.data.Dataset:
-        return self._dataset.train_with_places(
-            initial_epoch=initial_epoch, **self._stream
-        )
+    def _batches(self, **place: Any) -> tf.data.Dataset:
+        return self._dataset.train_with_places(**self._stream, **place)
 
     def _by_name(self, found: dict[str, Any]) -> dict[str, tf.Tensor]:
         names = keras.tree.flatten(self._names)
@@ -223,10 +229,10 @@ class TeacherCache:
         count = self._stream["views"] * self._dataset.steps_per_epoch(
             self._stream["batch_size"]
         )
-        for images, _, view, positions in self._batches().take(count):
+        for (images, *_), views, positions in self._batches().take(count):
             found = self._by_name(self._targets(images))
             for name, whole in kept.items():
-                whole[int(view), positions.numpy()] = found[name]
+                whole[views.numpy(), positions.numpy()] = found[name]
 
     def _write(
         self,
@@ -264,8 +270,11 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 def fingerprint_of(dataset: Dataset) -> str:
     """Computes a hash of all that determines the training images' views."""
+    images = dataset.x_train
+    if not isinstance(images, np.ndarray):
+        images = np.array(images.fingerprint())
     return fingerprint(
-        dataset.x_train,
+        images,
         dataset.index_train,
         dataset.mean,
         dataset.std,

@@ -132,9 +132,9 @@ def test_places_tell_view_and_image():
     stream = dataset.train_with_places(6, views=2, augment=False)
     steps = dataset.steps_per_epoch(6)
     batches = list(itertools.islice(stream.as_numpy_iterator(), 3 * steps))
-    expected = [0] * steps + [1] * steps + [0] * steps
-    assert [view for _, _, view, _ in batches] == expected
-    for _, labels, _, positions in batches:
+    expected = [{0}] * steps + [{1}] * steps + [{0}] * steps
+    assert [set(view) for _, view, _ in batches] == expected
+    for (_, labels), _, positions in batches:
         np.testing.assert_array_equal(labels, dataset.y_train[positions])
 
 
@@ -200,6 +200,44 @@ def test_take_is_balanced_in_stored_order():
     np.testing.assert_array_equal(part.mean, dataset.mean)
     np.testing.assert_array_equal(part.std, dataset.std)
     assert part.x_test is dataset.x_test
+
+
+def test_images_that_are_not_taken_may_stay_without_labels():
+    full = make(count=40, y_train=np.arange(40, dtype=np.int32) % 4)
+    full = dataclasses.replace(full, classes=tuple("abcd") + full.classes[4:])
+    part, all_of_it = full.take(8), full.take(8, "unlabeled")
+    assert (part.unlabeled, all_of_it.unlabeled) == (0, 32)
+    labelled = all_of_it.y_train >= 0
+    np.testing.assert_array_equal(
+        all_of_it.index_train[labelled], part.index_train
+    )
+    np.testing.assert_array_equal(all_of_it.y_train[labelled], part.y_train)
+    np.testing.assert_array_equal(all_of_it.mean, full.mean)
+    stream = all_of_it.train(16, seed=3).as_numpy_iterator()
+    found = list(itertools.islice(stream, all_of_it.steps_per_epoch(16)))
+    weights = np.concatenate([each[2] for each in found])
+    assert (weights.sum(), len(weights)) == (8, 40)
+    # The views and the order are those of the whole set with labels.
+    (expected,) = epochs(full, 16, seed=3)
+    for (images, labels, weight), (wanted, true) in zip(
+        found, expected, strict=True
+    ):
+        np.testing.assert_array_equal(images, wanted)
+        np.testing.assert_array_equal(labels, np.where(weight, true, 0))
+    for refused in (lambda: all_of_it.take(4), lambda: all_of_it.hold_out(0.5)):
+        with pytest.raises(ValueError, match="a label for each.*32 without"):
+            refused()
+
+
+def test_a_later_step_continues_the_epoch():
+    dataset = make()
+    (whole,) = epochs(dataset, 5, seed=1, initial_epoch=2)
+    stream = dataset.train(5, seed=1, initial_epoch=2, initial_step=3)
+    later = list(stream.take(3).as_numpy_iterator())
+    (following,) = epochs(dataset, 5, seed=1, initial_epoch=3)
+    for found, expected in zip(later, [*whole[3:], following[0]], strict=True):
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_hold_out_takes_the_same_part_of_each_class():
@@ -294,7 +332,7 @@ def test_construction_refuses(changes, message):
         (
             lambda d: d.train(1, initial_epoch=-1),
             ValueError,
-            "`initial_epoch` must be at least 0. Received: initial_epoch=-1",
+            "`initial_epoch` must be 0 or more. Received: initial_epoch=-1",
         ),
         (
             lambda d: d.take(24),

@@ -197,6 +197,26 @@ def test_scaled_logits(reference):
         np.testing.assert_allclose(a, b * width**0.5, rtol=1e-5, atol=1e-6)
 
 
+def test_heads_have_a_largest_width():
+    """The default bound leaves the published networks as they are."""
+    sizes = [128, 256, 728, 1024, 2048]  # of Xception
+    for bound, expected in (
+        (None, [192, 492, 876, 1536]),
+        (512, [192, 492, 512, 512]),
+        (64, [64] * 4),
+    ):
+        mhan = MHAN(sizes, num_heads=2, max_head_size=bound)
+        assert [heads.head_size for heads in mhan.heads] == expected
+        again = MHAN.from_config(mhan.get_config())
+        assert [heads.head_size for heads in again.heads] == expected
+    assert MHAN([64, 128]).max_head_size == 512
+    old = MHAN(sizes, num_heads=2).get_config()
+    del old["max_head_size"]  # as saved by earlier versions
+    assert MHAN.from_config(old).max_head_size is None
+    with pytest.raises(ValueError, match="max_head_size"):
+        MHAN(sizes, max_head_size=0)
+
+
 def test_a_single_head_is_never_dropped():
     np.testing.assert_array_equal(kept_heads(tf.zeros((1, 4))), [[1] * 4])
 

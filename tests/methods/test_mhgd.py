@@ -255,6 +255,8 @@ def test_signs_are_those_that_the_mhan_has_learnt(tmp_path):
     mhan.save(tmp_path / "mhan.keras")
     assert keras.saving.load_model(tmp_path / "mhan.keras").fix_signs
     assert MHGD(mhan=mhan).variant.fix_signs
+    narrow = MHAN([4, 5], num_heads=2, max_head_size=3)
+    assert MHGD(mhan=narrow).max_head_size == 3
     mhan = MHAN([6, 8], num_heads=2)
     assert not CrossMHGD(mhan=mhan).variant.fix_signs
     config = mhan.get_config()

@@ -123,8 +123,9 @@ class Run:
         """
         replicas.require_same("configuration", self.config)
         chief = replicas.is_chief()
-        with locked(self.directory) if chief else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
             if chief:
+                stack.enter_context(locked(self.directory))
                 self.write_config()
             test = _test(dataset)
             fitting.build(model, student.output_shape, test)
@@ -133,6 +134,7 @@ class Run:
                 [*variables, *model.optimizer.variables],
                 save_freq=save_freq,
             )
+            stack.enter_context(self._damage_named(dataset, checkpoint))
             position = checkpoint.restore()
             data = self._data(dataset, cache)
             if any(position):
@@ -172,23 +174,45 @@ class Run:
             replicas.wait_for_workers()
             replicas.leave()
 
+    @contextlib.contextmanager
+    def _damage_named(self, dataset, checkpoint):
+        """Finds the damaged file that ends a training: no error names it."""
+        try:
+            yield
+        except tf.errors.InvalidArgumentError:
+            dataset.require_readable(
+                self.config["batch_size"],
+                self.config["seed"],
+                *checkpoint.position,
+            )
+            raise
+
     def _data(self, dataset, cache) -> dict[str, Any]:
-        """Makes arguments of `fit`; `x` makes the batches from an epoch on."""
+        """Makes arguments of `fit`; `x` makes batches from a position on."""
         batch_size = self.config["batch_size"]
 
-        def stream(initial_epoch):
+        def stream(position):
+            place = {
+                "initial_epoch": position.epochs,
+                "initial_step": position.steps,
+            }
             if cache:
-                batches = cache.train(initial_epoch)
+                batches = fitting.Shared(
+                    lambda share: cache.train(**place, share=share)
+                )
             else:
-                batches = dataset.train(
-                    batch_size,
-                    self.config["seed"],
-                    initial_epoch,
-                    views=self.config["views"],
+                batches = fitting.Shared(
+                    lambda share: dataset.train(
+                        batch_size,
+                        self.config["seed"],
+                        views=self.config["views"],
+                        **place,
+                        share=share,
+                    )
                 )
             if _on_tpu():
                 size = len(dataset.x_train)
-                batches = fitting.static_batches(batches, batch_size, size)
+                return fitting.static_batches(batches.whole, batch_size, size)
             return batches
 
         return {
@@ -306,9 +330,11 @@ class Recorder(keras.callbacks.Callback):
             write_atomically(self.directory / "metrics.csv", _csv(self.rows))
 
 
-def _test(dataset: keras_mhgd.data.Dataset) -> tf.data.Dataset:
+def _test(
+    dataset: keras_mhgd.data.Dataset,
+) -> tf.data.Dataset | fitting.Shared:
     if not _on_tpu():
-        return dataset.test(batch_size=500)
+        return fitting.Shared(lambda share: dataset.test(500, share))
     size = len(dataset.x_test)
     batch_size = max(each for each in range(1, 501) if size % each == 0)
     batches = dataset.test(batch_size)
@@ -337,7 +363,7 @@ def _fit_of(model: keras.Model) -> Callable:
 def _fit_from(
     position: Position,
     fit: Callable,
-    x: Callable[[int], tf.data.Dataset],
+    x: Callable[[Position], tf.data.Dataset | fitting.Shared],
     steps_per_epoch: int,
     epochs: int,
     **arguments: Any,
@@ -346,7 +372,7 @@ def _fit_from(
     epoch, steps = position
     if steps:
         fit(
-            x(epoch).skip(steps),
+            x(position),
             steps_per_epoch=steps_per_epoch - steps,
             initial_epoch=epoch,
             epochs=epoch + 1,
@@ -355,7 +381,7 @@ def _fit_from(
         epoch += 1
     if epoch < epochs:
         fit(
-            x(epoch),
+            x(Position(epoch, 0)),
             steps_per_epoch=steps_per_epoch,
             initial_epoch=epoch,
             epochs=epochs,

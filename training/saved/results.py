@@ -12,6 +12,7 @@ import keras_mhgd
 from keras_mhgd.storage.arrays import read_arrays
 from keras_mhgd.storage.files import read_json, write_atomically
 
+_AT_ONCE = 1024  # images that a network predicts at once
 _FIGURES = ("accuracy", "best_accuracy", "epochs", "seconds")
 
 
@@ -74,7 +75,10 @@ def measure(
     Raises:
         ValueError: If the network doesn't have one output for each class.
     """
-    outputs = predict(dataset.normalise(dataset.x_test))
+    # In parts, as a large set would not fit in memory.
+    outputs = np.concatenate(
+        [predict(images.numpy()) for images, _ in dataset.test(_AT_ONCE)]
+    )
     if outputs.shape[1:] != (dataset.num_classes,):
         raise ValueError(
             f"The network must have one output for each of the "

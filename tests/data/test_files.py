@@ -1,0 +1,209 @@
+"""Images that are read from files when they are needed."""
+
+import itertools
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mhgd import data
+from keras_mhgd.data import Dataset, Files, folders
+from keras_mhgd.data.files import Joined
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """Files of images 12 x 10 and, the last one, 9 x 14."""
+    folder = tmp_path_factory.mktemp("images")
+    found = []
+    for number in range(24):
+        shape = (9, 14, 3) if number == 23 else (12, 10, 3)
+        image = tf.constant(RNG.integers(0, 256, shape, np.uint8))
+        png = number % 2
+        encode = tf.io.encode_png if png else tf.io.encode_jpeg
+        found.append(folder / f"{number:02}.{'png' if png else 'jpg'}")
+        found[-1].write_bytes(encode(image).numpy())
+    return found
+
+
+def both(paths, **changes):
+    """Sets of the same images, in files and in memory."""
+    labels = np.arange(len(paths), dtype=np.int32) % 4
+    files = Files(paths, (8, 8))
+    rest = {"classes": tuple("abcd"), "flip": True, "padding": 1, **changes}
+    return [
+        Dataset("set", x, labels, x[:5], labels[:5], **rest)
+        for x in (files, files[:])
+    ]
+
+
+def batches(dataset, count, batch_size=7, **options):
+    stream = dataset.train(batch_size, **options)
+    return list(itertools.islice(stream.as_numpy_iterator(), count))
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_it_stands_for_an_array(paths):
+    files = Files(paths, (8, 6))
+    whole = files[:]
+    assert whole.dtype == files.dtype == np.uint8
+    assert whole.shape == files.shape == (24, 8, 6, 3)
+    assert (len(files), files.size, files.ndim) == (24, whole.size, 4)
+    none = np.zeros(0, int)
+    for index in (3, -1, slice(2, 9, 3), np.array([5, 0, 5]), none):
+        np.testing.assert_array_equal(files[index], whole[index])
+    chosen = np.array([7, 2, 20])
+    np.testing.assert_array_equal(files.part(chosen)[:], whole[chosen])
+    for position in (0, 23):
+        found = files.read(tf.constant(position, tf.int64))
+        np.testing.assert_array_equal(found, whole[position])
+    unsized = files.read_unsized(tf.constant(23))
+    assert unsized.shape == (9, 14, 3)
+
+
+@pytest.mark.slow
+def test_batches_are_those_of_images_in_memory(paths):
+    """Cut, held out, of later epochs, and in tests."""
+    for change in (
+        lambda each: each,
+        lambda each: each.hold_out(0.25),
+        lambda each: each.take(9),
+        lambda each: each.take(9, "unlabeled"),
+    ):
+        # All are in the sample whose mean and deviation are taken.
+        lazy, kept = (change(each) for each in both(paths))
+        assert isinstance(lazy.x_train, Files)
+        np.testing.assert_array_equal(lazy.mean, kept.mean)
+        np.testing.assert_array_equal(lazy.std, kept.std)
+        for options in ({}, {"views": 2, "initial_epoch": 3}):
+            assert_same(
+                batches(lazy, 8, **options), batches(kept, 8, **options)
+            )
+        assert_same(
+            list(lazy.test(3).as_numpy_iterator()),
+            list(kept.test(3).as_numpy_iterator()),
+        )
+
+
+def test_only_what_is_needed_is_read(paths, tmp_path):
+    """A later start and a share read no other file."""
+    copies = []
+    for path in paths:
+        copies.append(tmp_path / path.name)
+        copies[-1].write_bytes(path.read_bytes())
+    lazy, _ = both(copies)
+    _ = lazy.mean  # reads all, once
+    steps = lazy.train_with_places(4)
+    places = [each[2].numpy() for each in steps.take(6)]
+    first = np.concatenate(places[:4])
+    for position in first:
+        copies[position].unlink()
+    later = lazy.train(4, initial_step=4).take(2)
+    assert sum(len(labels) for _, labels in later) == 8
+    with pytest.raises(tf.errors.NotFoundError, match="No such file"):
+        next(iter(lazy.train(4)))
+
+    def share(batches):
+        return batches.map(lambda *batch: [part[2:] for part in batch])
+
+    for position in first:
+        copies[position].write_bytes(paths[position].read_bytes())
+    for position in np.concatenate([each[:2] for each in places]):
+        copies[position].unlink()
+    parts = list(lazy.train(4, share=share).take(6))
+    assert [len(labels) for _, labels in parts] == [2] * 6
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "0 bytes"),
+        (b"\xff\xd8\xff\xe0 no image", "JPEG"),
+        (None, "must be a file"),
+    ],
+)
+def test_a_damaged_file_is_found_by_name(paths, tmp_path, content, message):
+    copies = list(paths)
+    copies[13] = tmp_path / "broken.png"
+    if content is None:
+        copies[13].mkdir()
+    else:
+        copies[13].write_bytes(content)
+    files = Files(copies, (8, 8))  # reads none
+    files.require_whole(range(13))
+    for positions in (None, [20, 13]):
+        with pytest.raises(ValueError, match=message) as caught:
+            files.require_whole(positions)
+        assert "broken.png" in str(caught.value)
+
+
+def test_images_of_another_size_are_found_by_name(paths):
+    files = Files(paths)
+    assert files.shape == (24, 12, 10, 3)
+    with pytest.raises(ValueError, match=r"of one size.* 23\.png|23\.png"):
+        files[:]
+    with pytest.raises(ValueError, match=r"23\.png of shape \(9, 14, 3\)"):
+        files.require_whole()
+
+
+def test_a_fingerprint_tells_files_and_size(paths):
+    expected = Files(paths, (8, 8)).fingerprint()
+    assert Files(paths, (8, 8)).fingerprint() == expected
+    assert Files(paths, (8, 6)).fingerprint() != expected
+    assert Files(paths[1:], (8, 8)).fingerprint() != expected
+    assert Files(paths[::-1], (8, 8)).fingerprint() != expected
+
+
+def test_joined_sets_are_one_array(paths):
+    array = RNG.integers(0, 256, (5, 8, 8, 3), np.uint8)
+    files = Files(paths, (8, 8))
+    joined = Joined([array, files, array[:2]])
+    whole = np.concatenate([array, files[:], array[:2]])
+    assert joined.shape == whole.shape and joined.size == whole.size
+    for index in (4, 5, -1, slice(3, 30, 4), np.array([30, 0, 6])):
+        np.testing.assert_array_equal(joined[index], whole[index])
+    for position in (0, 4, 5, 28, 29, 30):
+        found = joined.read(tf.constant(position, tf.int64))
+        np.testing.assert_array_equal(found, whole[position])
+    chosen = np.array([1, 6, 28, 30])
+    np.testing.assert_array_equal(joined.part(chosen)[:], whole[chosen])
+    with pytest.raises(ValueError, match="must rise"):
+        joined.part(chosen[::-1])
+    joined.require_whole([0, 7, 30])
+    other = Joined([array[::-1].copy(), files])
+    assert joined.fingerprint() != other.fingerprint()
+
+
+def test_images_without_labels_from_files_join_images_in_memory(paths):
+    _, kept = both(paths)
+    more = kept.with_unlabeled(Files(paths[:6], (8, 8)))
+    assert (len(more.x_train), more.unlabeled) == (30, 6)
+    np.testing.assert_array_equal(more.mean, kept.mean)
+    found = batches(more, 5)
+    weights = np.concatenate([each[2] for each in found])
+    assert sorted(weights) == [0] * 6 + [1] * 24
+    with pytest.raises(ValueError, match="size of the others"):
+        kept.with_unlabeled(Files(paths[:6], (8, 9)))
+
+
+def test_a_large_folder_is_not_read_into_memory(paths, tmp_path, monkeypatch):
+    for part, count in (("train", 8), ("test", 4)):
+        for number in range(count):
+            folder = tmp_path / part / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            os.link(paths[number], folder / paths[number].name)
+    kept = data.load(tmp_path)
+    assert isinstance(kept.x_train, np.ndarray)
+    monkeypatch.setattr(folders, "_IN_MEMORY", 1000)
+    lazy = data.load(tmp_path)
+    assert isinstance(lazy.x_train, Files) and isinstance(lazy.x_test, Files)
+    assert_same(batches(lazy, 4), batches(kept, 4))
