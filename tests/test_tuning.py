@@ -108,7 +108,7 @@ def test_trials_share_the_teachers_part_and_save_the_student(
     assert sorted(prepared) == [2, 3]
     shared = tmp_path / "shared"
     assert len(list(shared.glob("preparations/mhan-*.keras"))) == 2
-    assert (shared / "teacher" / "vectors@stage2.float32.npy").exists()
+    assert (shared / "teacher" / "vectors@stage2.float32.00000.npy").exists()
     best = tuner.get_best_models()[0]
     assert isinstance(best, keras_mhgd.Distiller)
     (best_trial,) = tuner.oracle.get_best_trials()

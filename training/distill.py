@@ -155,6 +155,7 @@ def _distill(run: Run, interruption: Interruption) -> None:
             FLAGS.seed,
             FLAGS.cache_dir,
             FLAGS.cache_dtype,
+            verbose=True,
         )
     run.fit(
         distiller,

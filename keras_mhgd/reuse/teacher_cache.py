@@ -1,10 +1,14 @@
 """Caches the teacher's features for all epochs and all runs."""
 
-import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -20,13 +24,14 @@ from keras_mhgd.distribution import replicas
 from keras_mhgd.features import Features, Taught
 from keras_mhgd.storage.arrays import map_array
 from keras_mhgd.storage.files import (
+    locked,
     read_json,
-    replacing,
     require_writable,
     write_atomically,
 )
 
-_FORMAT = 1
+_FORMAT = 2
+_SAVED_EVERY = 20.0  # seconds of work that a kill may lose
 _DTYPES = ("float32", "float16")
 
 
@@ -40,9 +45,10 @@ class TeacherCache:
     vectors for each image and view. For a method on whole feature maps they are
     a thousand times as large.
 
-    In a folder, each feature is an `.npy` file that is mapped into memory.
-    Other runs and other methods with the same teacher, images, views and seed
-    use the files as well. Features that they need in addition are added.
+    In a folder, each feature of a view is an `.npy` file that is mapped into
+    memory. Other runs and other methods with the same teacher, images, views
+    and seed use the files as well. Features that they need in addition are
+    added. If filling is killed, the next cache in the folder goes on with it.
 
     Args:
         distiller: The `keras_mhgd.Distiller` with the teacher and the method.
@@ -53,12 +59,13 @@ class TeacherCache:
         directory: Folder of the files. If `None`, features are in memory.
         dtype: `"float32"`, or `"float16"` for half the size and rounded
             features.
+        verbose: Whether to print the size, and each view that is filled.
 
     Raises:
         ValueError: If the method also trains the teacher, if the student
             augments its inputs, or if the folder holds features of another
             teacher, other data, or another format.
-        OSError: If the folder can't be written.
+        OSError: If the folder can't be written, or its disk has no room.
 
     Example:
         >>> dataset = keras_mhgd.data.load("glyphs", subset=200)
@@ -92,6 +99,7 @@ class TeacherCache:
         seed: int = 0,
         directory: str | os.PathLike | None = None,
         dtype: str = "float32",
+        verbose: bool = False,
     ):
         require_known("dtype", dtype, _DTYPES)
         several = len(distiller.teachers) > 1
@@ -127,47 +135,51 @@ class TeacherCache:
             if several
             else _names(found, [theirs for _, theirs in points])
         )
-        specs = {
+        size = len(dataset.x_train)
+        self._specs = {
             name: (
-                (views, len(dataset.x_train), *each.shape[1:]),
+                (size, *each.shape[1:]),
                 dtype if each.dtype.is_floating else each.dtype.name,
             )
             for name, each in self._by_name(found).items()
         }
+        self._verbose = verbose
         if directory is None:
-            self._kept = {
-                name: np.empty(shape, kind)
-                for name, (shape, kind) in specs.items()
-            }
-            self._fill(self._kept)
+            self._tell("in memory", self._nbytes(self._specs, views))
+            # For each view, the arrays by name.
+            self._kept = [
+                {name: np.empty(*spec) for name, spec in self._specs.items()}
+                for _ in range(views)
+            ]
+            for view, kept in enumerate(self._kept):
+                self._fill(view, kept)
             return
-        directory = require_writable(directory)
-        files = {
-            name: directory / f"{name}.{kind}.npy"
-            for name, (_, kind) in specs.items()
-        }
+        self._directory = require_writable(directory)
         if replicas.is_chief():
-            _require_own(
-                directory / "manifest.json",
-                {
-                    "format": _FORMAT,
-                    "teacher": fingerprint(
-                        *(
-                            weights
-                            for teacher in distiller.teachers
-                            for weights in teacher.get_weights()
-                        )
-                    ),
-                    "data": fingerprint_of(dataset),
-                    "views": views,
-                    "seed": seed,
-                },
-            )
-            self._write(files, specs)
+            manifest = {
+                "format": _FORMAT,
+                "teacher": fingerprint(
+                    *(
+                        weights
+                        for teacher in distiller.teachers
+                        for weights in teacher.get_weights()
+                    )
+                ),
+                "data": fingerprint_of(dataset),
+                "views": views,
+                "seed": seed,
+            }
+            with locked(self._directory, wait=True):
+                _require_own(self._directory / "manifest.json", manifest)
+                self._write_missing()
         replicas.wait_for_workers()
-        self._kept = {
-            name: _mapped(path, *specs[name]) for name, path in files.items()
-        }
+        self._kept = [
+            {
+                name: _mapped(path, *self._specs[name])
+                for name, path in self._files(view).items()
+            }
+            for view in range(views)
+        ]
 
     def train(
         self,
@@ -187,17 +199,10 @@ class TeacherCache:
         Returns:
             Endless `tf.data.Dataset` of `Taught` and labels.
         """
-        dtypes = [
-            tf.float32 if each.dtype.kind == "f" else tf.as_dtype(each.dtype)
-            for each in self._kept.values()
-        ]
+        dtypes = [tf.as_dtype(each.dtype) for each in self.rows(0, []).values()]
 
-        def read(views, positions):
-            # Only these rows of a mapped file are read.
-            return [
-                each[views, positions].astype(dtype.as_numpy_dtype)
-                for each, dtype in zip(self._kept.values(), dtypes, strict=True)
-            ]
+        def read(views, positions):  # a batch is of one view
+            return list(self.rows(views[0], positions).values())
 
         def teach(batch, views, positions):
             images, *labels = batch
@@ -205,10 +210,10 @@ class TeacherCache:
                 read, [views, positions], dtypes, stateful=False
             )
             found = {}
-            for (name, whole), row in zip(
-                self._kept.items(), rows, strict=True
+            for (name, (shape, _)), row in zip(
+                self._specs.items(), rows, strict=True
             ):
-                shape = positions.shape[0], *whole.shape[2:]
+                shape = positions.shape[0], *shape[1:]
                 found[name] = tf.ensure_shape(row, shape)
             taught = keras.tree.map_structure(found.get, self._names)
             return Taught(images, taught), *labels
@@ -217,6 +222,24 @@ class TeacherCache:
             initial_epoch=initial_epoch, initial_step=initial_step, share=share
         ).map(teach, num_parallel_calls=tf.data.AUTOTUNE)
 
+    def rows(self, view: int, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Reads the features of some images.
+
+        Args:
+            view: Number of the view.
+            positions: Positions of the images in the training set.
+
+        Returns:
+            Arrays `(images, ...)` by name; floats are float32.
+        """
+        positions = np.asarray(positions, np.int64)
+        found = {}
+        for name, whole in self._kept[view].items():
+            rows = whole[positions]  # only these of a mapped file are read
+            is_float = rows.dtype.kind == "f"
+            found[name] = rows.astype(np.float32) if is_float else rows
+        return found
+
     def _batches(self, **place: Any) -> tf.data.Dataset:
         return self._dataset.train_with_places(**self._stream, **place)
 
@@ -224,38 +247,128 @@ class TeacherCache:
         names = keras.tree.flatten(self._names)
         return dict(zip(names, keras.tree.flatten(found), strict=True))
 
-    def _fill(self, kept: dict[str, np.ndarray]) -> None:
-        """Runs the teacher on all views, and fills the arrays of `kept`."""
-        count = self._stream["views"] * self._dataset.steps_per_epoch(
-            self._stream["batch_size"]
+    def _files(self, view: int) -> dict[str, pathlib.Path]:
+        return {
+            name: self._directory / f"{name}.{dtype}.{view:05}.npy"
+            for name, (_, dtype) in self._specs.items()
+        }
+
+    def _nbytes(self, names: Iterable[str], views: int) -> int:
+        specs = [self._specs[name] for name in names]
+        return views * sum(
+            math.prod(shape) * np.dtype(dtype).itemsize
+            for shape, dtype in specs
         )
-        for (images, *_), views, positions in self._batches().take(count):
+
+    def _tell(self, where: str, nbytes: int) -> None:
+        if self._verbose:
+            print(
+                f"Teacher cache: {self._stream['views']} views of "
+                f"{len(self._dataset.x_train):,} images, "
+                f"{nbytes / 2**30:.2f} GB to fill {where}."
+            )
+
+    def _fill(
+        self,
+        view: int,
+        kept: dict[str, np.ndarray],
+        steps: int = 0,
+        save: Callable[[int], None] | None = None,
+    ) -> None:
+        """Runs the teacher on a view, and fills the arrays of `kept`.
+
+        Its batches are those of the epoch that first shows the view, as a
+        teacher's round-off may depend on the batch.
+
+        Args:
+            view: Number of the view.
+            kept: The arrays to fill.
+            steps: Batches that are filled already.
+            save: Called now and then with the number of batches filled.
+        """
+        all_steps = self._dataset.steps_per_epoch(self._stream["batch_size"])
+        batches = self._batches(initial_epoch=view, initial_step=steps)
+        saved = time.monotonic()
+        for (images, *_), _, positions in batches.take(all_steps - steps):
             found = self._by_name(self._targets(images))
             for name, whole in kept.items():
-                whole[views.numpy(), positions.numpy()] = found[name]
+                whole[positions.numpy()] = found[name]
+            steps += 1
+            if save and time.monotonic() - saved > _SAVED_EVERY:
+                save(steps)
+                saved = time.monotonic()
 
-    def _write(
-        self,
-        files: dict[str, pathlib.Path],
-        specs: dict[str, tuple[tuple[int, ...], str]],
-    ) -> None:
-        """Writes the files that are missing, each whole or not at all."""
-        missing = [name for name, path in files.items() if not path.exists()]
-        if not missing:
+    def _write_missing(self) -> None:
+        """Writes the files that are missing, view by view."""
+        missing = {
+            view: [name for name, path in files.items() if not path.exists()]
+            for view in range(self._stream["views"])
+            for files in [self._files(view)]
+        }
+        nbytes = sum(self._nbytes(names, 1) for names in missing.values())
+        if not nbytes:
             return
-        with contextlib.ExitStack() as written:
-            kept = {}
-            for name in missing:
-                path = written.enter_context(replacing(files[name]))
-                shape, dtype = specs[name]
-                kept[name] = open_memmap(path, "w+", dtype, shape)
-                # Disk space is allocated now. Otherwise, a disk that gets full
-                # while the mapped file is written would kill the process.
-                with path.open("rb+") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            self._fill(kept)
+        self._tell(f"in {self._directory}", nbytes)
+        begun = sum(
+            path.stat().st_size for path in self._directory.glob("*.partial")
+        )
+        free = shutil.disk_usage(self._directory).free
+        if nbytes > free + begun:
+            raise OSError(
+                errno.ENOSPC,
+                "The disk must have room for the teacher's features "
+                f"({os.strerror(errno.ENOSPC)}). They take "
+                f"{nbytes / 2**30:.2f} GB, and {free / 2**30:.2f} GB are free. "
+                "Take fewer views or another folder",
+                str(self._directory),
+            )
+        for view, names in missing.items():
+            if names:
+                self._write(view, names)
+
+    def _write(self, view: int, names: list[str]) -> None:
+        """Writes files of a view, or goes on where a killed process was.
+
+        The files have the suffix `.partial` until they are whole. A JSON file
+        says how many batches they hold.
+        """
+        files = {name: self._files(view)[name] for name in names}
+        partial = {
+            name: path.with_suffix(".partial") for name, path in files.items()
+        }
+        progress = self._directory / "filling.json"
+        contents = {"view": view, "names": names}
+        steps = 0
+        if progress.exists() and all(map(os.path.exists, partial.values())):
+            found = read_json(progress)
+            if contents.items() <= found.items():
+                steps = int(found["steps"])
+        kept = {}
+        try:
+            if not steps:
+                progress.unlink(missing_ok=True)
+            for name, path in partial.items():
+                kept[name] = _opened(path, *self._specs[name], new=not steps)
+
+            def save(steps):
+                for each in kept.values():
+                    each.flush()
+                text = json.dumps({**contents, "steps": steps})
+                write_atomically(progress, text)
+
+            self._fill(view, kept, steps, save)
             for each in kept.values():
                 each.flush()
+            for name, path in partial.items():
+                os.replace(path, files[name])
+            progress.unlink(missing_ok=True)
+        except BaseException:
+            if not progress.exists():
+                for path in partial.values():
+                    path.unlink(missing_ok=True)
+            raise
+        if self._verbose:
+            print(f"View {view + 1} of {self._stream['views']} is filled.")
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -272,14 +385,25 @@ def fingerprint_of(dataset: Dataset) -> str:
     """Computes a hash of all that determines the training images' views."""
     images = dataset.x_train
     if not isinstance(images, np.ndarray):
-        images = np.array(images.fingerprint())
+        images = np.array([images.fingerprint()])
     return fingerprint(
         images,
         dataset.index_train,
         dataset.mean,
         dataset.std,
         np.array([dataset.full_size, dataset.padding, dataset.flip]),
+        *_of_layers(dataset),
     )
+
+
+def _of_layers(dataset: Dataset) -> list[np.ndarray]:
+    """Describes layers and mixing, if views are made by them."""
+    if not (dataset.layers or dataset.mixing):
+        return []
+    layers = dataset.layers and keras.saving.serialize_keras_object(
+        dataset.layers
+    )
+    return [np.array([json.dumps([layers, dataset.mixing], sort_keys=True)])]
 
 
 def _require_own(path: pathlib.Path, manifest: dict[str, Any]) -> None:
@@ -299,6 +423,29 @@ def _require_own(path: pathlib.Path, manifest: dict[str, Any]) -> None:
             f"data and number of views. Received: {'; '.join(others)}. Choose "
             "another folder, or delete this one."
         )
+
+
+def _opened(
+    path: pathlib.Path, shape: tuple[int, ...], dtype: str, new: bool
+) -> np.ndarray:
+    """Maps a file into memory for writing, and allocates its disk space.
+
+    Otherwise, a disk that gets full while the mapped file is written would kill
+    the process.
+    """
+    try:
+        if new:
+            open_memmap(path, "w+", dtype, shape)
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"The file must be written whole ({error.strerror or error}). Make "
+            "space or mend the permissions, then try again",
+            str(path.with_suffix(".npy")),
+        ) from error
+    return open_memmap(path, "r+")
 
 
 def _mapped(

@@ -141,6 +141,7 @@ def test_small_numbers_make_small_files(tmp_path):
 
 @pytest.mark.parametrize("n", [1, 7, BATCH_SIZE + 1])
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.slow
 def test_any_batch_size_gives_the_answers_of_the_model(exported, name, n):
     model, files, *_ = exported
     predict = export.load(files[name].path)
@@ -333,6 +334,7 @@ def test_dense_head_in_one_format(tmp_path):
 @pytest.mark.parametrize(
     "mixed_precision", ["mixed_bfloat16", "mixed_float16"], indirect=True
 )
+@pytest.mark.slow
 def test_mixed_precision_is_exported_in_float32(mixed_precision, net, tmp_path):
     policy = keras.config.dtype_policy()
     model = net()

@@ -475,6 +475,7 @@ def small(by_code, activation):
 @pytest.mark.parametrize("by_code", [False, True])
 @pytest.mark.parametrize("activation", [None, "softmax"])
 @pytest.mark.parametrize("change", ["int8", "lora", "int8 and lora"])
+@pytest.mark.slow
 def test_quantized_layers_and_low_rank(change, activation, by_code, x):
     model = small(by_code, activation)
     if "int8" in change:

@@ -224,6 +224,7 @@ def test_no_gradient_flows_into_a_frozen_teacher(name):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.slow
 def test_eager_graph_and_xla_agree(name, jit_compile):
     method = made(name)
     arguments = method, features(0), features(1)

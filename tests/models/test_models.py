@@ -160,6 +160,7 @@ def test_large_images_are_pooled_in_vgg_and_wide_resnets(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_weight_decay_covers_every_trainable_weight(name):
     model = make(name, size=16, weight_decay=0.02)
     rng = np.random.default_rng(0)
@@ -199,6 +200,7 @@ def test_variance_scaling_by_fan_out(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_logits_are_float32_under_mixed_precision(name):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = make(name, size=16)
@@ -214,6 +216,7 @@ LARGE = ("vgg16", "wrn_22_4", "resnet32")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in LARGE])
+@pytest.mark.slow
 def test_saves_and_loads(name, tmp_path):
     model, path = make(name, size=16), tmp_path / f"{name}.keras"
     model.save(path)

@@ -1,11 +1,15 @@
+import collections
 import itertools
+import shutil
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd import methods
+from keras_mhgd.reuse import teacher_cache
 
 
 def trained(distiller, method, bars, cached):
@@ -131,14 +135,15 @@ def test_in_a_folder_it_is_what_it_is_in_memory(distiller, bars, tmp_path):
             keras.tree.flatten(expected), keras.tree.flatten(found), strict=True
         ):
             np.testing.assert_array_equal(a, b)
+    names = "outputs logits maps@stage1 maps@stage2 vectors@stage1"
     assert {each.name for each in tmp_path.iterdir()} == {
+        ".lock",
         "manifest.json",
-        "outputs.float32.npy",
-        "logits.float32.npy",
-        "maps@stage1.float32.npy",
-        "maps@stage2.float32.npy",
-        "vectors@stage1.float32.npy",
-        "vectors@stage2.float32.npy",
+        *(
+            f"{name}.float32.{view:05}.npy"
+            for name in (*names.split(), "vectors@stage2")
+            for view in (0, 1)
+        ),
     }
 
 
@@ -153,14 +158,16 @@ def test_the_teacher_runs_only_for_what_is_missing(
     monkeypatch.setattr(
         keras_mhgd.TeacherCache,
         "_fill",
-        lambda self, kept: filled.append(sorted(kept)) or fill(self, kept),
+        lambda self, view, kept, *rest: (
+            filled.append((view, *kept)) or fill(self, view, kept, *rest)
+        ),
     )
     cache_of(distiller, "attention_transfer", bars, tmp_path)
     assert filled == []
     cache_of(distiller, "soft_logits+fitnet", bars, tmp_path)
-    assert filled == [["logits"]]
+    assert filled == [(0, "logits"), (1, "logits")]
     for name, time in times.items():
-        assert (tmp_path / name).stat().st_mtime_ns == time
+        assert name == ".lock" or (tmp_path / name).stat().st_mtime_ns == time
 
 
 @pytest.mark.slow
@@ -169,7 +176,8 @@ def test_float16(distiller, bars, tmp_path):
     half = batch(
         cache_of(distiller, "kd_svd", bars, tmp_path, dtype="float16")[1]
     )
-    assert np.load(tmp_path / "vectors@stage1.float16.npy").dtype == np.float16
+    file = tmp_path / "vectors@stage1.float16.00000.npy"
+    assert np.load(file).dtype == np.float16
     # Exact features may lie beside the rounded ones.
     whole = batch(cache_of(distiller, "kd_svd", bars, tmp_path)[1])
     np.testing.assert_array_equal(whole.vectors[0], exact.vectors[0])
@@ -200,23 +208,109 @@ def test_refuses_a_foreign_folder(distiller, bars, tmp_path):
 
 def test_refuses_a_damaged_file(distiller, bars, tmp_path):
     cache_of(distiller, "soft_logits", bars, tmp_path)
-    np.save(tmp_path / "logits.float32.npy", np.zeros((2, 32, 4), "float32"))
+    file = tmp_path / "logits.float32.00001.npy"
+    np.save(file, np.zeros((32, 4), "float32"))
     with pytest.raises(
-        ValueError, match=r"logits.float32.npy must hold.*\(2, 32, 4\)"
+        ValueError, match=r"logits.float32.00001.npy must hold.*\(32, 4\)"
     ):
         cache_of(distiller, "soft_logits", bars, tmp_path)
 
 
-def test_a_failure_while_writing_leaves_nothing(
+def test_a_failure_before_anything_is_saved_leaves_nothing(
     distiller, bars, tmp_path, monkeypatch
 ):
-    def fail(self, kept):
+    def fail(self, *_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(keras_mhgd.TeacherCache, "_fill", fail)
     with pytest.raises(OSError, match="No space"):
         cache_of(distiller, "soft_logits", bars, tmp_path)
-    assert [each.name for each in tmp_path.iterdir()] == ["manifest.json"]
+    names = {each.name for each in tmp_path.iterdir()}
+    assert names == {".lock", "manifest.json"}
+
+
+class Killed(BaseException):
+    """Ends a process at once."""
+
+
+@pytest.mark.parametrize("method", ["kd_svd", "soft_logits+fitnet"])
+def test_filling_goes_on_where_it_was_killed(
+    distiller, bars, tmp_path, monkeypatch, method, capsys
+):
+    """Twice, within a view: no batch that was saved is computed again."""
+    monkeypatch.setattr(teacher_cache, "_SAVED_EVERY", 0.0)
+    expected = cache_of(distiller, method, bars, None, batch_size=4)[1]
+    seen = []
+    by_name = keras_mhgd.TeacherCache._by_name
+
+    def counted(self, found):  # a batch's, or specs
+        named = by_name(self, found)
+        first = next(iter(named.values()))
+        if hasattr(first, "numpy"):
+            if len(seen) in ends:
+                ends.remove(len(seen))
+                raise Killed
+            seen.append(first.numpy().tobytes())
+        return named
+
+    monkeypatch.setattr(keras_mhgd.TeacherCache, "_by_name", counted)
+    steps = bars.steps_per_epoch(4)
+    ends = [3, steps + 2]
+    for _ in range(2):
+        with pytest.raises(Killed):
+            cache_of(distiller, method, bars, tmp_path, batch_size=4)
+        assert (tmp_path / "filling.json").exists()
+    _, found = cache_of(
+        distiller, method, bars, tmp_path, batch_size=4, verbose=True
+    )
+    assert len(seen) == len(set(seen)) == 2 * steps
+    assert not list(tmp_path.glob("*.partial"))
+    assert not (tmp_path / "filling.json").exists()
+    told = capsys.readouterr().out
+    assert "Teacher cache: 2 views of 32 images, " in told
+    assert "View 2 of 2 is filled." in told and "View 1" not in told
+    for one, other in zip(
+        itertools.islice(expected.train(), 2 * steps),
+        itertools.islice(found.train(), 2 * steps),
+        strict=True,
+    ):
+        for a, b in zip(
+            keras.tree.flatten(one), keras.tree.flatten(other), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_small_disk_is_refused_before_filling(
+    distiller, bars, tmp_path, monkeypatch
+):
+    usage = collections.namedtuple("usage", "free")(100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"must have room .* They take 0\.00 GB"):
+        cache_of(distiller, "soft_logits", bars, tmp_path)
+
+
+def test_views_by_layers_are_other_data(distiller, bars, tmp_path):
+    cache_of(distiller, "soft_logits", bars, tmp_path)
+    layers = keras.layers.RandomRotation
+    for changed in (
+        bars.augmented(layers(0.1)),
+        bars.augmented(layers(0.2)),
+        bars.augmented("crop", mixing=keras_mhgd.data.Mixing()),
+    ):
+        with pytest.raises(ValueError, match="data: '.*there, '.*now"):
+            cache_of(distiller, "soft_logits", changed, tmp_path)
+
+
+@pytest.mark.slow
+def test_mixed_views_are_those_of_the_live_teacher(distiller, bars):
+    """The cached outputs belong to the mixed images of the same epoch."""
+    mixed = bars.augmented("crop", mixing=keras_mhgd.data.Mixing())
+    model, cache = cache_of(distiller, "soft_logits", mixed, None)
+    steps = mixed.steps_per_epoch(16)
+    for taught, labels in itertools.islice(cache.train(), 2 * steps):
+        expected = model.targets(taught.images).logits
+        np.testing.assert_allclose(taught.features.logits, expected, atol=1e-6)
+        np.testing.assert_allclose(tf.reduce_sum(labels, 1), 1, atol=1e-6)
 
 
 def test_refuses_an_unknown_dtype(distiller, bars):

@@ -322,7 +322,7 @@ def test_a_cached_teacher(folder, distill):
                 for each in (found, row)
             )
             assert found == pytest.approx(row, rel=1e-6)
-    assert (folder / "features" / "vectors@stage2.float32.npy").exists()
+    assert (folder / "features" / "vectors@stage2.float32.00000.npy").exists()
     distill = [*distill, *cache, "--seed=1", f"--run={folder}/foreign"]
     output = run("distill", *distill, fails=True)
     assert "teacher cache" in output and "seed: 0 there, 1 now" in output
@@ -450,7 +450,10 @@ def test_a_killed_comparison_goes_on(compared):
     assert len(list((path / "preparations").glob("mhan-*.keras"))) == 2
     for trial in (0, 1):
         names = {each.name for each in (path / f"teacher_{trial}").iterdir()}
-        assert {"logits.float32.npy", "vectors@stage1.float32.npy"} < names
+        assert {
+            "logits.float32.00000.npy",
+            "vectors@stage1.float32.00000.npy",
+        } < names
     configuration = json.loads(
         (path / "soft_logits_1" / "config.json").read_text()
     )

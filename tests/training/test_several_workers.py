@@ -122,6 +122,7 @@ def test_three_workers_train_a_network_alone(folder, data):
     assert all(message in output for output in outputs)
 
 
+@pytest.mark.slow
 def test_several_workers_need_to_know_each_other(folder, data):
     flags = ["--model=resnet_small", "--strategy=multi_worker"]
     output = run("train", *data, *flags, f"--run={folder}/none", fails=True)

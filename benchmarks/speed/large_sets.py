@@ -1,0 +1,165 @@
+"""Measures how image folders that are larger than memory are read.
+
+python -m benchmarks.speed.large_sets input <folder> [<rounds>]
+python -m benchmarks.speed.large_sets start <folder>
+python -m benchmarks.speed.large_sets memory <seconds> <folder> ...
+python -m benchmarks.speed.large_sets cache <folder>
+
+The folders are those of `benchmarks.speed.photos`. `input` reads 224-pixel
+crops, in turns with Keras's `image_dataset_from_directory`. `start` measures
+how long the first batch of an epoch takes, from its begin and after 90 % of it.
+`memory` runs `training.distill` on each folder for so many seconds, and prints
+the most memory that it held. `cache` fills a teacher cache with 20 views, and
+compares the time to read a view with that of the teacher.
+"""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_mhgd
+
+_SIDE, _CROP, _BATCH = 256, 224, 32
+
+
+def _loaded(folder: str, side: int = _SIDE) -> keras_mhgd.data.Dataset:
+    return keras_mhgd.data.load(folder, image_size=(side, side))
+
+
+def _rate(batches: tf.data.Dataset, steps: int) -> float:
+    """Computes images a second, after the first two batches."""
+    iterator = iter(batches)
+    for _ in range(2):
+        next(iterator)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        next(iterator)
+    return steps * _BATCH / (time.perf_counter() - begin)
+
+
+def compare_input(folder: str, rounds: str = "5") -> None:
+    """Prints images a second of this library and of Keras, in turns."""
+    crop = keras.layers.RandomCrop(_CROP, _CROP)
+    dataset = _loaded(folder).augmented(crop)
+    _ = dataset.mean  # reads a sample of the images
+    steps = min(40, dataset.steps_per_epoch(_BATCH) - 3)
+    of_keras = keras.utils.image_dataset_from_directory(
+        os.path.join(folder, "train"),
+        image_size=(_SIDE, _SIDE),
+        batch_size=_BATCH,
+        verbose=False,
+    ).map(
+        lambda x, y: (crop(x, training=True), y),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    streams = {"ours": dataset.train(_BATCH), "Keras": of_keras}
+    rates = {name: [] for name in streams}
+    for _ in range(int(rounds)):
+        for name, stream in streams.items():
+            rates[name].append(_rate(stream, steps))
+    for name, found in rates.items():
+        print(name, *(f"{rate:.0f}" for rate in found), "images a second")
+    ratios = np.divide(rates["ours"], rates["Keras"])
+    print(f"ratio {np.median(ratios):.2f}, {min(ratios):.2f} at least")
+
+
+def start(folder: str) -> None:
+    """Prints how long the first batch of a training takes."""
+    for part in (0.0, 0.9):
+        begin = time.perf_counter()
+        dataset = _loaded(folder)
+        step = int(part * dataset.steps_per_epoch(_BATCH))
+        next(iter(dataset.train(_BATCH, initial_step=step)))
+        seconds = time.perf_counter() - begin
+        print(f"from {part:.0%} of the epoch on: {seconds:.1f} s")
+
+
+def memory(seconds: str, *folders: str) -> None:
+    """Prints the peak memory of trainings that begin."""
+    with tempfile.TemporaryDirectory() as runs:
+        teacher = keras_mhgd.models.get("vgg_small", (_CROP, _CROP, 3), 100)
+        teacher.save(f"{runs}/teacher.keras")
+        for number, folder in enumerate(folders):
+            peak, output = _peak(
+                [
+                    *("--dataset", folder, f"--image_size={_CROP}"),
+                    *("--teacher", f"{runs}/teacher.keras"),
+                    *("--student=resnet_small", "--method=soft_logits"),
+                    *("--batch_size=8", "--epochs=1", f"--run={runs}/{number}"),
+                    *("--learning_rate=0.001", "--save_freq=20"),
+                ],
+                float(seconds),
+            )
+            steps = sorted(pathlib.Path(runs, str(number)).rglob("*_step_*"))
+            done = steps[-1].stem if steps else output[-300:]
+            print(f"{folder}: {peak / 2**20:.2f} GB, {done}")
+
+
+def _peak(flags: list[str], seconds: float) -> tuple[int, str]:
+    """Runs `training.distill` for a while; gives its peak memory in kB."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training.distill", *flags],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        peak, end = 0, time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < end:
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+            if "VmHWM:" in status:
+                peak = int(status.split("VmHWM:")[1].split()[0])
+            time.sleep(0.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        output.seek(0)
+        return peak, output.read()
+
+
+def cache(folder: str) -> None:
+    """Prints the rate of a cached teacher and of a running one."""
+    dataset = _loaded(folder, 64)
+    teacher = keras_mhgd.models.get("vgg_small", (64, 64, 3), 100)
+    student = keras_mhgd.models.get("vgg_thin", (64, 64, 3), 100)
+    distiller = keras_mhgd.Distiller(student, teacher, "mhgd")
+    distiller.compile("sgd", **dataset.task())
+    with tempfile.TemporaryDirectory() as kept:
+        begin = time.perf_counter()
+        made = keras_mhgd.TeacherCache(
+            distiller, dataset, 128, 20, directory=kept, verbose=True
+        )
+        print(f"filled in {time.perf_counter() - begin:.0f} s")
+        found = {"live": [], "cached": []}
+        images, _ = next(iter(dataset.train(128)))
+        live = tf.function(distiller.targets)
+        live(images)
+        places = np.random.default_rng(0).permutation(len(dataset.x_train))[
+            :128
+        ]
+        for _ in range(5):
+            for name, run in (
+                ("live", lambda: live(images)),
+                ("cached", lambda: made.rows(0, places)),
+            ):
+                begin = time.perf_counter()
+                for _ in range(10):
+                    run()
+                found[name].append((time.perf_counter() - begin) / 10)
+        ratios = np.divide(found["live"], found["cached"])
+        print(f"reading is {np.median(ratios):.0f} times as fast")
+
+
+if __name__ == "__main__":
+    {
+        "input": compare_input,
+        "start": start,
+        "memory": memory,
+        "cache": cache,
+    }[sys.argv[1]](*sys.argv[2:])
