@@ -194,8 +194,9 @@ class _Separate(Rule):
         ]
         factors, share = {}, 1.0
         if both:
-            norms = _norms([task[index] for index in both])
-            of_transfer = _norms([transfer[index] for index in both])
+            norms, of_transfer = tf.split(
+                _norms([side[i] for side in (task, transfer) for i in both]), 2
+            )
             found = self.factors(norms, of_transfer, epoch)
             factors = dict(zip(both, tf.unstack(found), strict=True))
             share = _quotient(found, of_transfer)
@@ -426,20 +427,18 @@ def _norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     dtype = tf.float64 if tf.float64 in dtypes else tf.float32
     gradients = [tf.cast(gradient, dtype) for gradient in gradients]
 
-    # Squares may overflow, for example in gradients that carry a loss scale, or
-    # they may vanish. Then each tensor is divided by its largest entry first.
-    def of_scaled():
-        largest = [tf.reduce_max(tf.abs(each)) for each in gradients]
-        return tf.stack(
-            [
-                scale * tf.norm(tf.math.divide_no_nan(each, scale))
-                for each, scale in zip(gradients, largest, strict=True)
-            ]
-        )
+    def squares(gradients):
+        return 2 * tf.stack([tf.nn.l2_loss(each) for each in gradients])
 
-    squares = tf.stack([2 * tf.nn.l2_loss(each) for each in gradients])
-    in_range = tf.math.is_finite(squares) & (squares > 1e-30)
-    return tf.cond(tf.reduce_all(in_range), lambda: tf.sqrt(squares), of_scaled)
+    # Squares may overflow, for example in gradients that carry a loss scale, or
+    # they may vanish. Those of float32 do neither in float64.
+    def in_float64():
+        wide = squares([tf.cast(each, tf.float64) for each in gradients])
+        return tf.cast(tf.sqrt(wide), dtype)
+
+    found = squares(gradients)
+    in_range = tf.math.is_finite(found) & (found > 1e-30)
+    return tf.cond(tf.reduce_all(in_range), lambda: tf.sqrt(found), in_float64)
 
 
 def _batch_norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:

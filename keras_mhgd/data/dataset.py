@@ -18,7 +18,7 @@ from keras_mhgd.checks import (
     require_one_or_more,
 )
 from keras_mhgd.data import augmentation, random_layers
-from keras_mhgd.data.files import Files, Joined
+from keras_mhgd.data.files import Joined, OnDemand
 
 # Lower bound of a channel's standard deviation, in units of 0..255. Without
 # this bound, scaling would blow up a nearly constant channel.
@@ -31,7 +31,7 @@ _CHUNK = 2**25
 _PARALLEL, _WAITING = min(4, os.cpu_count() or 1), 2
 
 
-Images = np.ndarray | Files | Joined
+Images = np.ndarray | OnDemand | Joined
 Share = Callable[[tf.data.Dataset], tf.data.Dataset]
 
 

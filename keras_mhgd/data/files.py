@@ -1,6 +1,8 @@
 """Reads images by index: from files when they are needed, and joined sets."""
 
+import abc
 import concurrent.futures
+import copy
 import functools
 import hashlib
 import itertools
@@ -14,14 +16,109 @@ import tensorflow as tf
 from keras_mhgd.data import images
 
 _AT_ONCE = 1024
+# Sets of at most so many bytes are kept in memory: gathering images is faster
+# than decoding them in each epoch.
+_IN_MEMORY = 2**29
+# Images of larger sets that are read at once to check them.
+_CHECKED = 100
 
 
-class Files:
-    """Reads images by index from files, each when it is needed.
+class OnDemand(abc.ABC):
+    """Reads images by index, each when it is needed.
 
-    It stands for an array `(count, height, width, 3)`, uint8: it has the
-    array's `shape`, `dtype` and `len`, and an index reads images. The paths are
-    all that it keeps in memory.
+    It stands for an array `(count, height, width, channels)`, uint8: it has the
+    array's `shape`, `dtype` and `len`, and an index reads images.
+
+    Args:
+        size: Height and width of the images, pixels.
+        resizes: Whether images of another size are resized.
+        channels: Number of channels.
+    """
+
+    dtype = np.dtype("uint8")
+    ndim = 4
+
+    def __init__(self, size: Sequence[int], resizes: bool, channels: int):
+        self._image_shape = (*size, channels)
+        self._resizes = resizes
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Gives the number of images."""
+
+    @abc.abstractmethod
+    def part(self, index: np.ndarray) -> "OnDemand":
+        """Gives some of the images, without reading them."""
+
+    @abc.abstractmethod
+    def read_unsized(self, position: tf.Tensor) -> tf.Tensor:
+        """Reads an image in a graph, in its own size."""
+
+    @abc.abstractmethod
+    def require_whole(self, positions: Sequence[int] | None = None) -> None:
+        """Reads images to find one that is damaged.
+
+        Args:
+            positions: The images to read. Defaults to `None`: all.
+
+        Raises:
+            ValueError: If an image is damaged, too large, or of another size.
+            OSError: If a file can't be read.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Computes a hash that tells other images, in hexadecimal."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Number of images, height, width (pixels), and channels."""
+        return (len(self), *self._image_shape)
+
+    @property
+    def size(self) -> int:
+        """Number of bytes of the array that this stands for."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def read(self, position: tf.Tensor) -> tf.Tensor:
+        """Reads an image in a graph.
+
+        Args:
+            position: Scalar integer.
+
+        Returns:
+            uint8 `(height, width, channels)`.
+        """
+        image = self.read_unsized(position)
+        if self._resizes:
+            image = images.resize(image, self._image_shape[:2])
+        return tf.ensure_shape(image, self._image_shape)
+
+    def __getitem__(self, index) -> np.ndarray:
+        """Reads the images of an index, as indexing an array does.
+
+        Raises:
+            ValueError: If an image is damaged, too large, or of another size.
+            OSError: If a file can't be read.
+        """
+        places = np.arange(len(self))[index]
+        rows = np.atleast_1d(places)
+        found = np.empty((len(rows), *self._image_shape), self.dtype)
+        try:
+            with tf.init_scope():  # also while a graph is made
+                read = tf.data.Dataset.from_tensor_slices(rows).map(
+                    self.read, num_parallel_calls=os.cpu_count()
+                )
+                for row, image in zip(found, read, strict=True):
+                    row[:] = image
+        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+            self.require_whole(rows)
+            raise
+        return found if places.ndim else found[0]
+
+
+class Files(OnDemand):
+    """Reads images by index from files. It keeps only their paths in memory.
 
     Args:
         paths: PNG or JPEG files, at least one.
@@ -34,9 +131,6 @@ class Files:
         OSError: If the first file can't be read then.
     """
 
-    dtype = np.dtype("uint8")
-    ndim = 4
-
     def __init__(
         self,
         paths: Sequence[Path] | np.ndarray,
@@ -45,99 +139,40 @@ class Files:
         if not isinstance(paths, np.ndarray):
             paths = np.array([os.fsencode(path) for path in paths])
         self._paths = paths
-        self._image_size = image_size
+        size = image_size
         if image_size is None:
-            image_size = images.read_file(self._path(0)).shape[:2]
-        self._size = tuple(image_size)
+            size = images.read_file(_path(paths[0])).shape[:2]
+        super().__init__(size, image_size is not None, channels=3)
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self._paths)
 
-    def __getitem__(self, index) -> np.ndarray:
-        """Reads the images of an index, as indexing an array does.
-
-        Raises:
-            ValueError: If a file is damaged, too large, or of another size.
-            OSError: If a file can't be read.
-        """
-        places = np.arange(len(self))[index]
-        if not places.ndim:
-            return self._read_path(self._paths[places])
-        found = np.empty((len(places), *self.shape[1:]), self.dtype)
-        try:
-            with tf.init_scope():  # also while a graph is made
-                read = tf.data.Dataset.from_tensor_slices(places).map(
-                    self.read, num_parallel_calls=os.cpu_count()
-                )
-                for row, image in zip(found, read, strict=True):
-                    row[:] = image
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-            self.require_whole(places)
-            raise
-        return found
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Number of images, height, width (pixels), and 3 channels."""
-        return (len(self), *self._size, 3)
-
-    @property
-    def size(self) -> int:
-        """Number of bytes of the array that this stands for."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def part(self, index: np.ndarray) -> "Files":
-        """Gives some of the images, without reading them."""
-        chosen = object.__new__(Files)
+    def part(self, index):
+        chosen = copy.copy(self)
+        chosen.__dict__.pop("_tensor", None)
         chosen._paths = self._paths[index]
-        chosen._image_size, chosen._size = self._image_size, self._size
         return chosen
 
-    def read(self, position: tf.Tensor) -> tf.Tensor:
-        """Reads an image in a graph.
-
-        Args:
-            position: Scalar integer.
-
-        Returns:
-            uint8 `(height, width, 3)`.
-        """
-        image = self.read_unsized(position)
-        if self._image_size is not None:
-            image = images.resize(image, self._image_size)
-        return tf.ensure_shape(image, self.shape[1:])
-
-    def read_unsized(self, position: tf.Tensor) -> tf.Tensor:
-        """Reads an image in a graph, in its own size."""
+    def read_unsized(self, position):
         data = tf.io.read_file(tf.gather(self._tensor, position))
         return images.decode(data)
 
-    def require_whole(self, positions: Sequence[int] | None = None) -> None:
-        """Reads files to find one that is damaged.
-
-        Args:
-            positions: The files to read. Defaults to `None`: all.
-
-        Raises:
-            ValueError: If a file is damaged, too large, or of another size.
-            OSError: If a file can't be read.
-        """
+    def require_whole(self, positions=None):
         paths = self._paths if positions is None else self._paths[positions]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             # Without slices the pool would run ahead and hold every image.
             for first in range(0, len(paths), _AT_ONCE):
-                for _ in pool.map(self._read_path, paths[first:][:_AT_ONCE]):
+                for _ in pool.map(self._require, paths[first:][:_AT_ONCE]):
                     pass
 
-    def fingerprint(self) -> str:
+    def fingerprint(self):
         """Computes a hash of the files' names and sizes, in hexadecimal."""
-        digest = hashlib.sha256(repr(self._image_size).encode())
+        shape = self._resizes and self._image_shape
+        digest = hashlib.sha256(repr(shape).encode())
         for path in self._paths:
             folder, name = os.path.split(path)
-            size = os.stat(path).st_size
-            digest.update(
-                b"%s/%s %d\n" % (os.path.basename(folder), name, size)
-            )
+            place = os.path.basename(folder), name, os.stat(path).st_size
+            digest.update(b"%s/%s %d\n" % place)
         return digest.hexdigest()[:16]
 
     @functools.cached_property
@@ -145,35 +180,32 @@ class Files:
         with tf.init_scope(), tf.device("CPU:0"):
             return tf.constant(self._paths)
 
-    def _path(self, position: int) -> Path:
-        return Path(os.fsdecode(self._paths[position]))
-
-    def _read_path(self, path: bytes) -> np.ndarray:
-        path = Path(os.fsdecode(path))
-        image = images.read_file(path)
-        if self._image_size is not None:
-            image = images.resize(image, self._image_size)
-        if tuple(image.shape) != self.shape[1:]:
+    def _require(self, path: bytes) -> None:
+        shape = tuple(images.read_file(_path(path)).shape)
+        if not self._resizes and shape != self._image_shape:
             raise ValueError(
                 "The images must be of one size. "
-                f"Received: {path} of shape {tuple(image.shape)}, others of "
-                f"shape {self.shape[1:]}. Pass image_size=(height, width) to "
+                f"Received: {_path(path)} of shape {shape}, others of shape "
+                f"{self._image_shape}. Pass image_size=(height, width) to "
                 "resize them."
             )
-        return image.numpy()
+
+
+def _path(path: bytes) -> Path:
+    return Path(os.fsdecode(path))
 
 
 class Joined:
     """Puts sets of images one after another, without copying them.
 
     Args:
-        sets: Arrays or `Files`, of images of one size.
+        sets: Arrays, `Files` or `Records`, of images of one size.
     """
 
     dtype = np.dtype("uint8")
     ndim = 4
 
-    def __init__(self, sets: Sequence[np.ndarray | Files]):
+    def __init__(self, sets: Sequence[np.ndarray | OnDemand]):
         self._sets = list(sets)
         self._ends = np.cumsum([len(each) for each in sets])
 
@@ -221,14 +253,14 @@ class Joined:
         ]
         return Joined(
             [
-                each.part(rows) if isinstance(each, Files) else each[rows]
+                each.part(rows) if isinstance(each, OnDemand) else each[rows]
                 for each, rows in zip(self._sets, chosen, strict=True)
                 if len(rows)
             ]
         )
 
     def read(self, position: tf.Tensor) -> tf.Tensor:
-        """Reads an image in a graph: see `Files.read`."""
+        """Reads an image in a graph: see `OnDemand.read`."""
         return self._read(position, "read")
 
     def read_unsized(self, position: tf.Tensor) -> tf.Tensor:
@@ -236,21 +268,21 @@ class Joined:
         return self._read(position, "read_unsized")
 
     def require_whole(self, positions: Sequence[int] | None = None) -> None:
-        """Reads files to find one that is damaged: see `Files`."""
+        """Reads images to find one that is damaged: see `OnDemand`."""
         if positions is None:
             positions = range(len(self))
         positions = np.asarray(positions)
         for number, each in enumerate(self._sets):
             rows = positions - self._first(number)
-            if isinstance(each, Files):
+            if isinstance(each, OnDemand):
                 each.require_whole(rows[(rows >= 0) & (rows < len(each))])
 
     def fingerprint(self) -> str:
         """Computes a hash of the sets, in hexadecimal."""
         digest = hashlib.sha256()
         for each in self._sets:
-            files = isinstance(each, Files)
-            digest.update(each.fingerprint().encode() if files else each.data)
+            lazy = isinstance(each, OnDemand)
+            digest.update(each.fingerprint().encode() if lazy else each.data)
         return digest.hexdigest()[:16]
 
     def _first(self, number: int) -> int:
@@ -260,7 +292,7 @@ class Joined:
     def _tensors(self) -> list[tf.Tensor | None]:
         with tf.init_scope(), tf.device("CPU:0"):
             return [
-                None if isinstance(each, Files) else tf.constant(each)
+                None if isinstance(each, OnDemand) else tf.constant(each)
                 for each in self._sets
             ]
 
@@ -278,3 +310,13 @@ class Joined:
         )[0]
         readers = [reader(each) for each in range(len(self._sets))]
         return tf.switch_case(number, readers)
+
+
+def kept_if_small(lazy: OnDemand) -> np.ndarray | OnDemand:
+    """Reads a set of images into memory if it takes 512 MB at most."""
+    if lazy.size <= _IN_MEMORY:
+        return lazy[:]
+    # Finds soon that images differ in size, or are of another kind.
+    spread = np.linspace(0, len(lazy) - 1, _CHECKED).round().astype(int)
+    lazy.require_whole(np.unique(spread))
+    return lazy

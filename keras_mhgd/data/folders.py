@@ -8,13 +8,8 @@ import numpy as np
 
 from keras_mhgd.data import images
 from keras_mhgd.data.dataset import Dataset
-from keras_mhgd.data.files import Files
+from keras_mhgd.data.files import Files, kept_if_small
 
-# Sets of at most so many bytes are kept in memory: gathering images is faster
-# than decoding them in each epoch.
-_IN_MEMORY = 2**29
-# Files of larger sets that are read at once to check them.
-_CHECKED = 100
 _TEST_FOLDERS = ("test", "val", "validation")
 
 
@@ -158,16 +153,7 @@ def read_unlabeled(
             f"A folder must have images ({', '.join(images.SUFFIXES)}). "
             f"Received: none in {folder}. Add some, or name another folder."
         )
-    return _kept_if_small(Files(sorted(paths), image_size))
-
-
-def _kept_if_small(files: Files) -> np.ndarray | Files:
-    if files.size <= _IN_MEMORY:
-        return files[:]
-    # Finds soon that images differ in size, or are of another kind.
-    spread = np.linspace(0, len(files) - 1, _CHECKED).round().astype(int)
-    files.require_whole(np.unique(spread))
-    return files
+    return kept_if_small(Files(sorted(paths), image_size))
 
 
 def _dataset(
@@ -179,7 +165,7 @@ def _dataset(
 ) -> Dataset:
     x_train = Files(train[0], image_size)
     x_test = Files(held_out[0], image_size or x_train.shape[1:3])
-    x_train, x_test = _kept_if_small(x_train), _kept_if_small(x_test)
+    x_train, x_test = kept_if_small(x_train), kept_if_small(x_test)
     padding = images.default_padding(min(x_train.shape[1:3]))
     return Dataset(
         name, x_train, train[1], x_test, held_out[1], classes, True, padding

@@ -12,12 +12,16 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from keras_mhgd.data import images
 from keras_mhgd.data.dataset import Dataset
+from keras_mhgd.data.files import kept_if_small
+from keras_mhgd.data.records import Records, TFRecords, read_bytes
 
 _SERVER = "storage.googleapis.com"
 _PROBE_SECONDS = 3.0
@@ -65,9 +69,17 @@ def read(
             "Run `pip install tensorflow-datasets importlib_resources`."
         ) from error
     try:
-        splits, info = tfds.load(
-            name, data_dir=str(root), download=download, with_info=True
-        )
+        builder = tfds.builder(name, data_dir=str(root))
+        if download:
+            builder.download_and_prepare()
+        info = builder.info
+        if not info.splits:
+            raise _not_found(name, root, hint)
+        splits = {
+            each: [str(path) for path in info.splits[each].filepaths]
+            for each in info.splits
+            if info.splits[each].num_examples
+        }
     # TFDS raises an AssertionError for a version that does not exist.
     except (tfds.core.DatasetNotFoundError, AssertionError) as error:
         if not download:
@@ -85,16 +97,16 @@ def read(
             f"`validation`. Received: {', '.join(splits)}. Export the images "
             "to a folder or an .npz file."
         )
-    parts = {
-        part: _read_split(name, splits[split], image_key, label_key, image_size)
-        for part, split in (("train", "train"), ("test", held_out))
-    }
+    if not all(map(_are_there, (splits["train"], splits[held_out]))):
+        raise _not_found(name, root, hint)
+    records = _Split(tfds, name, info, image_key, label_key, image_size)
+    parts = [records.read(splits[split]) for split in ("train", held_out)]
     digits = any(word in name for word in ("mnist", "svhn"))
-    side = min(parts["train"][0].shape[1:3])
+    side = min(parts[0][0].shape[1:3])
     return Dataset(
         name,
-        *parts["train"],
-        *parts["test"],
+        *parts[0],
+        *parts[1],
         classes=tuple(info.features[label_key].names),
         # A mirrored digit or letter no longer has its label.
         flip=name.startswith("fashion_mnist") or not digits,
@@ -160,29 +172,58 @@ def _keys(name: str, info, tfds) -> tuple[str, str]:
     )
 
 
-def _read_split(
-    name: str,
-    split,
-    image_key: str,
-    label_key: str,
-    image_size: tuple[int, int] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    split = split.map(lambda example: (example[image_key], example[label_key]))
-    if image_size is not None:
-        split = split.map(
-            lambda image, label: (images.resize(image, image_size), label)
+def _are_there(paths: Sequence[str]) -> bool:
+    return all(map(os.path.exists, paths))
+
+
+class _Split:
+    """Reads splits of a prepared set."""
+
+    def __init__(self, tfds, name, info, image_key, label_key, image_size):
+        self._tfds, self._name, self._features = tfds, name, info.features
+        self._image_key, self._label_key = image_key, label_key
+        *size, channels = info.features[image_key].shape
+        if image_size is None and None in size:
+            raise ValueError(
+                f"{name}: the images must be of one size. Received: images of "
+                f"shape {info.features[image_key].shape}. Pass "
+                "image_size=(height, width) to resize them."
+            )
+        self._resizes = image_size is not None
+        self._size, self._channels = image_size or size, channels or 3
+
+    def read(
+        self, paths: Sequence[str]
+    ) -> tuple[np.ndarray | Records, np.ndarray]:
+        """Gives the images and the labels of a split's files."""
+        if ".array_record" in os.path.basename(paths[0]):
+            from array_record.python import array_record_data_source
+
+            reader = array_record_data_source.ArrayRecordDataSource(paths)
+        else:
+            reader = TFRecords(paths)
+        records = Records(
+            reader,
+            self._image,
+            self._size,
+            self._resizes,
+            self._channels,
+            self._name,
         )
-    elif not split.element_spec[0].shape.is_fully_defined():
-        raise ValueError(
-            f"{name}: the images must be of one size. Received: images of "
-            f"shape {split.element_spec[0].shape}. Pass "
-            "image_size=(height, width) to resize them."
+        labels = tf.data.Dataset.range(len(reader)).map(
+            lambda index: self._label(read_bytes(reader, index)),
+            num_parallel_calls=os.cpu_count(),
         )
-    pairs = list(split.batch(1024).as_numpy_iterator())
-    if not pairs:
-        raise ValueError(
-            f"{name}: every split must hold images. Received: an empty one. "
-            "Prepare the set anew with download=True / --download."
+        labels = labels.batch(1024).as_numpy_iterator()
+        return kept_if_small(records), np.concatenate(list(labels))
+
+    def _image(self, data: tf.Tensor) -> tf.Tensor:
+        return self._features.deserialize_example(data)[self._image_key]
+
+    def _label(self, data: tf.Tensor) -> tf.Tensor:
+        # Without decoding the image.
+        skip = self._tfds.decode.SkipDecoding()
+        example = self._features.deserialize_example(
+            data, decoders={self._image_key: skip}
         )
-    pixels, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    return pixels, labels.astype(np.int32)
+        return tf.cast(example[self._label_key], tf.int32)

@@ -1,5 +1,6 @@
 """Images that are read from files when they are needed."""
 
+import dataclasses
 import itertools
 import os
 
@@ -8,8 +9,10 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd import data
-from keras_mhgd.data import Dataset, Files, folders
+from keras_mhgd.data import Dataset, Files
+from keras_mhgd.data import files as files_module
 from keras_mhgd.data.files import Joined
+from keras_mhgd.distribution import fitting
 
 RNG = np.random.default_rng(0)
 
@@ -203,7 +206,46 @@ def test_a_large_folder_is_not_read_into_memory(paths, tmp_path, monkeypatch):
             os.link(paths[number], folder / paths[number].name)
     kept = data.load(tmp_path)
     assert isinstance(kept.x_train, np.ndarray)
-    monkeypatch.setattr(folders, "_IN_MEMORY", 1000)
+    monkeypatch.setattr(files_module, "_IN_MEMORY", 1000)
     lazy = data.load(tmp_path)
     assert isinstance(lazy.x_train, Files) and isinstance(lazy.x_test, Files)
     assert_same(batches(lazy, 4), batches(kept, 4))
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_each_worker_reads_its_own_files_only(paths, tmp_path, workers):
+    """Parts of all batches, also of the smaller last one."""
+    expected, _ = both(paths)
+    whole = batches(expected, 8)
+    kept = list(paths)
+    for worker in range(workers):
+
+        def share(places, worker=worker):
+            return places.flat_map(
+                lambda *batch: fitting._rows(batch, workers, worker, 1, 0)
+            )
+
+        own = expected.train_with_places(7, share=share).take(4)
+        needed = np.concatenate([positions for _, _, positions in own])
+        folder = tmp_path / str(worker)
+        folder.mkdir()
+        for number, path in enumerate(paths):
+            kept[number] = folder / path.name
+            if number in needed:
+                os.link(path, kept[number])
+        dataset = dataclasses.replace(
+            expected,
+            x_train=Files(kept, (8, 8)),
+            moments=expected._moments,
+        )
+        found = batches(dataset, 4, share=share)
+        assert len(needed) < len(paths) and len(found) == 4
+        for (images, labels), (all_images, all_labels) in zip(
+            found, whole[:4], strict=True
+        ):
+            size = len(all_labels)
+            rows = slice(
+                worker * size // workers, (worker + 1) * size // workers
+            )
+            np.testing.assert_array_equal(images, all_images[rows])
+            np.testing.assert_array_equal(labels, all_labels[rows])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_mhgd import data
-from keras_mhgd.data import idx, npz, tfds
+from keras_mhgd.data import files, idx, npz, records, tfds
 
 RNG = np.random.default_rng(0)
 
@@ -533,7 +533,13 @@ def prepare():
         tfds = pytest.importorskip("tensorflow_datasets")
 
     def write(
-        folder, name, version, shape, splits=("train", "test"), more=False
+        folder,
+        name,
+        version,
+        shape,
+        splits=("train", "test"),
+        more=False,
+        file_format=None,
     ):
         features = {
             "image": tfds.features.Image(shape=shape),
@@ -552,6 +558,7 @@ def prepare():
             split_datasets=dict.fromkeys(splits, split),
             data_dir=folder,
             disable_shuffling=True,
+            file_format=file_format,
         )
         return images
 
@@ -580,6 +587,61 @@ def test_tensorflow_datasets(
     assert dataset.num_classes == 10
     versioned = data.load(f"{name}:{version}", data_dir=tmp_path)
     np.testing.assert_array_equal(versioned.x_train, images)
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+@pytest.mark.parametrize("shape", [(16, 12, 1), (None, None, 3)])
+def test_records_are_read_when_they_are_needed(
+    tmp_path, prepare, monkeypatch, file_format, shape
+):
+    """They give the batches of images in memory: all, held out, and a part."""
+    prepare(tmp_path, "toy", "1.0.0", shape, file_format=file_format)
+    size = None if shape[0] else (8, 10)
+    kept = data.load("toy", data_dir=tmp_path, image_size=size)
+    assert isinstance(kept.x_train, np.ndarray)
+    monkeypatch.setattr(files, "_IN_MEMORY", 100)
+    lazy = data.load("toy", data_dir=tmp_path, image_size=size)
+    assert isinstance(lazy.x_train, records.Records)
+    assert lazy.x_train.fingerprint() != lazy.x_test.part([0]).fingerprint()
+    np.testing.assert_array_equal(lazy.x_train[::2], kept.x_train[::2])
+    np.testing.assert_array_equal(lazy.y_train, np.arange(6))
+    for change in (
+        lambda each: each,
+        lambda each: each.hold_out(0.5).take(2),
+        lambda each: each.augmented("standard", size=(6, 6)),
+    ):
+        found, expected = (
+            list(change(each).train(4).take(4).as_numpy_iterator())
+            for each in (lazy, kept)
+        )
+        for (x, y), (images, labels) in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(y, labels)
+            if change(kept).layers and shape[0] is None:
+                assert x.shape == images.shape  # cropped in their own size
+            else:
+                np.testing.assert_array_equal(x, images)
+
+
+@pytest.mark.parametrize("cut", [3, 14, 200])
+def test_a_cut_record_file_is_refused(tmp_path, prepare, cut):
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3))
+    (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(
+        ValueError, match="toy-train.* must be a whole TFRecord"
+    ):
+        data.load("toy", data_dir=tmp_path)
+
+
+def test_a_damaged_record_is_found_by_number(tmp_path, prepare):
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3))
+    (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
+    content = bytearray(path.read_bytes())
+    third = [each.start() for each in re.finditer(b"IDAT", content)][2]
+    content[third : third + 40] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="record of toy must.*record 2: "):
+        data.load("toy", data_dir=tmp_path)
 
 
 def test_tensorflow_datasets_of_several_sizes(tmp_path, prepare):

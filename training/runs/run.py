@@ -179,7 +179,7 @@ class Run:
         """Finds the damaged file that ends a training: no error names it."""
         try:
             yield
-        except tf.errors.InvalidArgumentError:
+        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
             dataset.require_readable(
                 self.config["batch_size"],
                 self.config["seed"],
