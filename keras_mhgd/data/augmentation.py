@@ -58,6 +58,34 @@ def apply_views(images: tf.Tensor, views: tf.Tensor, padding: int) -> tf.Tensor:
     return tf.gather(images, columns, axis=2, batch_dims=1)
 
 
+def apply_view(image: tf.Tensor, view: tf.Tensor, padding: int) -> tf.Tensor:
+    """Crops and mirrors one image, as `apply_views` does a batch.
+
+    It takes a part instead of gathering single pixels, which is faster for
+    large images.
+
+    Args:
+        image: `(height, width, channels)`, any dtype.
+        view: int32 `(3,)` from `draw_views` with the same `padding`.
+        padding: Pixels added to each side before the crop.
+
+    Returns:
+        Tensor of the shape and dtype of `image`.
+    """
+    height, width, channels = image.shape
+    top, left, mirrored = tf.unstack(view)
+    if padding:
+        sides = [[padding, padding], [padding, padding], [0, 0]]
+        padded = tf.pad(image, sides, "REFLECT")
+        image = padded[top : top + height, left : left + width]
+        image = tf.ensure_shape(image, (height, width, channels))
+    return tf.cond(
+        mirrored == 1,
+        lambda: tf.reverse(image, [1]),
+        lambda: tf.identity(image),
+    )
+
+
 def _reflect(index: tf.Tensor, size: int) -> tf.Tensor:
     """Maps indices of a reflect-padded axis to indices in `[0, size)`.
 

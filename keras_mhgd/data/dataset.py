@@ -24,9 +24,9 @@ from keras_mhgd.data.files import Joined, OnDemand
 # this bound, scaling would blow up a nearly constant channel.
 _LEAST_DEVIATION = 1.0
 # Images in files are normalised by so many of them, spread evenly.
-_SAMPLE = 2000
+_SAMPLE = 1000
 # Bytes of the images whose sums are computed at once.
-_CHUNK = 2**25
+_CHUNK = 2**27
 # Batches that are read at once, and batches that wait for the training.
 _PARALLEL, _WAITING = min(4, os.cpu_count() or 1), 2
 
@@ -60,7 +60,7 @@ class Dataset:
             `None`: the number in `x_train`.
         moments: Mean and standard deviation of each channel over the full
             training set. Defaults to `None`: computed from `x_train`, or from
-            2000 of its images, spread evenly, if they are in files.
+            1000 of its images, spread evenly, if they are in files.
         layers: Layers that make the training views of images in 0..255: see
             `augmented`. Defaults to `None`: crops and mirroring.
         mixing: How the training views are mixed. Defaults to `None`: not.
@@ -594,12 +594,10 @@ class Dataset:
             weights = tf.cast(found >= 0, tf.float32)
             if by_image:
                 images, others, shares = self._views(order, drawn)
+            elif augment:
+                images = self._crops(order, drawn)
             else:
-                images = self._read_train(order)
-                if augment:
-                    images = augmentation.apply_views(
-                        images, drawn, self.padding
-                    )
+                images = self._to_float(self._read_train(order))
             if self.mixing and by_image:
                 of_others = tf.gather(labels, others)
                 weights *= tf.cast((of_others >= 0) | (shares == 1), tf.float32)
@@ -610,7 +608,7 @@ class Dataset:
                 found = self._one_hot(found)
             else:
                 found = tf.maximum(found, 0)
-            made = self._to_float(images), found
+            made = images, found
             if self.unlabeled:
                 made = *made, weights
             return made, view, order
@@ -685,8 +683,8 @@ class Dataset:
             seeds: A seed for each, int32 `(batch, 2)`.
 
         Returns:
-            Views float32 `(batch, height, width, channels)`, positions of the
-            images that they are mixed with, and their own shares.
+            Views `(batch, height, width, channels)`, normalised, positions of
+            the images that they are mixed with, and their own shares.
         """
         size = len(self.x_train)
 
@@ -697,14 +695,14 @@ class Dataset:
             )
             image = self._view_of(order, own)
             if not self.mixing:
-                return image, order, tf.constant(1.0)
+                return self._to_float(image), order, tf.constant(1.0)
             partner = tf.random.stateless_uniform(
                 (), tf.random.fold_in(how, size), 0, size, tf.int64, "philox"
             )
             image, share = random_layers.mixed(
                 self.mixing, image, self._view_of(partner, other), how
             )
-            return image, partner, share
+            return self._to_float(image), partner, share
 
         return tf.map_fn(
             one,
@@ -716,15 +714,38 @@ class Dataset:
             ),
         )
 
+    def _crops(self, order: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+        """Reads images, crops and mirrors them, and normalises them."""
+        if isinstance(self.x_train, np.ndarray):
+            images = self._read_train(order)
+            return self._to_float(
+                augmentation.apply_views(images, drawn, self.padding)
+            )
+
+        def one(place):
+            image = self.x_train.read(place[0])
+            return self._to_float(
+                augmentation.apply_view(image, place[1], self.padding)
+            )
+
+        return tf.map_fn(
+            one,
+            (order, drawn),
+            fn_output_signature=tf.TensorSpec(self.input_shape, tf.float32),
+        )
+
     def _view_of(self, position: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Reads a training image and makes a view of it."""
         if self.layers:
             image = self._views_of[1](position)
-            return random_layers.view(self.layers, image, seed)
-        drawn = augmentation.draw_views(seed, 1, self.padding, self.flip)
-        image = self._read_train(position[tf.newaxis])
-        image = augmentation.apply_views(image, drawn, self.padding)
-        return tf.cast(image[0], tf.float32)
+            view = random_layers.view(self.layers, image, seed)
+            return tf.ensure_shape(view, self.view_shape)
+        (drawn,) = tf.unstack(
+            augmentation.draw_views(seed, 1, self.padding, self.flip)
+        )
+        image = self._read_train(position[tf.newaxis])[0]
+        image = augmentation.apply_view(image, drawn, self.padding)
+        return tf.cast(image, tf.float32)
 
     @functools.cached_property
     def _views_of(self) -> tuple[tuple[int, ...], Callable]:
@@ -741,11 +762,16 @@ class Dataset:
             any_size = (None, None, self.input_shape[2])
             readers.insert(0, (any_size, self.x_train.read_unsized))
         for shape, read in readers:
-            view = tf.function(random_layers.view).get_concrete_function(
-                self.layers,
-                tf.TensorSpec(shape, tf.float32),
-                tf.TensorSpec((2,), tf.int32),
-            )
+            try:
+                view = tf.function(random_layers.view).get_concrete_function(
+                    self.layers,
+                    tf.TensorSpec(shape, tf.float32),
+                    tf.TensorSpec((2,), tf.int32),
+                )
+            except Exception:
+                if shape == self.input_shape:
+                    raise
+                continue  # some layers need to know the size
             found = view.structured_outputs.shape
             if found.rank == 3 and found.is_fully_defined():
                 return tuple(found), read
@@ -767,7 +793,13 @@ class Dataset:
         return tf.one_hot(labels, self.num_classes)
 
     def _to_float(self, images: tf.Tensor) -> tf.Tensor:
-        return (tf.cast(images, tf.float32) - self.mean) * (1 / self.std)
+        # For whole rows of pixels: TensorFlow is slow for an axis of length 3.
+        images = tf.cast(images, tf.float32)
+        *batch, height, width, channels = images.shape
+        rows = tf.reshape(images, [-1, width * channels])
+        mean, scale = (np.tile(x, width) for x in (self.mean, 1 / self.std))
+        shape = [*[-1 for _ in batch], height, width, channels]
+        return tf.reshape((rows - mean) * scale, shape)
 
 
 def _seeds(seed: int, number: tf.Tensor) -> list[tf.Tensor]:

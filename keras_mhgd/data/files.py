@@ -133,7 +133,7 @@ class Files(OnDemand):
 
     def __init__(
         self,
-        paths: Sequence[Path] | np.ndarray,
+        paths: Sequence[str | os.PathLike] | np.ndarray,
         image_size: tuple[int, int] | None = None,
     ):
         if not isinstance(paths, np.ndarray):
@@ -261,7 +261,7 @@ class Joined:
 
     def read(self, position: tf.Tensor) -> tf.Tensor:
         """Reads an image in a graph: see `OnDemand.read`."""
-        return self._read(position, "read")
+        return tf.ensure_shape(self._read(position, "read"), self.shape[1:])
 
     def read_unsized(self, position: tf.Tensor) -> tf.Tensor:
         """Reads an image in a graph, those of files in their own sizes."""

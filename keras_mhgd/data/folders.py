@@ -109,7 +109,7 @@ def read_tiny_imagenet(
                 f"wnids.txt. Received: {wnid!r} for {file!r}. Unpack the "
                 "archive anew."
             )
-        held_out[wnid].append(annotations.parent / "images" / file)
+        held_out[wnid].append(str(annotations.parent / "images" / file))
     return _dataset(
         "tiny_imagenet",
         _with_labels(train, wnids),
@@ -143,7 +143,7 @@ def read_unlabeled(
             f"Received: {folder}, which is none. Mend the path."
         )
     paths = [
-        Path(parent, name)
+        os.path.join(parent, name)
         for parent, folders, names in os.walk(folder, followlinks=True)
         for name in names
         if name.lower().endswith(images.SUFFIXES)
@@ -158,8 +158,8 @@ def read_unlabeled(
 
 def _dataset(
     name: str,
-    train: tuple[list[Path], np.ndarray],
-    held_out: tuple[list[Path], np.ndarray],
+    train: tuple[list[str], np.ndarray],
+    held_out: tuple[list[str], np.ndarray],
     classes: tuple[str, ...],
     image_size: tuple[int, int] | None,
 ) -> Dataset:
@@ -173,8 +173,8 @@ def _dataset(
 
 
 def _with_labels(
-    files: dict[str, list[Path]], classes: Sequence[str]
-) -> tuple[list[Path], np.ndarray]:
+    files: dict[str, list[str]], classes: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
     labels = {name: label for label, name in enumerate(classes)}
     paths = [path for group in files.values() for path in group]
     return paths, np.array(
@@ -190,9 +190,14 @@ def _class_names(folder: Path) -> list[str]:
     )
 
 
-def _images_in(folder: Path) -> list[Path]:
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    paths = [p for p in paths if p.suffix.lower() in images.SUFFIXES]
+def _images_in(folder: Path) -> list[str]:
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    # A path object for each of a million files would take long.
+    paths = [
+        os.path.join(folder, name)
+        for name in names
+        if name.lower().endswith(images.SUFFIXES)
+    ]
     if not paths:
         raise ValueError(
             f"A class must have images ({', '.join(images.SUFFIXES)}). "

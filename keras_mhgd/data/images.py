@@ -67,8 +67,14 @@ def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     Returns:
         uint8 tensor of the new height and width.
     """
-    images = tf.image.resize(images, size, antialias=True)
-    return tf.saturate_cast(tf.round(images), tf.uint8)
+
+    def resized():
+        found = tf.image.resize(images, size, antialias=True)
+        return tf.saturate_cast(tf.round(found), tf.uint8)
+
+    # Resizing to the same size would change nothing, but takes long.
+    is_other = tf.reduce_any(tf.shape(images)[-3:-1] != size)
+    return tf.cond(is_other, resized, lambda: tf.identity(images))
 
 
 def decode(data: tf.Tensor) -> tf.Tensor:

@@ -40,6 +40,8 @@ def test_views_are_crops_of_the_reflected_image(
     assert result.dtype == tf.uint8
     for image, view, seen in zip(images, drawn, result.numpy(), strict=True):
         np.testing.assert_array_equal(seen, by_hand(image, view, padding))
+        one = augmentation.apply_view(tf.constant(image), view, padding)
+        np.testing.assert_array_equal(one, seen)
 
 
 def test_draws_cover_their_range_evenly():
