@@ -11,6 +11,7 @@ The folder also gets the measurements (`export.json`), a model card
 
 import dataclasses
 import json
+import math
 import pathlib
 import tempfile
 
@@ -65,6 +66,7 @@ flags.DEFINE_multi_string(
 )
 flags.mark_flags_as_required(["model", "out"])
 FLAGS = flags.FLAGS
+_MOST_BYTES = 2**30
 
 
 def main(argv) -> None:
@@ -85,10 +87,11 @@ def main(argv) -> None:
         if path
     }
     dataset = options.load_data()
-    images = dataset.normalise(dataset.x_test)
+    tested = _tested(dataset)
+    images = dataset.normalise(dataset.x_test[tested])
+    labels = dataset.y_test[tested]
     compared = {
-        name: _float32(other, images, dataset.y_test)
-        for name, other in others.items()
+        name: _float32(other, images, labels) for name, other in others.items()
     }
     count = min(FLAGS.calibration_images, len(dataset.x_train))
     files = export_student(
@@ -96,15 +99,23 @@ def main(argv) -> None:
         FLAGS.out,
         images,
         FLAGS.formats,
-        labels=dataset.y_test,
+        labels=labels,
         serving=Serving(dataset.mean, dataset.std, dataset.classes),
-        calibration=dataset.normalise(dataset.take(count).x_train),
+        calibration=dataset.normalise(dataset.take(count).x_train[:]),
         uint8_input=FLAGS.uint8_input,
         least_agreement=least,
     )
-    _write(network, dataset, files, compared)
+    _write(network, dataset, len(images), files, compared)
     print(*files, sep="\n")
     print(f"Model card: {FLAGS.out}/README.md")
+
+
+def _tested(dataset: keras_mhgd.data.Dataset) -> np.ndarray:
+    """Picks the test images: all, or as many, spread evenly, as take 1 GB."""
+    size = len(dataset.x_test)
+    most = _MOST_BYTES // (4 * math.prod(dataset.input_shape))
+    count = min(size, max(1, most))
+    return np.linspace(0, size - 1, count).round().astype(int)
 
 
 def _fraction(text: str) -> tuple[str, float]:
@@ -132,6 +143,7 @@ def _float32(
 def _write(
     network: keras.Model,
     dataset: keras_mhgd.data.Dataset,
+    test_images: int,
     files: list[ExportedModel],
     compared: dict[str, ExportedModel],
 ) -> None:
@@ -142,7 +154,7 @@ def _write(
         "parameters": network.count_params(),
         "run": read_result(FLAGS.model),
         "dataset": pathlib.Path(dataset.name).name,  # the name may be a path
-        "test_images": len(dataset.x_test),
+        "test_images": test_images,
         "input_shape": dataset.input_shape,
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
