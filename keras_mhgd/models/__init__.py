@@ -76,7 +76,7 @@ def names() -> list[str]:
 
 def get(
     name: str,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int | None, int | None, int],
     num_classes: int,
     weight_decay: float = 5e-4,
 ) -> keras.Model:
@@ -86,7 +86,9 @@ def get(
         name: One of `names()`, or `wrn_<depth>_<width>` with a depth of
             `6 n + 4`.
         input_shape: Height, width (pixels) and channels of an image, at
-            least 16 x 16 pixels.
+            least 16 x 16 pixels. A height and width of `None` take images of
+            any size, which networks that end in a flattened map can't; a stem
+            that pools from 64 pixels on then pools.
         num_classes: Number of logits, >= 2.
         weight_decay: Coefficient `w` of the penalty `w / 2 * sum v^2` over
             all weights, >= 0. It is part of the model's `losses`.
@@ -112,8 +114,9 @@ def get(
     else:
         raise unknown("model", name, [*names(), "wrn_<depth>_<width>"])
     input_shape = tuple(input_shape)
-    known = len(input_shape) == 3 and all(input_shape)
-    if not known or min(input_shape[:2]) < 16:
+    sizes = [each for each in input_shape[:2] if each is not None]
+    known = len(input_shape) == 3 and input_shape[2]
+    if not known or min(sizes, default=16) < 16:
         raise ValueError(
             "`input_shape` must be (height, width, channels) of at least "
             f"16 x 16 pixels. Received: input_shape={input_shape}."
@@ -124,9 +127,15 @@ def get(
             f"Received: num_classes={num_classes}."
         )
     require_not_negative(weight_decay=weight_decay)
+    if len(sizes) < 2 and name.startswith("vgg"):
+        raise ValueError(
+            "`input_shape` must have a height and a width for a network that "
+            f"flattens its last map, such as {name}. Received: input_shape="
+            f"{input_shape}."
+        )
     options = {}
     if ("wide_resnet" if wide else name) in _POOLED_STEM:
-        options["stem_pooling"] = min(input_shape[:2]) >= 64
+        options["stem_pooling"] = min(sizes, default=64) >= 64
     return build(
         input_shape,
         num_classes,

@@ -280,7 +280,7 @@ def test_unknown_names(name, near):
         ({"input_shape": (32, 32)}, r"`input_shape`.*Received: .*\(32, 32\)"),
         ({"input_shape": (15, 32, 3)}, r"16 x 16 pixels.*\(15, 32, 3\)"),
         ({"input_shape": (32, 8, 1)}, "16 x 16 pixels"),
-        ({"input_shape": (None, None, 3)}, r"\(None, None, 3\)"),
+        ({"input_shape": (None, None, None)}, r"\(None, None, None\)"),
         ({"num_classes": 1}, "`num_classes` must be 2 or more.*num_classes=1"),
         ({"weight_decay": -1e-4}, "`weight_decay` must be 0 or.*-0.0001"),
     ],
@@ -294,3 +294,12 @@ def test_wrong_arguments(changes, message):
     }
     with pytest.raises(ValueError, match=message):
         models.get(**arguments)
+
+
+@pytest.mark.parametrize("name", ["resnet_small", "wrn_10_1", "mobilenet"])
+def test_any_size_of_images(name):
+    network = models.get(name, (None, None, 3), 5)
+    for size in ((32, 32), (40, 64)):
+        assert network(np.zeros((2, *size, 3), "float32")).shape == (2, 5)
+    with pytest.raises(ValueError, match="a height and a width .* vgg7"):
+        models.get("vgg7", (None, None, 3), 5)

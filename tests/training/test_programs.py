@@ -1,8 +1,10 @@
 """The programs as a user runs them: in processes of their own."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -19,10 +21,12 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 import keras_mhgd
 from benchmarks.accuracy import archive
+from tests.training.launcher import started
 from tests.training.pages import assert_self_contained
 from tests.training.runs import (
     PREPARATION,
     TEACHER,
+    assert_same_run,
     command,
     read_rows,
     run,
@@ -366,6 +370,34 @@ def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
         assert ("Preparing" in output) == prepares
 
 
+def test_images_without_labels_teach_by_mixed_views(folder, data, teacher):
+    """A run that is told to end goes on with the same views."""
+    arguments = [*data, f"--teacher={teacher}", "--student=vgg_thin"]
+    arguments += ["--method=soft_logits", "--subset=12", "--unlabeled=rest"]
+    arguments += ["--augmentation=strong", "--epochs=3"]
+    arguments += ["--learning_rate=0.01"]
+    output = run("distill", *arguments, f"--run={folder}/whole")
+    assert "48 of 60 training images teach without labels." in output
+    path = folder / "ended"
+    arguments += [f"--run={path}", "--save_freq=1"]
+    with started("training.distill", *arguments) as (process, output):
+        while "Epoch 2/3" not in output.read_text():
+            assert process.is_alive(), output.read_text()
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(60)
+    assert "Resuming" in run("distill", *arguments)
+    assert_same_run(path, folder / "whole")
+
+
+def test_views_may_be_smaller_than_test_images(folder, data):
+    flags = ["--image_size=20", "--view_size=16,18", "--augmentation=standard"]
+    arguments = [*data, "--model=resnet_small", "--epochs=1", *flags]
+    run("train", *arguments, f"--run={folder}/smaller")
+    network = keras.saving.load_model(folder / "smaller" / "last.keras")
+    assert network.input_shape == (None, None, None, 1)
+
+
 WAYS = """
 [[way]]
 name = "mutual_learning"
@@ -647,6 +679,26 @@ WRONG = {
         "train",
         ["--model=resnet_small", "--profile=20,10"],
         "--profile must be two rising batch numbers",
+    ),
+    "size": (
+        "train",
+        ["--model=resnet_small", "--image_size=0"],
+        "--image_size must be a positive number, or two",
+    ),
+    "rest": (
+        "train",
+        ["--model=resnet_small", "--unlabeled=rest"],
+        "--unlabeled=rest needs --subset",
+    ),
+    "images without labels": (
+        "train",
+        ["--model=resnet_small", "--unlabeled=/nowhere"],
+        "must be in a folder. Received: /nowhere",
+    ),
+    "views of another kind": (
+        "train",
+        ["--model=resnet_small", "--augmentation=strongest"],
+        "none\\|crop\\|standard\\|strong",
     ),
     "folder": (
         "train",
