@@ -335,6 +335,7 @@ def test_a_cached_teacher(folder, distill):
 def test_what_was_learnt_from_the_teacher_is_used_again(folder, distill):
     """MHAN, for another seed and beside another method."""
     shared = f"--preparation_dir={folder}/preparations"
+    distill = [*distill, "--epochs=1"]
     for name, flags in (
         ("makes", []),
         ("uses", ["--seed=1"]),
