@@ -210,11 +210,11 @@ def view(layers: keras.Layer, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         seed: Integer tensor `(2,)`. The view depends on it and the image alone.
 
     Returns:
-        float32 `(height, width, channels)`.
+        float32 `(height, width, channels)`, 0..255.
     """
     with _drawing_from(seed, layers):
         found = layers(tf.cast(image, tf.float32)[tf.newaxis], training=True)
-    return tf.cast(found, tf.float32)[0]
+    return tf.clip_by_value(tf.cast(found, tf.float32)[0], 0.0, 255.0)
 
 
 def mixed(
