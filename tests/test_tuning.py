@@ -358,7 +358,7 @@ def test_precision_outlives_the_tuner(hypermodel, tmp_path):
         ({"learning_rate": 0}, ValueError, "`learning_rate` must be a pos"),
         ({"learning_rate": (1, 0.1)}, ValueError, r"=\(1, 0\.1\)"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
-        ({"views": 0}, ValueError, "`views` must be at least 1"),
+        ({"views": 0}, ValueError, "`views` must be 1 or more"),
         ({"space": lambda hp, name: name}, TypeError, "`space` must make a"),
         (
             {

@@ -57,8 +57,9 @@ class RandomResizedCrop(keras.layers.Layer):
 
     Example:
         >>> crop = keras_mhgd.data.RandomResizedCrop(24, 24)
-        >>> crop(images, training=True).shape
-        TensorShape([64, 24, 24, 1])
+        >>> photos = tf.zeros((64, 32, 32, 3))
+        >>> crop(photos, training=True).shape
+        TensorShape([64, 24, 24, 3])
 
     Reference:
         C. Szegedy et al., "Going Deeper with Convolutions", CVPR 2015.
