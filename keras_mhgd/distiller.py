@@ -474,7 +474,7 @@ class Distiller(keras.Model):
             for each method term, and the metrics.
         """
         self._assert_compile_called("fit")
-        if hasattr(x, "element_spec"):
+        if isinstance(x, tf.data.Dataset | fitting.Shared):
             _, labels, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
             self._outputs.settle(labels)
         elif _is_array(x):
@@ -562,7 +562,8 @@ class Distiller(keras.Model):
 
     def _label_specs(self, x, y):
         """Gives the labels' specs after preprocessing, if `x` shows shapes."""
-        data = getattr(x, "element_spec", (x, y))
+        batched = isinstance(x, tf.data.Dataset | fitting.Shared)
+        data = x.element_spec if batched else (x, y)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if isinstance(x, Taught):
             x = x.images

@@ -163,6 +163,14 @@ def define_training() -> None:
         "Size of the views of --augmentation=standard or strong, where it "
         "differs from that of the test images",
     )
+    flags.register_multi_flags_validator(
+        ["view_size", "augmentation"],
+        lambda values: (
+            not values["view_size"]
+            or values["augmentation"] in ("standard", "strong")
+        ),
+        "--view_size needs --augmentation=standard or strong.",
+    )
     flags.DEFINE_string(
         "unlabeled",
         None,

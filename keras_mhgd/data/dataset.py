@@ -250,7 +250,8 @@ class Dataset:
 
         A view depends on (seed, epoch, index in the full training set) alone.
         With `mixing`, so do the other image and the share; labels are then
-        vectors of class shares, in the test stream as well.
+        vectors of class shares, in the test stream as well. Methods on class
+        numbers take the class of the larger share.
 
         Args:
             augmentation: `"none"`; `"crop"`: shifted crops and mirroring;
@@ -268,9 +269,9 @@ class Dataset:
             `Dataset` with the same images.
 
         Raises:
-            ValueError: If the name is unknown, a layer draws random numbers
-                from elsewhere than its generators, or the views have no fixed
-                size.
+            ValueError: If the name is unknown or takes no `size`, a layer
+                draws random numbers from elsewhere than its generators, or the
+                views have no fixed size.
 
         Example:
             >>> glyphs = keras_mhgd.data.load("glyphs", subset=2000)
@@ -285,6 +286,12 @@ class Dataset:
             changes["layers"] = augmentation
         else:
             require_known("augmentation", augmentation, random_layers.NAMES)
+        if size is not None and augmentation not in ("standard", "strong"):
+            raise ValueError(
+                "`size` must be left out but for augmentation='standard' or "
+                f"'strong'. Received: size={size}, augmentation="
+                f"{augmentation!r}. Add a layer that crops or resizes."
+            )
         if augmentation == "none":
             changes |= {"padding": 0, "flip": False}
         elif augmentation in ("standard", "strong"):
@@ -650,27 +657,35 @@ class Dataset:
         )
 
     def require_readable(
-        self, batch_size: int, seed: int = 0, epoch: int = 0, step: int = 0
+        self, batch_size: int, seed: int, epoch: int, step: int
     ) -> None:
-        """Reads the images to find one that can't be read.
+        """Reads the images of a training's step to find one that can't be read.
 
-        It begins with those of a training's step, so that it finds what has
-        ended that step soon. Images in memory can always be read.
+        Batches are read ahead, so the next ones are read as well; at the end of
+        an epoch, those of the test too. Images in memory can always be read.
 
         Args:
             batch_size: Images in a batch.
             seed: The training's seed.
             epoch: Number of the epoch, from 0.
-            step: Number of the step within the epoch, from 0.
+            step: Number of finished steps of the epoch.
 
         Raises:
-            ValueError: If a file is damaged, too large, or of another size.
+            ValueError: If an image is damaged, too large, or of another size.
             OSError: If a file can't be read.
         """
         if not isinstance(self.x_train, np.ndarray):
-            order = self._order(seed, tf.constant(epoch, tf.int64)).numpy()
-            self.x_train.require_whole(np.roll(order, -step * batch_size))
-        if not isinstance(self.x_test, np.ndarray):
+            orders = [
+                self._order(seed, tf.constant(each, tf.int64)).numpy()
+                for each in (epoch, epoch + 1)
+            ]
+            first = step * batch_size
+            count = (_PARALLEL + _WAITING) * batch_size
+            self.x_train.require_whole(
+                np.concatenate(orders)[first : first + count]
+            )
+        at_end = step == self.steps_per_epoch(batch_size)
+        if at_end and not isinstance(self.x_test, np.ndarray):
             self.x_test.require_whole()
 
     def _views(

@@ -30,6 +30,7 @@ class OnDemand(abc.ABC):
     array's `shape`, `dtype` and `len`, and an index reads images.
 
     Args:
+        places: Where each image is, such as its path: all that is kept.
         size: Height and width of the images, pixels.
         resizes: Whether images of another size are resized.
         channels: Number of channels.
@@ -38,21 +39,20 @@ class OnDemand(abc.ABC):
     dtype = np.dtype("uint8")
     ndim = 4
 
-    def __init__(self, size: Sequence[int], resizes: bool, channels: int):
+    def __init__(
+        self,
+        places: np.ndarray,
+        size: Sequence[int],
+        resizes: bool,
+        channels: int,
+    ):
+        self._places = places
         self._image_shape = (*size, channels)
         self._resizes = resizes
 
     @abc.abstractmethod
-    def __len__(self) -> int:
-        """Gives the number of images."""
-
-    @abc.abstractmethod
-    def part(self, index: np.ndarray) -> "OnDemand":
-        """Gives some of the images, without reading them."""
-
-    @abc.abstractmethod
-    def read_unsized(self, position: tf.Tensor) -> tf.Tensor:
-        """Reads an image in a graph, in its own size."""
+    def _read(self, place: tf.Tensor) -> tf.Tensor:
+        """Reads the image at a place in a graph, in its own size."""
 
     @abc.abstractmethod
     def require_whole(self, positions: Sequence[int] | None = None) -> None:
@@ -69,6 +69,25 @@ class OnDemand(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """Computes a hash that tells other images, in hexadecimal."""
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def part(self, index: np.ndarray) -> "OnDemand":
+        """Gives some of the images, without reading them."""
+        chosen = copy.copy(self)
+        chosen.__dict__.pop("_tensor", None)
+        chosen._places = self._places[index]
+        return chosen
+
+    def read_unsized(self, position: tf.Tensor) -> tf.Tensor:
+        """Reads an image in a graph, in its own size."""
+        return self._read(tf.gather(self._tensor, position))
+
+    @functools.cached_property
+    def _tensor(self) -> tf.Tensor:
+        with tf.init_scope(), tf.device("CPU:0"):
+            return tf.constant(self._places)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -133,32 +152,20 @@ class Files(OnDemand):
 
     def __init__(
         self,
-        paths: Sequence[str | os.PathLike] | np.ndarray,
+        paths: Sequence[str | os.PathLike],
         image_size: tuple[int, int] | None = None,
     ):
-        if not isinstance(paths, np.ndarray):
-            paths = np.array([os.fsencode(path) for path in paths])
-        self._paths = paths
+        paths = np.array([os.fsencode(path) for path in paths])
         size = image_size
         if image_size is None:
             size = images.read_file(_path(paths[0])).shape[:2]
-        super().__init__(size, image_size is not None, channels=3)
+        super().__init__(paths, size, image_size is not None, channels=3)
 
-    def __len__(self):
-        return len(self._paths)
-
-    def part(self, index):
-        chosen = copy.copy(self)
-        chosen.__dict__.pop("_tensor", None)
-        chosen._paths = self._paths[index]
-        return chosen
-
-    def read_unsized(self, position):
-        data = tf.io.read_file(tf.gather(self._tensor, position))
-        return images.decode(data)
+    def _read(self, place):
+        return images.decode(tf.io.read_file(place))
 
     def require_whole(self, positions=None):
-        paths = self._paths if positions is None else self._paths[positions]
+        paths = self._places if positions is None else self._places[positions]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             # Without slices the pool would run ahead and hold every image.
             for first in range(0, len(paths), _AT_ONCE):
@@ -169,16 +176,11 @@ class Files(OnDemand):
         """Computes a hash of the files' names and sizes, in hexadecimal."""
         shape = self._resizes and self._image_shape
         digest = hashlib.sha256(repr(shape).encode())
-        for path in self._paths:
+        for path in self._places:
             folder, name = os.path.split(path)
             place = os.path.basename(folder), name, os.stat(path).st_size
             digest.update(b"%s/%s %d\n" % place)
         return digest.hexdigest()[:16]
-
-    @functools.cached_property
-    def _tensor(self) -> tf.Tensor:
-        with tf.init_scope(), tf.device("CPU:0"):
-            return tf.constant(self._paths)
 
     def _require(self, path: bytes) -> None:
         shape = tuple(images.read_file(_path(path)).shape)

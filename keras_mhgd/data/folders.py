@@ -148,11 +148,7 @@ def read_unlabeled(
         for name in names
         if name.lower().endswith(images.SUFFIXES)
     ]
-    if not paths:
-        raise ValueError(
-            f"A folder must have images ({', '.join(images.SUFFIXES)}). "
-            f"Received: none in {folder}. Add some, or name another folder."
-        )
+    _require_images(paths, folder)
     return kept_if_small(Files(sorted(paths), image_size))
 
 
@@ -198,12 +194,16 @@ def _images_in(folder: Path) -> list[str]:
         for name in names
         if name.lower().endswith(images.SUFFIXES)
     ]
+    _require_images(paths, folder)
+    return paths
+
+
+def _require_images(paths: Sequence[str], folder: Path) -> None:
     if not paths:
         raise ValueError(
-            f"A class must have images ({', '.join(images.SUFFIXES)}). "
-            f"Received: none in {folder}. Add some or remove the class."
+            f"A class or folder must have images ({', '.join(images.SUFFIXES)})"
+            f". Received: none in {folder}. Add some or leave it out."
         )
-    return paths
 
 
 def _is_name(text: str) -> bool:

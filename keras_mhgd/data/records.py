@@ -100,25 +100,15 @@ class Records(OnDemand):
         channels: int,
         name: str,
     ):
-        super().__init__(size, resizes, channels)
+        super().__init__(np.arange(len(reader)), size, resizes, channels)
         self._reader, self._image_of, self._name = reader, image_of, name
-        self._index = np.arange(len(reader))
 
-    def __len__(self):
-        return len(self._index)
-
-    def part(self, index):
-        chosen = object.__new__(Records)
-        chosen.__dict__ |= self.__dict__ | {"_index": self._index[index]}
-        return chosen
-
-    def read_unsized(self, position):
-        index = tf.gather(tf.constant(self._index), position)
-        return self._image_of(read_bytes(self._reader, index))
+    def _read(self, place):
+        return self._image_of(read_bytes(self._reader, place))
 
     def require_whole(self, positions=None):
-        index = self._index if positions is None else self._index[positions]
-        for number in index:
+        places = self._places if positions is None else self._places[positions]
+        for number in places:
             try:
                 self._image_of(tf.constant(self._reader[int(number)]))
             except (tf.errors.OpError, ValueError) as error:
@@ -131,7 +121,7 @@ class Records(OnDemand):
         """Computes a hash of the set's name and the index, in hexadecimal."""
         digest = hashlib.sha256(self._name.encode())
         digest.update(repr(self._resizes and self._image_shape).encode())
-        digest.update(self._index.tobytes())
+        digest.update(self._places.tobytes())
         return digest.hexdigest()[:16]
 
 

@@ -90,7 +90,7 @@ def build(
     """
     if not model.optimizer.built:  # a second build would make new variables
         model.optimizer.build(model.trainable_variables)
-    if hasattr(x, "element_spec"):
+    if isinstance(x, tf.data.Dataset | Shared):
         _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
     build_metrics(model, output_shapes, y)
 

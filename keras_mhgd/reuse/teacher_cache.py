@@ -19,6 +19,7 @@ from numpy.lib.format import open_memmap
 from keras_mhgd.checks import require_known
 from keras_mhgd.data import Dataset
 from keras_mhgd.data.dataset import Share
+from keras_mhgd.data.files import Joined, OnDemand
 from keras_mhgd.distiller import Distiller
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import Features, Taught
@@ -371,10 +372,17 @@ class TeacherCache:
             print(f"View {view + 1} of {self._stream['views']} is filled.")
 
 
-def fingerprint(*arrays: np.ndarray) -> str:
-    """Computes a hash of arrays, in hexadecimal."""
+def fingerprint(*arrays: np.ndarray | OnDemand | Joined) -> str:
+    """Computes a hash of arrays, in hexadecimal.
+
+    Sets of images that are not in memory have a fingerprint of their own, for
+    which no image is read.
+    """
     digest = hashlib.sha256()
     for array in arrays:
+        if isinstance(array, OnDemand | Joined):
+            digest.update(array.fingerprint().encode())
+            continue
         array = np.ascontiguousarray(array)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.view(np.uint8).data if array.size else b"")
@@ -383,11 +391,8 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 def fingerprint_of(dataset: Dataset) -> str:
     """Computes a hash of all that determines the training images' views."""
-    images = dataset.x_train
-    if not isinstance(images, np.ndarray):
-        images = np.array([images.fingerprint()])
     return fingerprint(
-        images,
+        dataset.x_train,
         dataset.index_train,
         dataset.mean,
         dataset.std,

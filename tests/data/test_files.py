@@ -166,6 +166,29 @@ def test_a_fingerprint_tells_files_and_size(paths):
     assert Files(paths[::-1], (8, 8)).fingerprint() != expected
 
 
+def test_a_step_looks_at_its_own_images_only(paths, tmp_path):
+    """And at those that are read ahead; at the end of an epoch, at the test."""
+    copies = []
+    for path in paths:
+        copies.append(tmp_path / path.name)
+        copies[-1].write_bytes(path.read_bytes())
+    dataset = dataclasses.replace(
+        both(copies)[0], x_test=Files(copies[:5], (8, 8))
+    )
+    places = dataset.train_with_places(1, seed=3, initial_epoch=1)
+    order = [int(each[2][0]) for each in places.take(len(paths))]
+    copies[order[20]].write_bytes(b"")
+    dataset.require_readable(1, 3, 1, 2)  # its batches end before
+    with pytest.raises(ValueError, match=copies[order[20]].name):
+        dataset.require_readable(1, 3, 1, 20)
+    with pytest.raises(ValueError, match=copies[order[20]].name):
+        dataset.require_readable(1, 3, 1, 18)
+    copies[order[20]].write_bytes(paths[order[20]].read_bytes())
+    copies[2].unlink()  # a test image, and one of the first steps'
+    with pytest.raises(ValueError, match=copies[2].name):
+        dataset.require_readable(1, 3, 1, len(paths))
+
+
 def test_joined_sets_are_one_array(paths):
     array = RNG.integers(0, 256, (5, 8, 8, 3), np.uint8)
     files = Files(paths, (8, 8))

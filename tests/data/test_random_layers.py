@@ -152,6 +152,8 @@ def test_layers_that_draw_elsewhere_are_refused():
         make().augmented(layers.AugMix())
     with pytest.raises(ValueError, match="views of one size.*Resizing"):
         make().augmented(Flattened())
+    with pytest.raises(ValueError, match="`size` must be left out.*'crop'"):
+        make().augmented("crop", size=(8, 8))
     with pytest.raises(ValueError, match="augmentation.*strongest.*strong"):
         make().augmented("strongest")
 

@@ -686,6 +686,11 @@ WRONG = {
         ["--model=resnet_small", "--image_size=0"],
         "--image_size must be a positive number, or two",
     ),
+    "size of no views": (
+        "train",
+        ["--model=resnet_small", "--view_size=20"],
+        "--view_size needs --augmentation=standard or strong",
+    ),
     "rest": (
         "train",
         ["--model=resnet_small", "--unlabeled=rest"],

@@ -142,7 +142,7 @@ class Run:
             elif isinstance(model, keras_mhgd.Distiller):
                 if preparations:
                     preparations.restore(model.methods)
-                self._prepare(model, data, interruption, save_freq)
+                self._prepare(model, dataset, data, interruption, save_freq)
                 if preparations and chief:
                     preparations.keep(model.methods)
                 checkpoint.save(0)
@@ -176,7 +176,7 @@ class Run:
 
     @contextlib.contextmanager
     def _damage_named(self, dataset, checkpoint):
-        """Finds the damaged file that ends a training: no error names it."""
+        """Names the damaged file that ends a training: TensorFlow doesn't."""
         try:
             yield
         except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
@@ -223,7 +223,7 @@ class Run:
             "verbose": 1 if sys.stdout.isatty() else 2,
         }
 
-    def _prepare(self, model, data, interruption, save_freq) -> None:
+    def _prepare(self, model, dataset, data, interruption, save_freq) -> None:
         """Prepares the methods, from the last checkpoint if there is one."""
 
         def fit(trainer, callbacks, **arguments):
@@ -235,16 +235,17 @@ class Run:
             position = checkpoint.restore()
             if any(position):
                 print(f"Resuming {trainer.name} {_after(position)}.")
-            _fit_from(
-                position,
-                _fit_of(trainer),
-                **arguments,
-                callbacks=[
-                    *callbacks,
-                    checkpoint,
-                    interruption.callback(checkpoint),
-                ],
-            )
+            with self._damage_named(dataset, checkpoint):
+                _fit_from(
+                    position,
+                    _fit_of(trainer),
+                    **arguments,
+                    callbacks=[
+                        *callbacks,
+                        checkpoint,
+                        interruption.callback(checkpoint),
+                    ],
+                )
 
         if not model.prepared:
             model.prepare(**data, fit=fit)
