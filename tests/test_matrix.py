@@ -6,6 +6,8 @@ Several methods at once train for little more than one: here they are joined.
 
 import json
 
+import keras
+import numpy as np
 import pytest
 
 from benchmarks.correctness import conditions, matrix
@@ -115,3 +117,30 @@ def test_other_precisions_and_ways_to_run(row):
 def test_each_task_trains_or_is_refused_as_the_page_says(row, page):
     for task in conditions.SITUATIONS:
         assert conditions.of_task(row, task) == page[task][row], task
+
+
+# Their terms depend on class numbers.
+OF_CLASSES = {"dkd", "crd"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", matrix.rows())
+def test_images_without_labels_teach_and_mixed_labels_are_taken(row):
+    """A weight of 0 takes the label away, and leaves the image in all terms."""
+    x, y = conditions.data()
+    plain = conditions.image_distiller(row)
+    expected = conditions.step(plain, x, y)
+    mixed = conditions.image_distiller(row)
+    mixed.compile(
+        keras.optimizers.SGD(0.001),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        weighted_metrics=["accuracy"],
+    )
+    shares = 0.7 * np.eye(3)[y] + 0.3 * np.eye(3)[(y + 1) % 3]
+    weights = np.float32(np.arange(len(y)) % 2)
+    found = conditions.step(mixed, x, shares.astype("float32"), weights)
+    assert np.isfinite(list(found.values())).all(), found
+    for term in plain.terms:
+        if not term.startswith(tuple(OF_CLASSES)):
+            assert found[term] == pytest.approx(expected[term], rel=1e-5), term
+    assert found["task_loss"] != pytest.approx(expected["task_loss"], rel=1e-2)
