@@ -597,27 +597,17 @@ class Dataset:
             )
 
         def batch(order, drawn, view):
-            found = tf.gather(labels, order)
-            weights = tf.cast(found >= 0, tf.float32)
+            mixed_with = ()
             if by_image:
-                images, others, shares = self._views(order, drawn)
+                images, *mixed_with = self._views(order, drawn)
             elif augment:
                 images = self._crops(order, drawn)
             else:
                 images = self._to_float(self._read_train(order))
-            if self.mixing and by_image:
-                of_others = tf.gather(labels, others)
-                weights *= tf.cast((of_others >= 0) | (shares == 1), tf.float32)
-                shares = shares[:, tf.newaxis]
-                found = shares * self._one_hot(found)
-                found += (1 - shares) * self._one_hot(of_others)
-            elif self.mixing:
-                found = self._one_hot(found)
-            else:
-                found = tf.maximum(found, 0)
+            found, known = self._labels_of(labels, order, *mixed_with)
             made = images, found
             if self.unlabeled:
-                made = *made, weights
+                made = *made, tf.cast(known, tf.float32)
             return made, view, order
 
         batches = tf.data.Dataset.counter(initial_epoch).flat_map(places)
@@ -728,6 +718,33 @@ class Dataset:
                 tf.float32,
             ),
         )
+
+    def _labels_of(
+        self,
+        labels: tf.Tensor,
+        order: tf.Tensor,
+        others: tf.Tensor | None = None,
+        shares: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Gives the labels of views, and which of them are known.
+
+        Args:
+            labels: The class numbers of all training images.
+            order: Positions of the images `(batch,)`.
+            others: Positions of the images that they are mixed with.
+            shares: Their own shares in the views.
+        """
+        found = tf.gather(labels, order)
+        known = found >= 0
+        if not self.mixing:
+            return tf.maximum(found, 0), known
+        found = self._one_hot(found)
+        if others is not None:
+            of_others = tf.gather(labels, others)
+            known &= (of_others >= 0) | (shares == 1)
+            shares = shares[:, tf.newaxis]
+            found = shares * found + (1 - shares) * self._one_hot(of_others)
+        return found, known
 
     def _crops(self, order: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
         """Reads images, crops and mirrors them, and normalises them."""
