@@ -543,7 +543,7 @@ class Distiller(keras.Model):
         return fitting.evaluate(self, x, y, **kwargs)
 
     def predict(self, x, **kwargs):
-        return super().predict(text_as_tensors(x), **kwargs)
+        return fitting.predict(self, text_as_tensors(x), **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Under a strategy, Keras 3.15 builds metrics from the mean of the

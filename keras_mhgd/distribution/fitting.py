@@ -238,7 +238,8 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
     ):
         if isinstance(x, Shared):
             x = x.whole
-        return keras.Model.evaluate(model, x, y, **arguments)
+        with _evenly_shared(model):
+            return keras.Model.evaluate(model, x, y, **arguments)
     with _on_workers(model):
         batch_size = arguments.pop("batch_size", None)
         weight = arguments.pop("sample_weight", None)
@@ -252,6 +253,21 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **arguments):
             steps=steps,
             **arguments,
         )
+
+
+def predict(model: keras.Model, x: Any, **arguments: Any) -> Any:
+    """Predicts as `keras.Model.predict` does.
+
+    Args:
+        model: A model.
+        x: As for `keras.Model.predict`.
+        **arguments: Other arguments of `keras.Model.predict`.
+
+    Returns:
+        Arrays: the outputs for all samples.
+    """
+    with _evenly_shared(model):
+        return keras.Model.predict(model, x, **arguments)
 
 
 def static_batches(
@@ -290,8 +306,8 @@ class _Evenly:
     """Wraps a strategy of one process, and shares each batch evenly.
 
     TensorFlow gives each device the same number of samples until none is left.
-    With 9 samples, 4 devices get 3, 3, 3 and 0. This class gives them 2, 2, 2
-    and 3.
+    With 9 samples, 4 devices get 3, 3, 3 and 0. This class gives them 3, 2, 2
+    and 2.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
@@ -316,13 +332,22 @@ class _Evenly:
 
 @contextlib.contextmanager
 def _evenly_shared(model: keras.Model) -> Iterator[None]:
-    """Makes Keras's loops share batches evenly among mirrored devices."""
+    """Makes Keras's loops share batches evenly among mirrored devices.
+
+    A device without a sample of the last batch is left out of evaluations and
+    predictions.
+    """
     own = model._distribute_strategy
-    if isinstance(own, tf.distribute.MirroredStrategy):
-        model._distribute_strategy = _Evenly(own)
+    if not isinstance(own, tf.distribute.MirroredStrategy):
+        yield
+        return
+    model._distribute_strategy = _Evenly(own)
+    model.test_step = _if_any(model, model.test_step)
+    model.predict_step = _with_any(model.predict_step)
     try:
         yield
     finally:
+        del model.test_step, model.predict_step
         model._distribute_strategy = own
 
 
@@ -333,10 +358,16 @@ def _on_workers(model: keras.Model) -> Iterator[None]:
     The data must be endless. Then the workers need not agree on its end.
     """
     strategy = model.distribute_strategy
+    if model.steps_per_execution > 1:
+        raise ValueError(
+            "`steps_per_execution` must be 1 with several workers. Received: "
+            f"steps_per_execution={model.steps_per_execution}."
+        )
     if model.train_function is None:
         model.train_function = _step_function(model, model.train_step)
     if model.test_function is None:
-        model.test_function = _step_function(model, _if_any(model.test_step))
+        test_step = _if_any(model, model.test_step)
+        model.test_function = _step_function(model, test_step)
     # If the model had its own strategy, Keras would build it from a batch.
     # Without one, the model takes the strategy of the scope.
     model._distribute_strategy = None
@@ -363,18 +394,39 @@ def _step_function(model: keras.Model, step: Callable) -> Callable:
     return run if model.run_eagerly else tf.function(run)
 
 
-def _if_any(step: Callable) -> Callable:
+# With an empty batch, TensorFlow's convolutions give wrong shapes on processors
+# for which oneDNN is on, and some layers give NaN. So no network sees one.
+
+
+def _if_any(model: keras.Model, step: Callable) -> Callable:
     """Skips a step on a device that has no sample of the last batch."""
+    names = {}
 
     def run(batch):
-        names = []
-
         def on_some():
-            names.extend(step(batch))
+            names.update(step(batch))
             return tf.constant(0)
 
         tf.cond(_count(batch) > 0, on_some, lambda: tf.constant(0))
-        return names
+        results = model.get_metrics_result()
+        return {name: results[name] for name in names}
+
+    return run
+
+
+def _with_any(step: Callable) -> Callable:
+    """Predicts for a sample of zeros if a device has none, and drops that."""
+
+    def run(batch):
+        count = _count(batch)
+
+        def filled(x):
+            before_and_after = [[0, tf.maximum(1 - count, 0)]]
+            others = [[0, 0]] * (x.shape.rank - 1)
+            return tf.pad(x, before_and_after + others)
+
+        outputs = step(tf.nest.map_structure(filled, batch))
+        return tf.nest.map_structure(lambda y: y[:count], outputs)
 
     return run
 
@@ -453,7 +505,11 @@ def _rows(
     )
 
     def part(replica):
-        start, end = replica * count // number, (replica + 1) * count // number
+        # Rounded up, so the first device has a sample of each batch.
+        start, end = (
+            -(-replica * count // number),
+            -(-(replica + 1) * count // number),
+        )
         return tf.nest.map_structure(lambda whole: whole[start:end], batch)
 
     with tf.control_dependencies([check]):

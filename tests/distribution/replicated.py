@@ -19,6 +19,7 @@ import tensorflow as tf
 import keras_mhgd
 from benchmarks.correctness.devices import difference, strategy_of
 from keras_mhgd import methods
+from keras_mhgd.distribution import fitting
 
 BATCH, STEPS = 16, 20
 
@@ -130,6 +131,10 @@ def network(synchronized, seed):
     return keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
 
 
+def scope_of(strategy):
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
 def trained(strategy, method, count, loss=""):
     count = int(count)
     rng = np.random.default_rng(0)
@@ -141,8 +146,7 @@ def trained(strategy, method, count, loss=""):
     bad = loss == "a bad batch"
     if bad:  # on one of the devices
         x[20] = np.nan
-    scope = strategy.scope() if strategy else contextlib.nullcontext()
-    with scope:
+    with scope_of(strategy):
         teacher, student = network(False, 1), network(True, 2)
         for layer in student.layers:
             # Statistics of a batch would tell all devices of the overflow.
@@ -189,6 +193,15 @@ def trained(strategy, method, count, loss=""):
     if validation:
         found = distiller.evaluate(x, y, verbose=0, return_dict=True)
         history |= {f"evaluated_{name}": found[name] for name in found}
+    if loss == "validated":  # with an image for one of the devices alone
+        history["predicted"] = distiller.predict(
+            x[: BATCH + 1], batch_size=BATCH, verbose=0
+        )
+        for eager in (False, True):
+            with scope_of(strategy):
+                student.compile(loss=LOSSES[loss](), run_eagerly=eager)
+            found = fitting.evaluate(student, x[:1], y[:1], verbose=0)
+            history[f"eager {eager}"] = found
     history |= first
     numbers = {name: np.array(values) for name, values in history.items()}
     weights = student.get_weights()

@@ -45,6 +45,15 @@ def test_a_network_of_several_outputs_trains_like_on_one_process():
 
 
 @pytest.mark.slow
+def test_what_workers_cannot_do_is_refused():
+    ((found,),) = on_workers(1, "tests.distribution.refusing")
+    names = {"class_weight", "validation_split", "steps_per_execution"}
+    assert found.keys() == names
+    for name, message in found.items():
+        assert name in message and "with several workers" in message
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["late", "lost"])
 def test_a_worker_ends_after_the_others_have_heard_it(how, tmp_path):
     """And it doesn't matter to it if they have ended before."""
