@@ -40,7 +40,10 @@ def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:
         structure: Tensors in any nesting; `None` stays `None`.
     """
     checks = [check for check in checks if check is not None]
-    with tf.control_dependencies(checks):
+    # One operation stands for all checks: an edge from each check to each
+    # tensor would make the optimization of a large graph slow.
+    passed = [tf.group(*checks)] if checks else []
+    with tf.control_dependencies(passed):
         return tf.nest.map_structure(
             lambda x: None if x is None else tf.identity(x), structure
         )

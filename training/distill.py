@@ -64,6 +64,12 @@ flags.DEFINE_enum(
     "What --cache_teacher keeps: exact features, or rounded ones in half the "
     "space.",
 )
+options.define_positive(
+    "cache_top_k",
+    None,
+    "Number of the largest logits that --cache_teacher keeps of each image; "
+    "the other classes share the rest of the probability. All if not given.",
+)
 flags.DEFINE_string(
     "preparation_dir",
     None,
@@ -77,6 +83,11 @@ flags.DEFINE_boolean(
     "clipped: backward passes beside the training's, which stays the same.",
 )
 flags.mark_flags_as_required(["teacher", "student"])
+flags.register_multi_flags_validator(
+    ["cache_teacher", "cache_top_k"],
+    lambda values: values["cache_teacher"] or not values["cache_top_k"],
+    "--cache_top_k needs --cache_teacher.",
+)
 flags.register_multi_flags_validator(
     ["cache_teacher", "views"],
     lambda values: values["views"] or not values["cache_teacher"],
@@ -102,6 +113,7 @@ def _main(interruption: Interruption) -> None:
             "sensing_points",
             "cache_teacher",
             "cache_dtype",
+            "cache_top_k",
             "preparation_dir",
             program="distill",
         ),
@@ -156,6 +168,7 @@ def _distill(run: Run, interruption: Interruption) -> None:
             FLAGS.cache_dir,
             FLAGS.cache_dtype,
             verbose=True,
+            top_k=FLAGS.cache_top_k,
         )
     run.fit(
         distiller,

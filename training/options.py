@@ -15,7 +15,6 @@ from absl import app, flags
 import keras_mhgd
 from keras_mhgd import features
 from keras_mhgd.data import random_layers
-from keras_mhgd.data.folders import read_unlabeled
 from keras_mhgd.methods import Method
 from keras_mhgd.transfer import require_one_rule
 from training.runs.flags import parsed
@@ -175,7 +174,8 @@ def define_training() -> None:
         "unlabeled",
         None,
         "Images that teach without labels, in each epoch: a folder of images, "
-        "or rest for the training images that --subset leaves out.",
+        "a split of a set of TFDS, or rest for the training images that "
+        "--subset leaves out.",
     )
     flags.register_multi_flags_validator(
         ["unlabeled", "subset"],
@@ -304,7 +304,12 @@ def load_training_data() -> keras_mhgd.data.Dataset:
         dataset = dataset.take(FLAGS.subset, others)
     if FLAGS.unlabeled not in (None, "rest"):
         dataset = dataset.with_unlabeled(
-            read_unlabeled(FLAGS.unlabeled, dataset.input_shape[:2])
+            keras_mhgd.data.load_unlabeled(
+                FLAGS.unlabeled,
+                FLAGS.dataset,
+                dataset.input_shape[:2],
+                FLAGS.data_dir,
+            )
         )
     if dataset.unlabeled:
         print(

@@ -2,7 +2,15 @@
 
 from keras_mhgd.data.dataset import Dataset
 from keras_mhgd.data.files import Files
-from keras_mhgd.data.loading import load, names
+from keras_mhgd.data.loading import load, load_unlabeled, names
 from keras_mhgd.data.random_layers import Mixing, RandomResizedCrop
 
-__all__ = ["Dataset", "Files", "Mixing", "RandomResizedCrop", "load", "names"]
+__all__ = [
+    "Dataset",
+    "Files",
+    "Mixing",
+    "RandomResizedCrop",
+    "load",
+    "load_unlabeled",
+    "names",
+]

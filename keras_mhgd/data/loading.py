@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_mhgd.data import folders, idx, images, npz, tfds
 from keras_mhgd.data.dataset import Dataset
+from keras_mhgd.data.files import OnDemand
 
 # name, name:1.2.3, name/config, name/config:1.2.3
 _CATALOGUE_NAME = re.compile(r"[a-z]\w*(/[\w.\-]+)?(:[\w.*]+)?", re.ASCII)
@@ -87,6 +88,52 @@ def load(
     return dataset if subset is None else dataset.take(subset)
 
 
+def load_unlabeled(
+    source: str | os.PathLike,
+    name: str | os.PathLike,
+    image_size: tuple[int, int],
+    data_dir: str | os.PathLike | None = None,
+) -> np.ndarray | OnDemand:
+    """Reads images without labels, for `Dataset.with_unlabeled`.
+
+    Args:
+        source: A folder of images, or a split of the set in TensorFlow
+            Datasets, such as `"unlabelled"` of `"stl10"`.
+        name: Name of the set with labels, as in `load`.
+        image_size: Height and width to resize to, pixels.
+        data_dir: As in `load`.
+
+    Returns:
+        uint8 `(count, height, width, channels)`: an array, or images that are
+        read when they are needed, for more than 512 MB.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or the set is not found.
+        ValueError: If there are no images, a file is damaged, or the set has no
+            such split.
+    """
+    source, name = os.fspath(source), os.fspath(name)
+    if _is_folder(source) or not _is_in_catalogue(name):
+        return folders.read_unlabeled(source, image_size)
+    data_dir = None if data_dir is None else Path(data_dir).expanduser()
+    return tfds.read_split(name, source, data_dir, image_size)
+
+
+def _is_folder(text: str) -> bool:
+    return os.path.isdir(os.path.expanduser(text))
+
+
+def _is_in_catalogue(name: str) -> bool:
+    """Checks whether a name may be one of TensorFlow Datasets."""
+    if name in _READERS:
+        return name in ("cifar10", "cifar100", "fashion_mnist")
+    return (
+        _CATALOGUE_NAME.fullmatch(name) is not None
+        and not name.endswith(".npz")
+        and not _is_folder(name)
+    )
+
+
 def _resized(dataset: Dataset, size: tuple[int, int]) -> Dataset:
     """Resizes all images of a set, and takes a padding that suits the size."""
     resized = {}
@@ -114,7 +161,7 @@ def _read(
         return _READERS[name](data_dir, download, image_size)
     if name.endswith(".npz"):
         return npz.read(Path(data_dir or "", name).expanduser())
-    if os.path.isdir(os.path.expanduser(name)):
+    if _is_folder(name):
         return folders.read_image_folder(Path(name).expanduser(), image_size)
     if not _CATALOGUE_NAME.fullmatch(name):
         raise ValueError(

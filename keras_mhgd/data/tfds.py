@@ -12,7 +12,6 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,12 @@ import tensorflow as tf
 from keras_mhgd.data import images
 from keras_mhgd.data.dataset import Dataset
 from keras_mhgd.data.files import kept_if_small
-from keras_mhgd.data.records import Records, TFRecords, read_bytes
+from keras_mhgd.data.records import (
+    Reader,
+    Records,
+    TFRecords,
+    read_bytes,
+)
 
 _SERVER = "storage.googleapis.com"
 _PROBE_SECONDS = 3.0
@@ -54,6 +58,75 @@ def read(
         ValueError: If the set does not exist or holds no labelled images.
         ImportError: If tensorflow_datasets is missing.
     """
+    opened = _opened(name, data_dir, download, image_size, hint)
+    splits = opened.splits
+    held_out = next((s for s in ("test", "validation") if s in splits), None)
+    if "train" not in splits or held_out is None:
+        raise ValueError(
+            f"{name}: there must be a split `train` and a split `test` or "
+            f"`validation`. Received: {', '.join(splits)}. Export the images "
+            "to a folder or an .npz file."
+        )
+    if not all(map(opened.has, ("train", held_out))):
+        raise opened.not_found
+    parts = [
+        (opened.images(split), opened.labels(split))
+        for split in ("train", held_out)
+    ]
+    digits = any(word in name for word in ("mnist", "svhn"))
+    side = min(parts[0][0].shape[1:3])
+    return Dataset(
+        name,
+        *parts[0],
+        *parts[1],
+        classes=opened.classes,
+        # A mirrored digit or letter no longer has its label.
+        flip=name.startswith("fashion_mnist") or not digits,
+        padding=2 if "mnist" in name else images.default_padding(side),
+    )
+
+
+def read_split(
+    name: str,
+    split: str,
+    data_dir: Path | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> np.ndarray | Records:
+    """Reads the images of a split of a prepared set, without labels.
+
+    Args:
+        name: As in `read`.
+        split: Name of the split, such as `"unlabelled"`.
+        data_dir: As in `read`.
+        image_size: As in `read`.
+
+    Returns:
+        uint8 `(count, height, width, channels)`: an array, or `Records` for
+        more than 512 MB.
+
+    Raises:
+        FileNotFoundError: If the set is not found.
+        ValueError: If the set has no such split.
+    """
+    opened = _opened(name, data_dir, image_size=image_size)
+    if split not in opened.splits:
+        raise ValueError(
+            f"{name}: the images without labels must be a folder or a split. "
+            f"Received: {split!r}. Its splits are {', '.join(opened.splits)}."
+        )
+    if not opened.has(split):
+        raise opened.not_found
+    return opened.images(split)
+
+
+def _opened(
+    name: str,
+    data_dir: Path | None,
+    download: bool = False,
+    image_size: tuple[int, int] | None = None,
+    hint: str = "",
+) -> "_Prepared":
+    """Finds a prepared set, or prepares it."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     root = (data_dir or Path(default)).expanduser()
     if not _is_prepared(name, root):
@@ -89,29 +162,8 @@ def read(
             f"Received: {name!r}. Choose one of "
             f"https://www.tensorflow.org/datasets. {hint}"
         ) from error
-    image_key, label_key = _keys(name, info, tfds)
-    held_out = next((s for s in ("test", "validation") if s in splits), None)
-    if "train" not in splits or held_out is None:
-        raise ValueError(
-            f"{name}: there must be a split `train` and a split `test` or "
-            f"`validation`. Received: {', '.join(splits)}. Export the images "
-            "to a folder or an .npz file."
-        )
-    if not all(map(_are_there, (splits["train"], splits[held_out]))):
-        raise _not_found(name, root, hint)
-    records = _Split(tfds, name, info, image_key, label_key, image_size)
-    parts = [records.read(splits[split]) for split in ("train", held_out)]
-    digits = any(word in name for word in ("mnist", "svhn"))
-    side = min(parts[0][0].shape[1:3])
-    return Dataset(
-        name,
-        *parts[0],
-        *parts[1],
-        classes=tuple(info.features[label_key].names),
-        # A mirrored digit or letter no longer has its label.
-        flip=name.startswith("fashion_mnist") or not digits,
-        padding=2 if "mnist" in name else images.default_padding(side),
-    )
+    not_found = _not_found(name, root, hint)
+    return _Prepared(tfds, name, info, splits, image_size, not_found)
 
 
 def _is_prepared(name: str, root: Path) -> bool:
@@ -172,50 +224,64 @@ def _keys(name: str, info, tfds) -> tuple[str, str]:
     )
 
 
-def _are_there(paths: Sequence[str]) -> bool:
-    return all(map(os.path.exists, paths))
+class _Prepared:
+    """Reads the splits of a prepared set.
 
+    Attributes:
+        splits: The files of each split, by its name.
+        classes: Names of the classes.
+        not_found: The error if a split's files are missing.
+    """
 
-class _Split:
-    """Reads splits of a prepared set."""
-
-    def __init__(self, tfds, name, info, image_key, label_key, image_size):
+    def __init__(self, tfds, name, info, splits, image_size, not_found):
         self._tfds, self._name, self._features = tfds, name, info.features
-        self._image_key, self._label_key = image_key, label_key
-        *size, channels = info.features[image_key].shape
+        self.splits, self.not_found = splits, not_found
+        self._image_key, self._label_key = _keys(name, info, tfds)
+        self.classes = tuple(info.features[self._label_key].names)
+        *size, channels = info.features[self._image_key].shape
         if image_size is None and None in size:
             raise ValueError(
                 f"{name}: the images must be of one size. Received: images of "
-                f"shape {info.features[image_key].shape}. Pass "
+                f"shape {info.features[self._image_key].shape}. Pass "
                 "image_size=(height, width) to resize them."
             )
         self._resizes = image_size is not None
         self._size, self._channels = image_size or size, channels or 3
 
-    def read(
-        self, paths: Sequence[str]
-    ) -> tuple[np.ndarray | Records, np.ndarray]:
-        """Gives the images and the labels of a split's files."""
-        if ".array_record" in os.path.basename(paths[0]):
-            from array_record.python import array_record_data_source
+    def has(self, split: str) -> bool:
+        """Checks whether all files of a split are there."""
+        return all(map(os.path.exists, self.splits[split]))
 
-            reader = array_record_data_source.ArrayRecordDataSource(paths)
-        else:
-            reader = TFRecords(paths)
-        records = Records(
-            reader,
-            self._image,
-            self._size,
-            self._resizes,
-            self._channels,
-            self._name,
+    def images(self, split: str) -> np.ndarray | Records:
+        """Gives the images of a split."""
+        return kept_if_small(
+            Records(
+                self._reader(split),
+                self._image,
+                self._size,
+                self._resizes,
+                self._channels,
+                f"{self._name}, split {split}",
+            )
         )
+
+    def labels(self, split: str) -> np.ndarray:
+        """Gives the labels of a split."""
+        reader = self._reader(split)
         labels = tf.data.Dataset.range(len(reader)).map(
             lambda index: self._label(read_bytes(reader, index)),
             num_parallel_calls=os.cpu_count(),
         )
         labels = labels.batch(1024).as_numpy_iterator()
-        return kept_if_small(records), np.concatenate(list(labels))
+        return np.concatenate(list(labels))
+
+    def _reader(self, split: str) -> Reader:
+        paths = self.splits[split]
+        if ".array_record" not in os.path.basename(paths[0]):
+            return TFRecords(paths)
+        from array_record.python import array_record_data_source
+
+        return array_record_data_source.ArrayRecordDataSource(paths)
 
     def _image(self, data: tf.Tensor) -> tf.Tensor:
         return self._features.deserialize_example(data)[self._image_key]

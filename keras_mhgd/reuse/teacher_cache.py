@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.lib.format import open_memmap
 
-from keras_mhgd.checks import require_known
+from keras_mhgd.checks import require_known, require_one_or_more
 from keras_mhgd.data import Dataset
 from keras_mhgd.data.dataset import Share
 from keras_mhgd.data.files import Joined, OnDemand
@@ -60,12 +60,15 @@ class TeacherCache:
         directory: Folder of the files. If `None`, features are in memory.
         dtype: `"float32"`, or `"float16"` for half the size and rounded
             features.
+        top_k: Number of the largest logits of an image that are kept, with
+            their classes. All other classes share the rest of the probability
+            equally. `None` keeps all logits. See `top_k_error`.
         verbose: Whether to print the size, and each view that is filled.
 
     Raises:
         ValueError: If the method also trains the teacher, if the student
-            augments its inputs, or if the folder holds features of another
-            teacher, other data, or another format.
+            augments its inputs, if `top_k` doesn't fit, or if the folder holds
+            features of another teacher, other data, or another format.
         OSError: If the folder can't be written, or its disk has no room.
 
     Example:
@@ -101,8 +104,11 @@ class TeacherCache:
         directory: str | os.PathLike | None = None,
         dtype: str = "float32",
         verbose: bool = False,
+        top_k: int | None = None,
     ):
         require_known("dtype", dtype, _DTYPES)
+        if top_k is not None:
+            require_one_or_more(top_k=top_k)
         several = len(distiller.teachers) > 1
         if distiller.trains_teacher:
             raise ValueError(
@@ -120,8 +126,9 @@ class TeacherCache:
             )
         self._dataset = dataset
         self._stream = {"batch_size": batch_size, "seed": seed, "views": views}
+        self._top_k = top_k
         self._targets = tf.function(
-            lambda images: _all_known(distiller.targets(images)),
+            lambda images: self._kept_of(distiller.targets(images)),
             input_signature=self._batches().element_spec[0][:1],
         )
         found = self._targets.get_concrete_function().structured_outputs
@@ -154,6 +161,7 @@ class TeacherCache:
             ]
             for view, kept in enumerate(self._kept):
                 self._fill(view, kept)
+            self._tell_error()
             return
         self._directory = require_writable(directory)
         if replicas.is_chief():
@@ -181,6 +189,26 @@ class TeacherCache:
             }
             for view in range(views)
         ]
+        self._tell_error()
+
+    @property
+    def top_k_error(self) -> tuple[float, float]:
+        """How far the probabilities of the kept logits are off.
+
+        The mean and the largest of the total variation, `1/2 sum over classes
+        |p - q|`, over all images and views. `p` is the softmax of all logits,
+        and `q` that of the kept ones. Both are 0 if all logits are kept.
+        """
+        if self._top_k is None:
+            return 0.0, 0.0
+        errors = [
+            whole
+            for kept in self._kept
+            for name, whole in kept.items()
+            if name.endswith(f"logits@{self._top_k}_error")
+        ]
+        means = [np.mean(each, dtype=np.float64) for each in errors]
+        return float(np.mean(means)), float(max(map(np.max, errors)))
 
     def train(
         self,
@@ -217,7 +245,7 @@ class TeacherCache:
                 shape = positions.shape[0], *shape[1:]
                 found[name] = tf.ensure_shape(row, shape)
             taught = keras.tree.map_structure(found.get, self._names)
-            return Taught(images, taught), *labels
+            return Taught(images, self._with_all_logits(taught)), *labels
 
         return self._batches(
             initial_epoch=initial_epoch, initial_step=initial_step, share=share
@@ -240,6 +268,48 @@ class TeacherCache:
             is_float = rows.dtype.kind == "f"
             found[name] = rows.astype(np.float32) if is_float else rows
         return found
+
+    def _kept_of(self, found: Features | list[Features]) -> Any:
+        """Gives the tensors that are kept: dicts by field."""
+        if isinstance(found, Features):
+            return self._with_top_k(_known(found))
+        return tuple(self._with_top_k(_known(each)) for each in found)
+
+    def _with_top_k(self, known: dict[str, Any]) -> dict[str, Any]:
+        if self._top_k is None:
+            return known
+        logits = known.get("logits")
+        if not (tf.is_tensor(logits) and logits.shape.rank == 2):
+            raise ValueError(
+                "`top_k` needs a method that learns from the logits of one "
+                "output, such as 'soft_logits'. Received: methods that read "
+                f"{', '.join(known)}. Leave `top_k` out."
+            )
+        self._classes = logits.shape[1]
+        if self._top_k >= self._classes:
+            raise ValueError(
+                "`top_k` must be smaller than the number of classes, "
+                f"{self._classes}. Received: top_k={self._top_k}."
+            )
+        return {**known, "logits": _top(logits, self._top_k)}
+
+    def _with_all_logits(self, kept: Any) -> Any:
+        """Makes full logits of those that were kept."""
+        if self._top_k is None:
+            return kept
+        if isinstance(kept, tuple):
+            return tuple(map(self._with_all_logits, kept))
+        logits = _spread(kept["logits"], self._top_k, self._classes)
+        return {**kept, "logits": logits}
+
+    def _tell_error(self) -> None:
+        if self._verbose and self._top_k is not None:
+            mean, most = self.top_k_error
+            print(
+                f"The {self._top_k} largest logits of {self._classes} are "
+                f"kept: the probabilities are off by {mean:.2g} on average, "
+                f"{most:.2g} at most (total variation)."
+            )
 
     def _batches(self, **place: Any) -> tf.data.Dataset:
         return self._dataset.train_with_places(**self._stream, **place)
@@ -470,10 +540,45 @@ def _mapped(
     )
 
 
-def _all_known(features: Features | list[Features]) -> Any:
-    if isinstance(features, Features):
-        return _known(features)
-    return tuple(_known(each) for each in features)
+def _top(logits: tf.Tensor, k: int) -> dict[str, tf.Tensor]:
+    """Takes the largest logits, and what is needed to spread the rest.
+
+    Args:
+        logits: `(batch, classes)`.
+        k: Number of logits to keep, smaller than the number of classes.
+
+    Returns:
+        `values` and `classes` `(batch, k)` of the largest logits; `rest`
+        `(batch, 1)`, the logarithm of the mean of `exp` over the others; and
+        the `error` `(batch,)`: see `TeacherCache.top_k_error`. Their names
+        begin with `k`, so a folder can hold those of several `k`.
+    """
+    values, classes = tf.math.top_k(logits, k)
+    number = logits.shape[1]
+    is_top = tf.reduce_sum(tf.one_hot(classes, number), axis=1) > 0
+    others = tf.where(is_top, logits.dtype.min, logits)
+    rest = tf.reduce_logsumexp(others, axis=1, keepdims=True)
+    rest -= tf.cast(tf.math.log(float(number - k)), rest.dtype)
+    kept = {
+        f"{k}_values": values,
+        f"{k}_classes": classes,
+        f"{k}_rest": rest,
+    }
+    differences = tf.nn.softmax(logits) - tf.nn.softmax(
+        _spread(kept, k, number)
+    )
+    return {**kept, f"{k}_error": tf.reduce_sum(tf.abs(differences), 1) / 2}
+
+
+def _spread(kept: dict[str, tf.Tensor], k: int, number: int) -> tf.Tensor:
+    """Makes logits of all classes of those of `_top`."""
+    values, classes, rest = (
+        kept[f"{k}_{name}"] for name in ("values", "classes", "rest")
+    )
+    images = tf.repeat(tf.range(tf.shape(values)[0]), k)
+    places = tf.stack([images, tf.reshape(classes, [-1])], axis=1)
+    whole = tf.repeat(rest, number, axis=1)
+    return tf.tensor_scatter_nd_update(whole, places, tf.reshape(values, [-1]))
 
 
 def _known(features: Features) -> dict[str, Any]:

@@ -622,6 +622,34 @@ def test_records_are_read_when_they_are_needed(
                 np.testing.assert_array_equal(x, images)
 
 
+def test_a_split_gives_images_without_labels(tmp_path, prepare, monkeypatch):
+    splits = ("train", "test", "unlabelled")
+    images = prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), splits)
+    dataset = data.load("toy", data_dir=tmp_path)
+
+    def more(split):
+        return data.load_unlabeled(split, "toy", (8, 8), tmp_path)
+
+    both = dataset.with_unlabeled(more("unlabelled"))
+    np.testing.assert_array_equal(both.x_train[6:], images)
+    assert both.unlabeled == 6
+    with pytest.raises(
+        ValueError, match="'more'. Its splits are train, test, "
+    ):
+        more("more")
+    with pytest.raises(FileNotFoundError, match="Images without labels must"):
+        data.load_unlabeled("more", "glyphs", (28, 28))
+    monkeypatch.setattr(files, "_IN_MEMORY", 100)
+    # Equal in number and place, but of other files.
+    prints = {more(split).fingerprint() for split in ("train", "unlabelled")}
+    assert len(prints) == 2
+    (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-unlabelled*")
+    path.unlink()
+    data.load("toy", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="'toy' must be prepared"):
+        more("unlabelled")
+
+
 @pytest.mark.parametrize("cut", [3, 14, 200])
 def test_a_cut_record_file_is_refused(tmp_path, prepare, cut):
     prepare(tmp_path, "toy", "1.0.0", (8, 8, 3))
@@ -640,7 +668,9 @@ def test_a_damaged_record_is_found_by_number(tmp_path, prepare):
     third = [each.start() for each in re.finditer(b"IDAT", content)][2]
     content[third : third + 40] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="record of toy must.*record 2: "):
+    with pytest.raises(
+        ValueError, match="record of toy, split train must.*record 2: "
+    ):
         data.load("toy", data_dir=tmp_path)
 
 

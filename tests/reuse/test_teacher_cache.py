@@ -5,6 +5,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 
 import keras_mhgd
@@ -316,3 +317,56 @@ def test_mixed_views_are_those_of_the_live_teacher(distiller, bars):
 def test_refuses_an_unknown_dtype(distiller, bars):
     with pytest.raises(ValueError, match="`dtype` must be one of float32, fl"):
         cache_of(distiller, "soft_logits", bars, None, dtype="int8")
+
+
+def test_the_largest_logits(distiller, bars, tmp_path, capsys):
+    model = distiller(methods.get("soft_logits"))
+    stream = {"batch_size": 16, "views": 2, "directory": tmp_path}
+    full, part = (
+        keras_mhgd.TeacherCache(
+            model, bars, **stream, dtype=dtype, top_k=top_k, verbose=True
+        )
+        for dtype, top_k in (("float32", None), ("float16", 1))
+    )
+    assert full.top_k_error == (0.0, 0.0)
+    errors = []
+    for (one, _), (two, _) in zip(
+        full.train().take(4), part.train().take(4), strict=True
+    ):
+        expected, found = (each.features.logits.numpy() for each in (one, two))
+        rows, best = range(16), expected.argmax(1)
+        np.testing.assert_allclose(
+            found[rows, best], expected[rows, best], rtol=1e-3
+        )
+        p, q = (scipy.special.softmax(each, 1) for each in (expected, found))
+        np.testing.assert_allclose(q[rows, best], p[rows, best], rtol=2e-3)
+        others = np.sort(np.where(np.eye(3)[best] > 0, np.nan, q), 1)[:, :2]
+        np.testing.assert_allclose(others[:, 0], others[:, 1])
+        errors += list(np.abs(p - q).sum(1) / 2)
+    expected = np.mean(errors), np.max(errors)
+    assert part.top_k_error == pytest.approx(expected, rel=0.02)
+    assert 0.001 < part.top_k_error[0] < 0.5
+    told = capsys.readouterr().out
+    assert "The 1 largest logits of 3 are kept: the probabilities are" in told
+    before = model.student.get_weights()
+    model.fit(
+        part.train(), epochs=1, steps_per_epoch=2, verbose=0, shuffle=False
+    )
+    assert (before[0] != model.student.get_weights()[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("method", "top_k", "message"),
+    [
+        ("kd_svd", 1, "`top_k` needs a method .* that read outputs|maps|vect"),
+        ("soft_logits", 3, "smaller than the number of classes, 3. .*=3"),
+        ("soft_logits", 0, "`top_k` must be"),
+    ],
+)
+def test_refuses_a_top_k_that_does_not_fit(
+    distiller, bars, method, top_k, message
+):
+    with pytest.raises(ValueError, match=message):
+        keras_mhgd.TeacherCache(
+            distiller(methods.get(method)), bars, 16, views=1, top_k=top_k
+        )
