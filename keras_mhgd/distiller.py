@@ -356,7 +356,8 @@ class Distiller(keras.Model):
                 labels, the student learns from the teacher alone.
             nonfinite: What happens in a step whose losses or gradients are NaN
                 or infinite. `"raise"` ends the training and names the term or
-                layer. It does not check the gradients of a
+                layer. A step that XLA compiled ends it by `FloatingPointError`
+                without the name. `"raise"` does not check the gradients of a
                 `LossScaleOptimizer`, which handles overflow itself. `"skip"`
                 undoes the step: weights, statistics, optimizer and metrics get
                 their values from before the step. A `LossScaleOptimizer` still
@@ -607,10 +608,21 @@ class Distiller(keras.Model):
         )
         return student, _one_or_all(teachers)
 
+    def make_train_function(self, force=False):
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        if self.nonfinite == "raise" and self.jit_compile:
+            self.train_function = finiteness.raising(
+                self.train_function, self._skipped_steps
+            )
+
     def train_step(self, data):
         if self.nonfinite == "raise":
             batch = self._seen(data, self._teacher_features)
-            self._step(batch, self._teacher_features)
+            finite = self._step(batch, self._teacher_features)
+            if finite is not None:
+                self._count_unless(finite)
             return self._logs(batch.y)
         unchecked = [each.unchecked() for each in self._teacher_features]
         # Before the views are made, which may draw random numbers.
@@ -622,10 +634,14 @@ class Distiller(keras.Model):
         before += [tf.identity(variable) for variable in others]
         finite = self._step(batch, unchecked)
         replicas.assign_unless(finite, [*state, *others], before)
+        self._count_unless(finite)
+        return self._logs(batch.y)
+
+    def _count_unless(self, finite: tf.Tensor) -> None:
+        """Counts a step whose values are not all finite."""
         self._skipped_steps.update_state(
             replicas.once(tf.cast(~finite, tf.float32))
         )
-        return self._logs(batch.y)
 
     @property
     def _other_state(self) -> list[keras.Variable]:
@@ -639,7 +655,7 @@ class Distiller(keras.Model):
     def _step(self, batch: "_Batch", teacher_features: list[FeatureExtractor]):
         """Trains on a batch and tells whether all values were finite.
 
-        The answer is `None` with `nonfinite="raise"`.
+        The answer is `None` if a check in the graph raises instead.
         """
         rule = self._transfer.gradient_rule
         persistent = rule.num_backward_passes > 1 or self.gradient_norms
@@ -654,13 +670,8 @@ class Distiller(keras.Model):
             batch.student,
             self._transfer.limited_variables,
         )
-        check = (
-            self._require_finite
-            if self.nonfinite == "raise"
-            else self._tell_finite
-        )
-        gradients, finite = check(rule(step), terms)
-        self._apply(gradients, finite)
+        gradients, finite = self._checked(rule(step), terms)
+        self._apply(gradients, finite if self.nonfinite == "skip" else None)
         if self.terms:
             self._transfer.update(*batch.read)
         self._record(batch, terms, losses, step)
@@ -791,19 +802,28 @@ class Distiller(keras.Model):
         results = self.get_metrics_result()
         return {name: results.get(name, logs[name]) for name in logs}
 
-    def _require_finite(self, gradients, losses):
-        """Gives the gradients after checking them and losses in the graph."""
-        gradients = finiteness.after(finiteness.checks(losses), gradients)
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # This optimizer skips steps whose gradients overflow.
-            return gradients, None
-        return finiteness.after(
-            finiteness.checks(self._named(gradients)), gradients
-        ), None
+    def _checked(self, gradients, losses):
+        """Checks losses and gradients.
 
-    def _tell_finite(self, gradients, losses):
-        """Gives the gradients, and whether all replicas' values are finite."""
-        values = losses | self._named(gradients)
+        Returns:
+            The gradients, which wait for checks in the graph, and whether all
+            replicas' values are finite: `None` with checks in the graph.
+        """
+        named = self._named(gradients)
+        raises = self.nonfinite == "raise"
+        if raises and isinstance(
+            self.optimizer, keras.optimizers.LossScaleOptimizer
+        ):
+            named = {}  # this optimizer skips steps whose gradients overflow
+        # XLA leaves out checks that raise.
+        if raises and (tf.executing_eagerly() or not self.jit_compile):
+            checks = finiteness.checks(losses)
+            gradients = finiteness.after(checks, gradients)
+            if named:
+                checks = finiteness.checks(self._named(gradients))
+                gradients = finiteness.after(checks, gradients)
+            return gradients, None
+        values = losses | named
         return gradients, finiteness.all_finite(values.values())
 
     def _named(self, gradients):

@@ -1,7 +1,7 @@
 """Checks that losses and gradients are finite."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -78,6 +78,34 @@ def spoilt_unless(
     else:
         spoilt = tf.where(finite, first, float("nan"))
     return [spoilt, *others]
+
+
+def raising(
+    run: Callable[[Any], Any], lost: keras.metrics.Metric
+) -> Callable[[Any], Any]:
+    """Makes a function of Keras's loops raise where its graph can't.
+
+    Args:
+        run: Runs one or more steps on an iterator's batches.
+        lost: Counts steps with values that are not finite.
+
+    Returns:
+        A function that runs `run` and raises `FloatingPointError` if a step was
+        counted.
+    """
+
+    def checked(iterator):
+        logs = run(iterator)
+        if lost.result() > 0:
+            raise FloatingPointError(
+                "Losses and gradients must be finite. Received NaN or infinity "
+                "in a step that XLA compiled. compile(jit_compile=False) names "
+                "the loss or the layer. Lower the learning rate or the "
+                "method's weight, and look for images that are not finite."
+            )
+        return logs
+
+    return checked
 
 
 class RequireFiniteStep(keras.callbacks.Callback):

@@ -166,6 +166,35 @@ def test_options_of_compile(train, images, with_bad_batch, changes):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 2])
+def test_xla_raises_too(distiller, images, with_bad_batch, steps):
+    """XLA drops the checks in the graph: the step's function raises."""
+    model = distiller(
+        "soft_logits", jit_compile=True, steps_per_execution=steps
+    )
+    model.fit(*images, batch_size=BATCH, verbose=0)
+    x, y = with_bad_batch()
+    model = distiller(
+        "soft_logits", jit_compile=True, steps_per_execution=steps
+    )
+    told = "step that XLA compiled. compile.jit_compile=False. names"
+    with pytest.raises(FloatingPointError, match=told):
+        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+    with pytest.raises(FloatingPointError, match=told):
+        model.train_on_batch(x[BATCH : 2 * BATCH], y[:BATCH])
+
+
+@pytest.mark.slow
+def test_xla_lets_a_loss_scale_overflow(distiller, images):
+    keras.config.set_dtype_policy("mixed_float16")
+    inner = keras.optimizers.SGD(0.05)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, 2.0**40)
+    model = distiller("soft_logits", jit_compile=True, optimizer=optimizer)
+    model.fit(*images, batch_size=BATCH, verbose=0)
+    assert float(optimizer.dynamic_scale) < 2.0**40
+
+
+@pytest.mark.slow
 def test_the_first_step_and_data_of_unknown_labels(distiller, with_bad_batch):
     """Metrics and optimizer are made within the step that is undone."""
     x, y = with_bad_batch()
