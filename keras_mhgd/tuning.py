@@ -23,7 +23,7 @@ from keras_mhgd.reuse.teacher_cache import (
     fingerprint,
     fingerprint_of,
 )
-from keras_mhgd.storage.files import locked, require_writable, write_atomically
+from keras_mhgd.storage.files import require_writable, write_atomically
 
 # A method's weight is searched between its default divided by this factor and
 # its default times this factor.
@@ -383,16 +383,14 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         )
 
     def _cache(self, model: Distiller) -> TeacherCache:
-        directory = require_writable(self.directory / "teacher")
-        with locked(directory, wait=True):
-            return TeacherCache(
-                model,
-                self.data,
-                self.batch_size,
-                self.views,
-                self.seed,
-                directory,
-            )
+        return TeacherCache(
+            model,
+            self.data,
+            self.batch_size,
+            self.views,
+            self.seed,
+            self.directory / "teacher",
+        )
 
     def _prepare(self, model: Distiller, **data: Any) -> None:
         points = [teacher for _, teacher in model.sensing_points]

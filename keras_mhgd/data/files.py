@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,17 +123,21 @@ class OnDemand(abc.ABC):
         places = np.arange(len(self))[index]
         rows = np.atleast_1d(places)
         found = np.empty((len(rows), *self._image_shape), self.dtype)
-        try:
-            with tf.init_scope():  # also while a graph is made
-                read = tf.data.Dataset.from_tensor_slices(rows).map(
-                    self.read, num_parallel_calls=os.cpu_count()
-                )
-                for row, image in zip(found, read, strict=True):
-                    row[:] = image
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-            self.require_whole(rows)
-            raise
+        with tf.init_scope():  # also while a graph is made
+            for row, image in zip(found, self._images(rows), strict=True):
+                row[:] = image
         return found if places.ndim else found[0]
+
+    def _images(self, positions: np.ndarray) -> Iterator[tf.Tensor]:
+        """Reads images one after another."""
+        read = tf.data.Dataset.from_tensor_slices(positions).map(
+            self.read, num_parallel_calls=os.cpu_count()
+        )
+        try:
+            yield from read
+        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+            self.require_whole(positions)
+            raise
 
 
 class Files(OnDemand):
@@ -165,12 +169,22 @@ class Files(OnDemand):
         return images.decode(tf.io.read_file(place))
 
     def require_whole(self, positions=None):
-        paths = self._places if positions is None else self._places[positions]
+        every = np.arange(len(self))
+        for _ in self._one_by_one(every if positions is None else positions):
+            pass
+
+    def _images(self, positions):
+        # Making a graph would take longer than reading a small folder.
+        few = len(positions) <= _AT_ONCE
+        return (self._one_by_one if few else super()._images)(positions)
+
+    def _one_by_one(self, positions: np.ndarray) -> Iterator[tf.Tensor]:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             # Without slices the pool would run ahead and hold every image.
-            for first in range(0, len(paths), _AT_ONCE):
-                for _ in pool.map(self._require, paths[first:][:_AT_ONCE]):
-                    pass
+            for first in range(0, len(positions), _AT_ONCE):
+                yield from pool.map(
+                    self._read_whole, self._places[positions[first:][:_AT_ONCE]]
+                )
 
     def fingerprint(self):
         """Computes a hash of the files' names and sizes, in hexadecimal."""
@@ -182,15 +196,18 @@ class Files(OnDemand):
             digest.update(b"%s/%s %d\n" % place)
         return digest.hexdigest()[:16]
 
-    def _require(self, path: bytes) -> None:
-        shape = tuple(images.read_file(_path(path)).shape)
-        if not self._resizes and shape != self._image_shape:
+    def _read_whole(self, path: bytes) -> tf.Tensor:
+        image = images.read_file(_path(path))
+        if self._resizes:
+            return images.resize(image, self._image_shape[:2])
+        if tuple(image.shape) != self._image_shape:
             raise ValueError(
                 "The images must be of one size. "
-                f"Received: {_path(path)} of shape {shape}, others of shape "
-                f"{self._image_shape}. Pass image_size=(height, width) to "
-                "resize them."
+                f"Received: {_path(path)} of shape {tuple(image.shape)}, "
+                f"others of shape {self._image_shape}. Pass "
+                "image_size=(height, width) to resize them."
             )
+        return image
 
 
 def _path(path: bytes) -> Path:

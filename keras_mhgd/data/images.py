@@ -57,6 +57,7 @@ def check_size(image_size: Sequence[int]) -> tuple[int, int]:
     return size
 
 
+@tf.function(reduce_retracing=True, autograph=False)
 def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Resizes images with antialiasing.
 

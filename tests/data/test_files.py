@@ -267,8 +267,9 @@ def test_each_worker_reads_its_own_files_only(paths, tmp_path, workers):
             found, whole[:4], strict=True
         ):
             size = len(all_labels)
-            rows = slice(
-                worker * size // workers, (worker + 1) * size // workers
+            first, end = (
+                -(-part * size // workers) for part in (worker, worker + 1)
             )
+            rows = slice(first, end)
             np.testing.assert_array_equal(images, all_images[rows])
             np.testing.assert_array_equal(labels, all_labels[rows])
