@@ -591,7 +591,8 @@ class Dataset:
 
         def draw(seed):
             if by_image:
-                return random_layers.seeds(seed, self.full_size)
+                number = 4 if self.mixing else 1
+                return random_layers.seeds(seed, self.full_size, number)
             return augmentation.draw_views(
                 seed, self.full_size, self.padding, self.flip
             )
@@ -685,7 +686,7 @@ class Dataset:
 
         Args:
             order: Positions of the images `(batch,)`.
-            seeds: A seed for each, int32 `(batch, 2)`.
+            seeds: Seeds for each, int32 `(batch, number, 2)`.
 
         Returns:
             Views `(batch, height, width, channels)`, normalised, positions of
@@ -694,15 +695,14 @@ class Dataset:
         size = len(self.x_train)
 
         def one(place):
-            order, seed = place
-            own, other, how = tf.unstack(
-                tf.random.split(seed, 3, alg="philox"), num=3
-            )
+            order, seeds = place
+            own, *others = tf.unstack(seeds)
             image = self._view_of(order, own)
             if not self.mixing:
                 return self._to_float(image), order, tf.constant(1.0)
+            other, how, which = others
             partner = tf.random.stateless_uniform(
-                (), tf.random.fold_in(how, size), 0, size, tf.int64, "philox"
+                (), which, 0, size, tf.int64, "philox"
             )
             image, share = random_layers.mixed(
                 self.mixing, image, self._view_of(partner, other), how

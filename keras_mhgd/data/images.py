@@ -16,6 +16,11 @@ _MOST_BYTES = 20 * 2**20
 _MOST_PIXELS = 2**26
 _MOST_SCANS = 100  # scans in a progressive JPEG; ten are usual
 _PNG = b"\x89PNG\r\n\x1a\n"
+# The headers of an image of one grey pixel.
+_JPEG_HEADER = bytes.fromhex(
+    "ffd8 ffc0 000b 08 0001 0001 01 01 11 00 ffda 0008 01 01 00 00 3f 00"
+)
+_PNG_HEADER = _PNG + bytes.fromhex("0000000d 49484452 00000001 00000001")
 
 
 def default_padding(side: int) -> int:
@@ -89,16 +94,18 @@ def decode(data: tf.Tensor) -> tf.Tensor:
     Returns:
         uint8 `(height, width, 3)`.
     """
+    # Both kinds of headers are read, each of a file of its kind: a `tf.cond`
+    # would take as long as decoding.
+    is_jpeg = tf.io.is_jpeg(data)
+    of_jpeg = tf.image.extract_jpeg_shape(tf.where(is_jpeg, data, _JPEG_HEADER))
+    # Of a PNG file, the first chunk.
+    of_png = tf.io.decode_raw(
+        tf.strings.substr(tf.where(is_jpeg, _PNG_HEADER, data), 16, 8),
+        tf.int32,
+        little_endian=False,
+    )
     height, width = tf.unstack(
-        tf.cond(
-            tf.io.is_jpeg(data),
-            lambda: tf.image.extract_jpeg_shape(data)[:2],
-            # Of a PNG file, the first chunk.
-            lambda: tf.io.decode_raw(
-                tf.strings.substr(data, 16, 8), tf.int32, little_endian=False
-            ),
-        ),
-        num=2,
+        tf.where(is_jpeg, of_jpeg[:2], of_png[:2]), num=2
     )
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     scans = tf.size(tf.strings.split(data, b"\xff\xda")) - 1

@@ -187,19 +187,29 @@ def named(
     return keras.Sequential(found)
 
 
-def seeds(seed: tf.Tensor, size: int) -> tf.Tensor:
-    """Draws a seed for each image of a set.
+def seeds(seed: tf.Tensor, size: int, number: int) -> tf.Tensor:
+    """Draws seeds for each image of a set.
 
     Args:
         seed: Integer tensor `(2,)`. The same arguments give the same seeds.
         size: Number of images.
+        number: Number of seeds for each image.
 
     Returns:
-        int32 `(size, 2)`.
+        int32 `(size, number, 2)`.
     """
     return tf.random.stateless_uniform(
-        (size, 2), seed, None, None, tf.int32, alg="philox"
+        (size, number, 2), seed, None, None, tf.int32, alg="philox"
     )
+
+
+def _next_seed(seed: tf.Tensor, number: int) -> tf.Tensor:
+    """Gives another seed for each number.
+
+    The generators scramble their seeds, so neighbours give unrelated numbers.
+    `tf.random.fold_in` would take as long as the crop of an image.
+    """
+    return seed + tf.constant([0, number + 1], seed.dtype)
 
 
 def view(layers: keras.Layer, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -215,7 +225,10 @@ def view(layers: keras.Layer, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """
     with _drawing_from(seed, layers):
         found = layers(tf.cast(image, tf.float32)[tf.newaxis], training=True)
-    return tf.clip_by_value(tf.cast(found, tf.float32)[0], 0.0, 255.0)
+    # In one pass; `tf.clip_by_value` takes two.
+    return tf.raw_ops.ClipByValue(
+        t=tf.cast(found, tf.float32)[0], clip_value_min=0, clip_value_max=255
+    )
 
 
 def mixed(
@@ -244,7 +257,7 @@ def mixed(
     found = []
     for number, (alpha, way) in enumerate(ways):
         gammas = tf.random.stateless_gamma(
-            (2,), tf.random.fold_in(seed, number, alg="philox"), alpha
+            (2,), _next_seed(seed, number), alpha
         )
         share = tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))
         found.append(way(image, other, share, uniform[2:]))
@@ -311,9 +324,7 @@ def _drawing_from(seed: tf.Tensor, layers: keras.Layer) -> Iterator[None]:
     count = itertools.count()
     generators = _generators(layers)
     for each in generators:
-        each.next = lambda ordered=True: tf.random.fold_in(
-            seed, next(count), alg="philox"
-        )
+        each.next = lambda ordered=True: _next_seed(seed, next(count))
     try:
         yield
     finally:
