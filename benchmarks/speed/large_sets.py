@@ -3,15 +3,17 @@
 python -m benchmarks.speed.large_sets input <folder> [<rounds>]
 python -m benchmarks.speed.large_sets start <folder>
 python -m benchmarks.speed.large_sets memory <seconds> <folder> ...
-python -m benchmarks.speed.large_sets cache <folder>
+python -m benchmarks.speed.large_sets cache <folder> [<seconds>]
 
 The folders are those of `benchmarks.speed.photos`. `input` reads 224-pixel
 crops, normalised, in turns with Keras's `image_dataset_from_directory`: crops
 alone, and normalised ones. `start` measures
 how long the first batch of an epoch takes, from its begin and after 90 % of it.
 `memory` runs `training.distill` on each folder for so many seconds, and prints
-the most memory that it held. `cache` fills a teacher cache with 20 views, and
-compares the time to read a view with that of the teacher.
+the most memory that it held. `cache` fills a teacher cache with 20 views, in a
+process that is killed twice after so many seconds, and then to its end. It
+compares the vectors with the teacher's, and the time to read them with that of
+the teacher.
 """
 
 import os
@@ -134,30 +136,50 @@ def _peak(flags: list[str], seconds: float) -> tuple[int, str]:
         return peak, output.read()
 
 
-def cache(folder: str) -> None:
-    """Prints the rate of a cached teacher and of a running one."""
+def _cache(folder: str, kept: str):
+    """Fills a cache with 20 views, or goes on with it."""
     dataset = _loaded(folder, 64)
+    keras.utils.set_random_seed(0)
     teacher = keras_mhgd.models.get("vgg_small", (64, 64, 3), 100)
     student = keras_mhgd.models.get("vgg_thin", (64, 64, 3), 100)
     distiller = keras_mhgd.Distiller(student, teacher, "mhgd")
     distiller.compile("sgd", **dataset.task())
+    made = keras_mhgd.TeacherCache(
+        distiller, dataset, 128, 20, directory=kept, verbose=True
+    )
+    return dataset, distiller, made
+
+
+def cache(folder: str, seconds: str = "60") -> None:
+    """Fills a cache that is killed twice, and compares it with the teacher."""
     with tempfile.TemporaryDirectory() as kept:
-        begin = time.perf_counter()
-        made = keras_mhgd.TeacherCache(
-            distiller, dataset, 128, 20, directory=kept, verbose=True
-        )
-        print(f"filled in {time.perf_counter() - begin:.0f} s")
-        found = {"live": [], "cached": []}
-        images, _ = next(iter(dataset.train(128)))
+        command = [sys.executable, "-m", __spec__.name, "fill", folder, kept]
+        for _ in range(2):
+            process = subprocess.Popen(command)
+            time.sleep(float(seconds))
+            process.kill()
+            process.wait()
+            whole = len(list(pathlib.Path(kept).glob("*.npy")))
+            print(f"Killed after {seconds} s; {whole} files are whole.")
+        dataset, distiller, made = _cache(folder, kept)
         live = tf.function(distiller.targets)
-        live(images)
-        places = np.random.default_rng(0).permutation(len(dataset.x_train))[
-            :128
-        ]
+        found = {"live": [], "cached": []}
+        compared = 0
+        for view in range(20):
+            batches = dataset.train_with_places(
+                128, initial_epoch=view, initial_step=10 * view
+            ).take(3)
+            for (images, _), _, places in batches:
+                rows = made.rows(view, places.numpy()).values()
+                for one, other in zip(live(images).vectors, rows, strict=True):
+                    compared += one.shape[0]
+                    if not np.array_equal(one, other):
+                        raise AssertionError(f"view {view} differs")
+        print(f"{compared} vectors are those of the teacher, bit for bit")
         for _ in range(5):
             for name, run in (
                 ("live", lambda: live(images)),
-                ("cached", lambda: made.rows(0, places)),
+                ("cached", lambda: made.rows(19, places.numpy())),
             ):
                 begin = time.perf_counter()
                 for _ in range(10):
@@ -173,4 +195,5 @@ if __name__ == "__main__":
         "start": start,
         "memory": memory,
         "cache": cache,
+        "fill": _cache,
     }[sys.argv[1]](*sys.argv[2:])
