@@ -23,6 +23,7 @@ from keras_mhgd.data.files import Joined, OnDemand
 from keras_mhgd.distiller import Distiller
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import Features, Taught
+from keras_mhgd.features.head import End
 from keras_mhgd.storage.arrays import map_array
 from keras_mhgd.storage.files import (
     locked,
@@ -126,6 +127,8 @@ class TeacherCache:
             )
         self._dataset = dataset
         self._stream = {"batch_size": batch_size, "seed": seed, "views": views}
+        if top_k is not None:
+            _require_softmax_alone(distiller)
         self._top_k = top_k
         self._targets = tf.function(
             lambda images: self._kept_of(distiller.targets(images)),
@@ -291,7 +294,8 @@ class TeacherCache:
                 "`top_k` must be smaller than the number of classes, "
                 f"{self._classes}. Received: top_k={self._top_k}."
             )
-        return {**known, "logits": _top(logits, self._top_k)}
+        kept = {name: known[name] for name in known if name != "outputs"}
+        return {**kept, "logits": _top(logits, self._top_k)}
 
     def _with_all_logits(self, kept: Any) -> Any:
         """Makes full logits of those that were kept."""
@@ -300,7 +304,8 @@ class TeacherCache:
         if isinstance(kept, tuple):
             return tuple(map(self._with_all_logits, kept))
         logits = _spread(kept["logits"], self._top_k, self._classes)
-        return {**kept, "logits": logits}
+        # No method reads the outputs themselves.
+        return {**kept, "logits": logits, "outputs": logits}
 
     def _tell_error(self) -> None:
         if self._verbose and self._top_k is not None:
@@ -538,6 +543,25 @@ def _mapped(
         f"{path} must hold the teacher's features as {shape}, {dtype}. "
         f"Received: {cause}. Delete the file."
     )
+
+
+def _require_softmax_alone(distiller: Distiller) -> None:
+    """Checks that the largest logits stand for all that methods read."""
+    readers = [each.name for each in distiller.methods if each.needs.outputs]
+    ends = [each.ends for each in distiller._teacher_features]
+    fit = [
+        isinstance(end, End)
+        and end.form != "sigmoid"
+        and not end.is_probability
+        for end in ends
+    ]
+    if readers or not all(fit):
+        raise ValueError(
+            "`top_k` needs methods that read logits, not outputs, and a "
+            "teacher with one output of logits or with a softmax as its last "
+            f"operation. Received: methods that read outputs: {readers}; "
+            f"teachers that end in {ends}. Leave `top_k` out."
+        )
 
 
 def _top(logits: tf.Tensor, k: int) -> dict[str, tf.Tensor]:

@@ -346,6 +346,7 @@ def test_the_largest_logits(distiller, bars, tmp_path, capsys):
     expected = np.mean(errors), np.max(errors)
     assert part.top_k_error == pytest.approx(expected, rel=0.02)
     assert 0.001 < part.top_k_error[0] < 0.5
+    assert not list(tmp_path.glob("outputs.float16*"))
     told = capsys.readouterr().out
     assert "The 1 largest logits of 3 are kept: the probabilities are" in told
     before = model.student.get_weights()
@@ -370,3 +371,16 @@ def test_refuses_a_top_k_that_does_not_fit(
         keras_mhgd.TeacherCache(
             distiller(methods.get(method)), bars, 16, views=1, top_k=top_k
         )
+
+
+def test_refuses_a_top_k_without_a_softmax(distiller, small_net, bars):
+    teacher = small_net("teacher", classes=3)
+    x = keras.layers.Activation("sigmoid")(teacher.output)
+    teacher = keras.Model(teacher.input, x)
+    model = distiller(
+        methods.get("soft_logits"),
+        teacher=teacher,
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+    )
+    with pytest.raises(ValueError, match="a softmax as its last operation"):
+        keras_mhgd.TeacherCache(model, bars, 16, views=1, top_k=1)
