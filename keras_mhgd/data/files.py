@@ -110,7 +110,7 @@ class OnDemand(abc.ABC):
         """
         image = self.read_unsized(position)
         if self._resizes:
-            image = images.resize(image, self._image_shape[:2])
+            image = _resized(image, self._image_shape[:2])
         return tf.ensure_shape(image, self._image_shape)
 
     def __getitem__(self, index) -> np.ndarray:
@@ -199,7 +199,7 @@ class Files(OnDemand):
     def _read_whole(self, path: bytes) -> tf.Tensor:
         image = images.read_file(_path(path))
         if self._resizes:
-            return images.resize(image, self._image_shape[:2])
+            return _resized(image, self._image_shape[:2])
         if tuple(image.shape) != self._image_shape:
             raise ValueError(
                 "The images must be of one size. "
@@ -208,6 +208,16 @@ class Files(OnDemand):
                 "image_size=(height, width) to resize them."
             )
         return image
+
+
+@tf.function(reduce_retracing=True, autograph=False)
+def _resized(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    # Resizing to the same size would change nothing, but takes long.
+    return tf.cond(
+        tf.reduce_any(tf.shape(image)[:2] != size),
+        lambda: images.resize(image, size),
+        lambda: tf.identity(image),
+    )
 
 
 def _path(path: bytes) -> Path:

@@ -62,7 +62,6 @@ def check_size(image_size: Sequence[int]) -> tuple[int, int]:
     return size
 
 
-@tf.function(reduce_retracing=True, autograph=False)
 def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Resizes images with antialiasing.
 
@@ -73,14 +72,8 @@ def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     Returns:
         uint8 tensor of the new height and width.
     """
-
-    def resized():
-        found = tf.image.resize(images, size, antialias=True)
-        return tf.saturate_cast(tf.round(found), tf.uint8)
-
-    # Resizing to the same size would change nothing, but takes long.
-    is_other = tf.reduce_any(tf.shape(images)[-3:-1] != size)
-    return tf.cond(is_other, resized, lambda: tf.identity(images))
+    images = tf.image.resize(images, size, antialias=True)
+    return tf.saturate_cast(tf.round(images), tf.uint8)
 
 
 def decode(data: tf.Tensor) -> tf.Tensor:

@@ -39,7 +39,9 @@ from benchmarks.correctness.cluster import results
         (
             "2",
             [
-                "embeddings,59,a bad batch",
+                # Together they amplify round-off, in this case to 3e-5.
+                "rkd,59,a bad batch",
+                "crd,59,a bad batch",
                 "soft_logits,59,a bad batch",
                 "soft_logits,59,an overflow",
                 "outputs and graphs,59,an overflow",
@@ -53,9 +55,7 @@ def test_weights_and_history_are_those_of_one_device(devices, cases):
         "tests.distribution.replicated", [devices, *cases]
     )
     assert differences.keys() == set(cases)
-    for case, found in differences.items():
-        # CRD's steps amplify round-off, most where the batches differ.
-        assert found < (1e-4 if "embeddings" in case else 1e-5), case
+    assert max(differences.values()) < 1e-5, differences
 
 
 @pytest.mark.slow
