@@ -14,6 +14,7 @@ from keras_mhgd.checks import require_known
 from keras_mhgd.distribution import fitting, replicas
 from keras_mhgd.export.inference import in_inference_mode
 from keras_mhgd.features import (
+    End,
     FeatureExtractor,
     Features,
     Preprocessor,
@@ -282,6 +283,11 @@ class Distiller(keras.Model):
         """The names by which Keras keys the losses of several outputs."""
         heads = self._outputs.heads
         return list(heads.names) if heads.several else None
+
+    @property
+    def teacher_ends(self) -> list[End | list[End]]:
+        """How each teacher's outputs end: with logits, or with a softmax."""
+        return [each.ends for each in self._teacher_features]
 
     @property
     def _extractors(self) -> list[FeatureExtractor]:

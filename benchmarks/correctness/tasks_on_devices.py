@@ -9,6 +9,7 @@ devices from its start.
 
 import contextlib
 import json
+import os
 import sys
 import warnings
 
@@ -21,20 +22,21 @@ from benchmarks.correctness.situations import SITUATIONS
 from keras_mhgd.distribution import replicas
 
 # Two devices have 3 and 3 of the first batch, 3 and 2 of the second, which is
-# the last; four devices 2, 2, 1 and 1, then 2, 1, 1 and 1.
-BATCH, COUNT = 6, 11
+# the last; four devices 2, 2, 1 and 1, then 2, 1, 1 and 1. When the distiller
+# is evaluated, only the first device has a sample of the last batch.
+BATCH, COUNT, EVALUATED = 6, 11, 7
 
 
-def repeated(structure):
-    """Repeats the eight samples and gives the first `COUNT`."""
+def repeated(structure, count=COUNT):
+    """Repeats the eight samples and gives the first `count`."""
     return keras.tree.map_structure(
-        lambda x: None if x is None else np.concatenate([x, x])[:COUNT],
+        lambda x: None if x is None else np.concatenate([x, x])[:count],
         structure,
     )
 
 
 def trained(method, situation, strategy):
-    """Trains once: gives the history and the student's weights by name."""
+    """Trains, evaluates and predicts: gives all numbers and weights by name."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         keras.utils.set_random_seed(3)
         distiller = keras_mhgd.Distiller(
@@ -49,8 +51,29 @@ def trained(method, situation, strategy):
         shuffle=False,
         verbose=0,
     ).history
-    weights = enumerate(distiller.student.get_weights())
-    numbers = history | {str(number): each for number, each in weights}
+    numbers = dict(history)
+    if situation.y is not None:
+        found = distiller.evaluate(
+            repeated(situation.x, EVALUATED),
+            repeated(situation.y, EVALUATED),
+            sample_weight=repeated(situation.weight, EVALUATED),
+            batch_size=BATCH,
+            verbose=0,
+            return_dict=True,
+        )
+        # Keras's loss of one of several outputs is a mean over batches of any
+        # size, and on several devices over each device's parts of batches.
+        of_outputs = distiller.output_names or []
+        for name in found.keys() - {f"{each}_loss" for each in of_outputs}:
+            numbers[f"evaluated_{name}"] = found[name]
+    arrays = distiller.student.get_weights()
+    if "TF_CONFIG" not in os.environ:
+        arrays += keras.tree.flatten(
+            distiller.predict(
+                repeated(situation.x, EVALUATED), batch_size=BATCH, verbose=0
+            )
+        )
+    numbers |= {str(number): each for number, each in enumerate(arrays)}
     return {name: np.asarray(each) for name, each in numbers.items()}
 
 

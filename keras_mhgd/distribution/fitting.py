@@ -419,11 +419,15 @@ def _with_any(step: Callable) -> Callable:
 
     def run(batch):
         count = _count(batch)
+        missing = tf.maximum(1 - count, 0)
 
         def filled(x):
-            before_and_after = [[0, tf.maximum(1 - count, 0)]]
+            if isinstance(x, tf.RaggedTensor):
+                lengths = tf.zeros([missing], x.row_splits.dtype)
+                rows = tf.RaggedTensor.from_row_lengths(x.values[:0], lengths)
+                return tf.concat([x, rows], axis=0)
             others = [[0, 0]] * (x.shape.rank - 1)
-            return tf.pad(x, before_and_after + others)
+            return tf.pad(x, [[0, missing], *others])
 
         outputs = step(tf.nest.map_structure(filled, batch))
         return tf.nest.map_structure(lambda y: y[:count], outputs)

@@ -548,7 +548,7 @@ def _mapped(
 def _require_softmax_alone(distiller: Distiller) -> None:
     """Checks that the largest logits stand for all that methods read."""
     readers = [each.name for each in distiller.methods if each.needs.outputs]
-    ends = [each.ends for each in distiller._teacher_features]
+    ends = distiller.teacher_ends
     fit = [
         isinstance(end, End)
         and end.form != "sigmoid"

@@ -61,3 +61,21 @@ except tf.errors.InvalidArgumentError as error:
 else:
     raise AssertionError("3 samples on 4 devices")
 assert model.distribute_strategy is strategy
+
+
+class Lengths(keras.Model):
+    def call(self, words):
+        if isinstance(words, tf.RaggedTensor):
+            words = tf.strings.reduce_join(words, axis=1)
+        return tf.cast(tf.strings.length(words), tf.float32)[:, None]
+
+
+with strategy.scope():
+    lengths = Lengths()
+words = [["a", "bc"], ["d"], [], ["efg"], ["hi", "j"]]
+for rows in (tf.constant(list(map("".join, words))), tf.ragged.constant(words)):
+    batches = tf.data.Dataset.from_tensor_slices(rows).batch(4)
+    for part in (batches, batches.skip(1)):  # the last is of one sample
+        expected = np.concatenate([lengths(batch) for batch in part])
+        predicted = fitting.predict(lengths, part, verbose=0)
+        np.testing.assert_array_equal(predicted, expected)

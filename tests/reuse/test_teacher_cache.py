@@ -356,6 +356,62 @@ def test_the_largest_logits(distiller, bars, tmp_path, capsys):
     assert (before[0] != model.student.get_weights()[0]).any()
 
 
+def probabilities(cache, number, share=None):
+    """Each teacher's probabilities of two epochs of two batches."""
+    batches = [
+        taught.features
+        for taught, *_ in itertools.islice(cache.train(share=share), 4)
+    ]
+    teachers = [batches] if number == 1 else zip(*batches, strict=True)
+    return [
+        np.concatenate([scipy.special.softmax(each.logits, 1) for each in of])
+        for of in teachers
+    ]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_largest_logits_of_mixed_views_and_several_teachers(
+    small_net, task, bars, number
+):
+    """Their largest probabilities, and workers' parts of them."""
+    teachers = [small_net(f"teacher{i}", classes=3) for i in range(number)]
+    model = keras_mhgd.Distiller(
+        small_net("student"),
+        teachers if number > 1 else teachers[0],
+        "soft_logits",
+    )
+    model.compile(**task(loss=keras.losses.CategoricalCrossentropy(True)))
+    mixed = bars.augmented("crop", mixing=keras_mhgd.data.Mixing())
+    full, part = (
+        keras_mhgd.TeacherCache(model, mixed, 16, views=2, top_k=top_k)
+        for top_k in (None, 1)
+    )
+    expected, found = (probabilities(each, number) for each in (full, part))
+    assert len(expected) == len(found) == number
+    errors = []
+    for p, q in zip(expected, found, strict=True):
+        rest = (1 - p.max(1, keepdims=True)) / 2
+        is_top = p == p.max(1, keepdims=True)
+        np.testing.assert_allclose(q, np.where(is_top, p, rest), atol=1e-6)
+        errors.append(np.abs(p - q).sum(1) / 2)
+    assert part.top_k_error == pytest.approx(
+        (np.mean(errors), np.max(errors)), rel=1e-4
+    )
+    halves = [
+        probabilities(
+            part,
+            number,
+            lambda batches, rows=rows: batches.map(
+                lambda *places: tf.nest.map_structure(lambda x: x[rows], places)
+            ),
+        )
+        for rows in (slice(8), slice(8, 16))
+    ]
+    for whole, *parts in zip(found, *halves, strict=True):
+        joined = np.stack([each.reshape(4, 8, 3) for each in parts], axis=1)
+        np.testing.assert_array_equal(joined.reshape(whole.shape), whole)
+
+
 @pytest.mark.parametrize(
     ("method", "top_k", "message"),
     [
