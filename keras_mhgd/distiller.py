@@ -821,15 +821,12 @@ class Distiller(keras.Model):
             self.optimizer, keras.optimizers.LossScaleOptimizer
         ):
             named = {}  # this optimizer skips steps whose gradients overflow
+        # A loss comes first, as its gradients are not finite either.
+        values = losses | named
         # XLA leaves out checks that raise.
         if raises and (tf.executing_eagerly() or not self.jit_compile):
-            checks = finiteness.checks(losses)
-            gradients = finiteness.after(checks, gradients)
-            if named:
-                checks = finiteness.checks(self._named(gradients))
-                gradients = finiteness.after(checks, gradients)
-            return gradients, None
-        values = losses | named
+            check = finiteness.check(values)
+            return finiteness.after([check], gradients), None
         return gradients, finiteness.all_finite(values.values())
 
     def _named(self, gradients):

@@ -10,25 +10,26 @@ import tensorflow as tf
 from keras_mhgd.distribution import replicas
 
 
-def checks(
+def check(
     values: Mapping[str, tf.Tensor | tf.IndexedSlices],
-) -> list[tf.Operation | None]:
-    """Makes graph operations that raise if a value is not finite.
+) -> tf.Operation | None:
+    """Makes a graph operation that raises if a value is not finite.
 
     Args:
         values: Losses or gradients, by their names in the error.
     """
-    return [
-        tf.raw_ops.Assert(
-            condition=is_finite(value),
-            data=[
-                "Losses and gradients must be finite. Received NaN or infinity "
-                f"in: {name}. Lower the learning rate or the method's weight, "
-                "and look for images that are not finite."
-            ],
-        )
-        for name, value in values.items()
-    ]
+    finite = _are_finite(values.values())
+    lost = tf.boolean_mask(tf.constant(list(values)), ~finite)
+    message = tf.strings.join(
+        [
+            "Losses and gradients must be finite. Received NaN or infinity "
+            "in: ",
+            tf.strings.reduce_join(lost[:3], separator=", "),
+            ". Lower the learning rate or the method's weight, and look for "
+            "images that are not finite.",
+        ]
+    )
+    return tf.raw_ops.Assert(condition=tf.reduce_all(finite), data=[message])
 
 
 def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:
@@ -49,18 +50,25 @@ def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:
         )
 
 
-def is_finite(value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
-    """Computes whether a loss or gradient is finite, as a scalar boolean."""
-    # The gradient of an embedding holds only the rows that were read.
-    sparse = isinstance(value, tf.IndexedSlices)
-    return tf.math.is_finite(tf.reduce_sum(value.values if sparse else value))
-
-
 def all_finite(values: Iterable[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
     """Tells if all values are finite on all replicas: scalar boolean."""
-    return replicas.everywhere(
-        tf.reduce_all([is_finite(value) for value in values])
-    )
+    return replicas.everywhere(tf.reduce_all(_are_finite(values)))
+
+
+def _are_finite(
+    values: Iterable[tf.Tensor | tf.IndexedSlices],
+) -> tf.Tensor:
+    """Computes whether each of some tensors is finite: a boolean vector."""
+    sums = [
+        # The gradient of an embedding holds only the rows that were read.
+        tf.reduce_sum(
+            each.values if isinstance(each, tf.IndexedSlices) else each
+        )
+        for each in values
+    ]
+    dtypes = {each.dtype for each in sums}
+    dtype = tf.float64 if tf.float64 in dtypes else tf.float32
+    return tf.math.is_finite(tf.stack([tf.cast(each, dtype) for each in sums]))
 
 
 def spoilt_unless(
