@@ -20,6 +20,7 @@ from keras_mhgd.features.layers import (
     input_specs,
     leaves,
 )
+from keras_mhgd.features.logit_map import read_logit_map
 from keras_mhgd.features.masks import mask_of, set_mask
 from keras_mhgd.features.reading import Reader, Wanted, not_called_once
 
@@ -82,6 +83,10 @@ class Tap:
         fields["mask"] = reader.made_masks[0] if reader.made_masks else None
         origin = _origins(reader.calls)
         head = read_head(outputs, origin, self._needs, self._model.name)
+        if "logit_map" in self._needs:
+            head["logit_map"] = read_logit_map(
+                outputs, origin, self._model.name
+            )
         return fields | head, origin
 
     def _traced(self) -> tuple[dict[str, Any], Any]:
