@@ -29,8 +29,11 @@ from keras_mhgd.methods.pkt import PKT
 from keras_mhgd.methods.recommended import recommended
 from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD
+from keras_mhgd.methods.sdd import SDD
 from keras_mhgd.methods.similarity_preserving import SimilarityPreserving
+from keras_mhgd.methods.skd import SKD
 from keras_mhgd.methods.soft_logits import SoftLogits
+from keras_mhgd.methods.srd import SRD
 from keras_mhgd.methods.vid import VID
 
 __all__ = [
@@ -59,6 +62,9 @@ __all__ = [
     "Preparation",
     "PKT",
     "RKD",
+    "SDD",
+    "SKD",
+    "SRD",
     "SimilarityPreserving",
     "SoftLogits",
     "Variant",
@@ -95,6 +101,9 @@ _METHODS = {
     "pkt": PKT,
     "correlation_congruence": CorrelationCongruence,
     "crd": CRD,
+    "srd": SRD,
+    "sdd": SDD,
+    "skd": SKD,
 }
 
 
