@@ -14,13 +14,13 @@ from keras_mhgd.features.head import (
     read_head,
     squashes,
 )
+from keras_mhgd.features.last_map import read_last_map
 from keras_mhgd.features.layers import (
     call_in_two,
     find_layer,
     input_specs,
     leaves,
 )
-from keras_mhgd.features.logit_map import read_logit_map
 from keras_mhgd.features.masks import mask_of, set_mask
 from keras_mhgd.features.reading import Reader, Wanted, not_called_once
 
@@ -82,11 +82,8 @@ class Tap:
         ]
         fields["mask"] = reader.made_masks[0] if reader.made_masks else None
         origin = _origins(reader.calls)
-        head = read_head(outputs, origin, self._needs, self._model.name)
-        if "logit_map" in self._needs:
-            head["logit_map"] = read_logit_map(
-                outputs, origin, self._model.name
-            )
+        arguments = outputs, origin, self._needs, self._model.name
+        head = read_head(*arguments) | read_last_map(*arguments)
         return fields | head, origin
 
     def _traced(self) -> tuple[dict[str, Any], Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_mhgd.features.head import graph_origin, read_head, squashes
+from keras_mhgd.features.last_map import read_last_map
 from keras_mhgd.features.layers import (
     InTwo,
     Point,
@@ -19,7 +20,6 @@ from keras_mhgd.features.layers import (
     symbolic_outputs,
     walk,
 )
-from keras_mhgd.features.logit_map import read_logit_map
 from keras_mhgd.features.masks import mask_of
 from keras_mhgd.features.reading import Reader, Wanted
 
@@ -51,8 +51,7 @@ def extractor(
         fields["masks"] = [found["masks"][path] for path in wanted.points]
         fields["mask"] = found["masks"][masking]
     fields |= read_head(outputs, graph_origin, needs, model.name)
-    if "logit_map" in needs:
-        fields["logit_map"] = read_logit_map(outputs, graph_origin, model.name)
+    fields |= read_last_map(outputs, graph_origin, needs, model.name)
     return keras.Model(inputs, fields)
 
 

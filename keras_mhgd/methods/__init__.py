@@ -31,6 +31,7 @@ from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD
 from keras_mhgd.methods.sdd import SDD
 from keras_mhgd.methods.similarity_preserving import SimilarityPreserving
+from keras_mhgd.methods.simkd import SimKD, with_teacher_classifier
 from keras_mhgd.methods.skd import SKD
 from keras_mhgd.methods.soft_logits import SoftLogits
 from keras_mhgd.methods.srd import SRD
@@ -65,6 +66,7 @@ __all__ = [
     "SDD",
     "SKD",
     "SRD",
+    "SimKD",
     "SimilarityPreserving",
     "SoftLogits",
     "Variant",
@@ -74,6 +76,7 @@ __all__ = [
     "names",
     "parts",
     "recommended",
+    "with_teacher_classifier",
 ]
 
 Identifier = str | Method | keras.distillation.DistillationLoss | dict[str, Any]

@@ -88,7 +88,7 @@ class SDD(Method):
     must end in a global average pooling and a dense layer, as in the
     publication. A dense layer behind `Flatten` is taken as well, which is
     ours: each position then has weights of its own. See
-    `keras_mhgd.features.logit_map.read_logit_map`.
+    `keras_mhgd.features.last_map.read_last_map`.
 
     The publication takes the sum over cells, its code the mean. The code also
     goes by the labels: a cell is complementary if it is right where the whole

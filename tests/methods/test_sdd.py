@@ -253,7 +253,7 @@ def test_configuration_keeps_the_inner_method():
 def test_refuses_networks_without_a_logit_map():
     situation = SITUATIONS["single_label"]
     message = (
-        "reads the logit map must get networks of one output, whose class.*"
+        "reads the last map must get networks of one output, whose class.*"
         "GlobalAveragePooling2D.*Received: 'student', which does not end so"
     )
     with pytest.raises(ValueError, match=message):

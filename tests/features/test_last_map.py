@@ -138,6 +138,18 @@ def test_each_position_by_numpy():
     np.testing.assert_allclose(found, maps @ kernel + bias, atol=1e-5)
 
 
+@pytest.mark.parametrize("head", [pooled, flattened, nested_map, nested_head])
+def test_the_last_map_itself(head):
+    made = network(head)
+    inner = made.layers[1] if isinstance(made.layers[1], keras.Model) else made
+    last = keras.Model(inner.inputs[0], inner.get_layer("last").output)
+    extractor = FeatureExtractor(made, [], ["last_map"])
+    found = extractor(images())
+    np.testing.assert_array_equal(found.last_map, last(images()))
+    assert extractor.shapes.last_map == (None, 4, 4, 5)
+    assert found.logit_map is None
+
+
 def test_each_position_of_a_flattened_map_by_numpy():
     made = network(flattened)
     kernel, bias = made.get_layer("head").get_weights()
@@ -227,7 +239,7 @@ def one_position(x):
 )
 def test_refuses_other_heads_by_name(head):
     message = (
-        "reads the logit map must get networks of one output.*Received: 'net'"
+        "reads the last map must get networks of one output.*Received: 'net'"
         ", which does not end so. Choose another method, or end the network"
     )
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
-"""Reads the logits of each position of a network's last map."""
+"""Reads a network's last map, and the logits of each of its positions."""
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import keras
@@ -11,22 +12,29 @@ from keras_mhgd.features.head import IDLE, Origin, end_of, is_of_keras
 _FORMS = ("linear", "softmax", "sigmoid")
 
 
-class _Head(NamedTuple):
+class Head(NamedTuple):
     """Describes how a network classifies its last map.
 
     Attributes:
-        classifier: The last layer with weights.
         map: The map `(batch, height, width, D)` before the pooling.
-        flattens: Whether the map is flattened and not pooled.
+        layers: All layers from the pooling to the output, in their order.
+        classifier: The one of these that has weights.
     """
 
-    classifier: keras.Layer
     map: Any
-    flattens: bool
+    layers: list[keras.Operation]
+    classifier: keras.Layer
+
+    @property
+    def flattens(self) -> bool:
+        """Whether the map is flattened and not pooled."""
+        return isinstance(self.layers[0], keras.layers.Flatten)
 
 
-def read_logit_map(outputs: Any, origin: Origin, name: str) -> Any:
-    """Computes the logits of each position of the last map.
+def read_last_map(
+    outputs: Any, origin: Origin, needs: Collection[str], name: str
+) -> dict[str, Any]:
+    """Finds the last map, and computes the logits of its positions.
 
     The classifier of a network is linear. So its logits are the mean of the
     logits of all positions, where L(j, k) = W f(j, k) + b for a classifier W
@@ -37,10 +45,38 @@ def read_logit_map(outputs: Any, origin: Origin, name: str) -> Any:
     Args:
         outputs: The network's predictions, symbolic or of a batch.
         origin: Finds how a tensor was made.
+        needs: Any of `"last_map"` and `"logit_map"`; others are ignored.
         name: The network's name, for messages.
 
     Returns:
-        `(batch, height, width, classes)`, symbolic or of the batch.
+        The needed tensors by name: `(batch, height, width, D)`, and `(batch,
+        height, width, classes)`.
+
+    Raises:
+        ValueError: If the network has several outputs, or ends otherwise.
+    """
+    needs = {"last_map", "logit_map"} & set(needs)
+    if not needs:
+        return {}
+    head = require_head(outputs, origin, name)
+    found = {"last_map": head.map}
+    if "logit_map" in needs:
+        if isinstance(head.map, keras.KerasTensor):
+            found["logit_map"] = _OnPositions(head)(head.map)
+        else:
+            found["logit_map"] = _logits(
+                head.classifier, head.flattens, head.map
+            )
+    return {need: found[need] for need in needs}
+
+
+def require_head(outputs: Any, origin: Origin, name: str) -> Head:
+    """Finds how a network classifies its last map.
+
+    Args:
+        outputs: As in `read_last_map`.
+        origin: As in `read_last_map`.
+        name: As in `read_last_map`.
 
     Raises:
         ValueError: If the network has several outputs, or ends otherwise.
@@ -49,24 +85,24 @@ def read_logit_map(outputs: Any, origin: Origin, name: str) -> Any:
     head = _find(tensors[0], origin) if len(tensors) == 1 else None
     if head is None:
         raise ValueError(
-            "A method that reads the logit map must get networks of one "
+            "A method that reads the last map must get networks of one "
             "output, whose classifier (Dense, or Conv2D of size 1) comes "
             "after GlobalAveragePooling2D, or after Flatten of maps of a "
             f"known size. Received: {name!r}, which does not end so. Choose "
             "another method, or end the network in these layers."
         )
-    if isinstance(head.map, keras.KerasTensor):
-        return _OnPositions(head.classifier, head.flattens)(head.map)
-    return _logits(head.classifier, head.flattens, head.map)
+    return head
 
 
-def _find(tensor: Any, origin: Origin) -> _Head | None:
+def _find(tensor: Any, origin: Origin) -> Head | None:
     """Goes back from an output to its classifier and on to the last map."""
     if end_of(tensor, origin).form not in _FORMS:
         return None
     made = origin(tensor)
+    layers = [made.by]
     while len(made.inputs) == 1 and not getattr(made.by, "weights", ()):
         made = made.origin(made.inputs[0])
+        layers.insert(0, made.by)
     classifier = made.by
     if not _is_classifier(classifier):
         return None
@@ -74,18 +110,16 @@ def _find(tensor: Any, origin: Origin) -> _Head | None:
         made = made.origin(made.inputs[0])
         if len(made.inputs) != 1:
             return None
+        layers.insert(0, made.by)
         before = made.inputs[0]
         one_position = all(size == 1 for size in before.shape[1:-1])
+        found = Head(before, layers, classifier)
         if isinstance(made.by, keras.layers.GlobalAveragePooling2D):
-            found = _Head(classifier, before, flattens=False)
             return found if _channels_last(made.by) else None
-        if isinstance(made.by, keras.layers.Flatten) and not one_position:
+        if found.flattens and not one_position:
             known = len(before.shape) == 4 and None not in before.shape[1:]
-            found = _Head(classifier, before, flattens=True)
             return found if known and _channels_last(made.by) else None
-        reshapes = isinstance(
-            made.by, (keras.layers.Flatten, keras.layers.Reshape)
-        )
+        reshapes = found.flattens or isinstance(made.by, keras.layers.Reshape)
         if not (isinstance(made.by, IDLE) or (reshapes and one_position)):
             return None
     return None
@@ -127,11 +161,11 @@ class _OnPositions(keras.Layer):
     which sensing points are found by, stays as it is.
     """
 
-    def __init__(self, classifier: keras.Layer, flattens: bool):
-        name = f"{classifier.name}_on_positions"
+    def __init__(self, head: Head):
+        name = f"{head.classifier.name}_on_positions"
         super().__init__(name=name, autocast=False)
-        self.classifier = classifier
-        self.flattens = flattens
+        self.classifier = head.classifier
+        self.flattens = head.flattens
 
     def call(self, inputs):
         return _logits(self.classifier, self.flattens, inputs)
