@@ -87,8 +87,9 @@ class SDD(Method):
     The logits of a cell come from each network's own classifier. So a network
     must end in a global average pooling and a dense layer, as in the
     publication. A dense layer behind `Flatten` is taken as well, which is
-    ours: each position then has weights of its own. See
-    `keras_mhgd.features.last_map.read_last_map`.
+    ours: each position then has weights of its own. The cells' logits are
+    farther apart than behind a pooling, so the loss is larger, and a smaller
+    `weight` may be right. See `keras_mhgd.features.last_map.read_last_map`.
 
     The publication takes the sum over cells, its code the mean. The code also
     goes by the labels: a cell is complementary if it is right where the whole
