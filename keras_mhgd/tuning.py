@@ -55,6 +55,9 @@ _ARGUMENTS = {
     "rkd": {"distance_weight": (3.0, 200.0), "angle_weight": (6.0, 400.0)},
     "correlation_congruence": {"gamma": (0.1, 1.6)},
     "crd": {"temperature": (0.02, 0.3)},
+    "srd": {"exponent": (1.0, 8.0)},
+    "sdd": {"complementary": (0.5, 8.0)},
+    "skd": {"temperature": (1.0, 16.0), "tikhonov": (0.01, 1.0)},
 }
 
 

@@ -14,6 +14,7 @@ from keras_mhgd.features.head import (
     read_head,
     squashes,
 )
+from keras_mhgd.features.last_map import read_last_map
 from keras_mhgd.features.layers import (
     call_in_two,
     find_layer,
@@ -81,7 +82,8 @@ class Tap:
         ]
         fields["mask"] = reader.made_masks[0] if reader.made_masks else None
         origin = _origins(reader.calls)
-        head = read_head(outputs, origin, self._needs, self._model.name)
+        arguments = outputs, origin, self._needs, self._model.name
+        head = read_head(*arguments) | read_last_map(*arguments)
         return fields | head, origin
 
     def _traced(self) -> tuple[dict[str, Any], Any]:

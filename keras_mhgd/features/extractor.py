@@ -37,8 +37,8 @@ class FeatureExtractor:
             watched while its code runs.
         points: Sensing points: layers by name, or by path inside nested
             models and layers, such as `"backbone/block3_out"`.
-        needs: Any of `"logits"`, `"embedding"` and
-            `"maps_before_activation"`: see `Features`.
+        needs: Any of `"logits"`, `"embedding"`, `"last_map"`, `"logit_map"`
+            and `"maps_before_activation"`: see `Features`.
         others: Layers whose outputs `Features.layers` holds, named in the same
             form as `points`.
         require_finite: Whether a NaN or infinite feature raises
@@ -88,6 +88,8 @@ class FeatureExtractor:
         )
         if not by_code and {"logits", "embedding"} & set(needs):
             by_code = graph_reader.ends_in_layers(network)
+        if not by_code and {"last_map", "logit_map"} & set(needs):
+            by_code = graph_reader.ends_in_layers(network, pooling=True)
         activations = {}
         for path in logits:
             layer = find_layer(network, path)
@@ -150,7 +152,7 @@ class FeatureExtractor:
                 lambda tensor, name=name: self._check(tensor, f"its {name}"),
                 getattr(found, name),
             )
-            for name in ("logits", "embedding")
+            for name in ("logits", "embedding", "last_map", "logit_map")
             if getattr(found, name) is not None
         }
         for name in ("maps", "maps_before_activation"):

@@ -38,6 +38,11 @@ class Features(NamedTuple):
         output_masks: The masks of `outputs`, in the structure of `outputs`.
         weights: 1 for each row of `logits` that counts and 0 for the other
             rows, `(rows,)`. `None` if all rows count.
+        last_map: The map `(batch, height, width, D)` that is pooled, or
+            flattened, before the classifier. `None` unless asked for.
+        logit_map: The logits of each position of the last map, `(batch,
+            height, width, classes)`, whose mean is the logits. `None` unless
+            asked for.
     """
 
     outputs: Any
@@ -51,6 +56,8 @@ class Features(NamedTuple):
     masks: list[tf.Tensor | None] | None = None
     output_masks: Any = None
     weights: tf.Tensor | None = None
+    last_map: tf.Tensor | None = None
+    logit_map: tf.Tensor | None = None
 
     def without_points(self) -> "Features":
         """Leaves out the maps and the fields made from them: all are large."""
@@ -67,8 +74,9 @@ class Features(NamedTuple):
 
         Args:
             fields: The fields to keep, among `outputs`, `maps`,
-                `maps_before_activation`, `logits`, `embedding` and `layers`.
-                The masks of kept maps are kept as well.
+                `maps_before_activation`, `logits`, `embedding`, `last_map`,
+                `logit_map` and `layers`. The masks of kept maps are kept as
+                well.
         """
         kept = {name: getattr(self, name) for name in fields}
         if {"maps", "maps_before_activation"} & kept.keys():

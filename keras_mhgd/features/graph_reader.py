@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_mhgd.features.head import graph_origin, read_head, squashes
+from keras_mhgd.features.last_map import read_last_map
 from keras_mhgd.features.layers import (
     InTwo,
     Point,
@@ -50,6 +51,7 @@ def extractor(
         fields["masks"] = [found["masks"][path] for path in wanted.points]
         fields["mask"] = found["masks"][masking]
     fields |= read_head(outputs, graph_origin, needs, model.name)
+    fields |= read_last_map(outputs, graph_origin, needs, model.name)
     return keras.Model(inputs, fields)
 
 
@@ -195,18 +197,39 @@ def _is_reachable(model: keras.Model, path: str) -> bool:
         return False
 
 
-def ends_in_layers(model: keras.Model) -> bool:
-    """Checks whether a layer made of layers gives an output of a graph."""
-    return any(map(_ends_in_layers, model.outputs))
+def ends_in_layers(model: keras.Model, pooling: bool = False) -> bool:
+    """Checks whether a layer made of layers gives an output of a graph.
+
+    Args:
+        model: A graph of layers.
+        pooling: Whether the question is, instead, if such a layer gives the
+            output or has the pooling of the last map inside.
+    """
+    return any(_ends_in_layers(each, pooling) for each in model.outputs)
 
 
-def _ends_in_layers(tensor: keras.KerasTensor) -> bool:
+def _ends_in_layers(tensor: keras.KerasTensor, pooling: bool) -> bool:
+    classifiers = 1 if pooling else 0  # layers with weights to go past
     while tensor is not None:
         layer, node_index, _ = tensor._keras_history
         if isinstance(layer, keras.Layer) and children(layer):
             return not isinstance(layer, keras.layers.TimeDistributed)
         inputs = layer._inbound_nodes[node_index].input_tensors
-        if len(inputs) != 1 or getattr(layer, "weights", ()):
+        classifiers -= bool(getattr(layer, "weights", ()))
+        if len(inputs) != 1 or classifiers < 0:
+            return False
+        if pooling and _takes_maps(layer, inputs):
             return False
         tensor = inputs[0]
     return False
+
+
+def _takes_maps(
+    layer: keras.Operation, inputs: Sequence[keras.KerasTensor]
+) -> bool:
+    """Checks whether a layer turns maps of several positions into vectors."""
+    if isinstance(layer, keras.layers.GlobalAveragePooling2D):
+        return True
+    sizes = inputs[0].shape[1:-1]
+    flattens = isinstance(layer, keras.layers.Flatten)
+    return flattens and any(size != 1 for size in sizes)

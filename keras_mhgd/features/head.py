@@ -60,7 +60,7 @@ _PROBABILITIES = ("softmax", "sigmoid")
 _PASSES = "passes"  # the output has the input's form
 _CONVEX = ("nearest", "bilinear")
 
-_IDLE = (  # these do nothing at inference
+IDLE = (  # these do nothing at inference
     keras.layers.Identity,
     keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
@@ -246,7 +246,7 @@ def _form(tensor: Any, origin: Origin) -> tuple[str | None, bool]:
 
 def _own_form(layer: keras.Operation | None, rank: int) -> str | None:
     """Finds the form that a layer gives; `_PASSES` if it keeps the input's."""
-    if not _is_of_keras(layer):
+    if not is_of_keras(layer):
         return None
     kind = type(layer).__name__
     if not isinstance(layer, keras.Layer):
@@ -262,7 +262,7 @@ def _own_form(layer: keras.Operation | None, rank: int) -> str | None:
         return _PASSES if form == "linear" else form
     if is_activation(layer):
         return "other"
-    if isinstance(layer, (*_IDLE, *_RESHAPING, *_AVERAGING, *_SUMMING)):
+    if isinstance(layer, (*IDLE, *_RESHAPING, *_AVERAGING, *_SUMMING)):
         return _PASSES
     if not layer.weights or children(layer):
         return None
@@ -301,7 +301,7 @@ def _form_of_softmax(axis: int | Sequence[int], rank: int) -> str | None:
     return "softmax" if keras.tree.flatten(axis) in last else None
 
 
-def _is_of_keras(layer: keras.Operation | None) -> bool:
+def is_of_keras(layer: keras.Operation | None) -> bool:
     """Checks whether Keras's own code implements an operation."""
     kinds = [each for each in type(layer).__mro__ if "call" in vars(each)]
     return bool(kinds) and kinds[0].__module__.startswith("keras.")

@@ -29,8 +29,12 @@ from keras_mhgd.methods.pkt import PKT
 from keras_mhgd.methods.recommended import recommended
 from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD
+from keras_mhgd.methods.sdd import SDD
 from keras_mhgd.methods.similarity_preserving import SimilarityPreserving
+from keras_mhgd.methods.simkd import SimKD, with_teacher_classifier
+from keras_mhgd.methods.skd import SKD
 from keras_mhgd.methods.soft_logits import SoftLogits
+from keras_mhgd.methods.srd import SRD
 from keras_mhgd.methods.vid import VID
 
 __all__ = [
@@ -59,6 +63,10 @@ __all__ = [
     "Preparation",
     "PKT",
     "RKD",
+    "SDD",
+    "SKD",
+    "SRD",
+    "SimKD",
     "SimilarityPreserving",
     "SoftLogits",
     "Variant",
@@ -68,6 +76,7 @@ __all__ = [
     "names",
     "parts",
     "recommended",
+    "with_teacher_classifier",
 ]
 
 Identifier = str | Method | keras.distillation.DistillationLoss | dict[str, Any]
@@ -95,6 +104,9 @@ _METHODS = {
     "pkt": PKT,
     "correlation_congruence": CorrelationCongruence,
     "crd": CRD,
+    "srd": SRD,
+    "sdd": SDD,
+    "skd": SKD,
 }
 
 

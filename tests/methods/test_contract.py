@@ -23,6 +23,7 @@ NO_MINIMUM_AT_EQUALITY = {
     "factor_transfer",
     "overhaul",
     "review_kd",
+    "srd",
     "vid",
 }
 
@@ -42,6 +43,7 @@ def features(seed, dtype="float32", batch=BATCH, value=None, least=0.0):
         logits,
         tf.maximum(draw(8), tf.cast(least, dtype)),
         maps_before_activation=before,
+        logit_map=draw(4, 4, CLASSES),
     )
 
 
@@ -65,6 +67,7 @@ def made(method, points=3):
         (None, CLASSES),
         (None, 8),
         maps_before_activation=maps[:points],
+        logit_map=(None, 4, 4, CLASSES),
     )
     method.build(shapes, shapes)
     return method

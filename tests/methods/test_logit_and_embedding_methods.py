@@ -11,6 +11,7 @@ from keras_mhgd.methods.dist import DIST
 from keras_mhgd.methods.dkd import DKD
 from keras_mhgd.methods.pkt import PKT
 from keras_mhgd.methods.rkd import RKD
+from keras_mhgd.methods.skd import SKD
 from keras_mhgd.methods.soft_logits import SoftLogits
 
 BATCH, CLASSES, WIDTH = 5, 4, 6
@@ -23,6 +24,8 @@ METHODS = {
     "dkd, standardized": lambda: DKD(temperature=2.0, standardize=True),
     "dist": lambda: DIST(weight=2.0),
     "dist, standardized": lambda: DIST(2.0, 3.0, 4.0, standardize=True),
+    "skd": lambda: SKD(weight=2.0),
+    "skd, as the code": lambda: SKD(4.0, 0.1, True, True, weight=0.9),
     "rkd": lambda: RKD(weight=2.0),
     "rkd, normalized": lambda: RKD(1.0, 3.0, normalize=True),
     "pkt": lambda: PKT(),

@@ -29,6 +29,7 @@ def shapes():
         (None, CLASSES),
         (None, 8),
         maps_before_activation=maps,
+        logit_map=(None, 4, 4, CLASSES),
     )
 
 
@@ -45,6 +46,7 @@ def drawn(seed, dtype, batch=4):
         logits,
         draw(8),
         maps_before_activation=[draw(*shape) for shape in SHAPES],
+        logit_map=draw(4, 4, CLASSES),
     )
 
 

@@ -12,7 +12,10 @@ from keras_mhgd.features import Features
 from keras_mhgd.methods.base.preparation import Preparation
 from keras_mhgd.tasks import Task
 
-_FIELDS = "outputs", "maps", "maps_before_activation", "logits", "embedding"
+_FIELDS = (
+    *("outputs", "maps", "maps_before_activation"),
+    *("logits", "embedding", "last_map", "logit_map"),
+)
 
 
 class Needs(NamedTuple):
@@ -25,6 +28,8 @@ class Needs(NamedTuple):
             `Features.maps_before_activation`.
         logits: Whether the method reads `Features.logits`.
         embedding: Whether the method reads `Features.embedding`.
+        last_map: Whether the method reads `Features.last_map`.
+        logit_map: Whether the method reads `Features.logit_map`.
         layers: (student layer, teacher layer) pairs, whose outputs are in
             `Features.layers`; `None` instead of a layer that is not read.
         least_points: Smallest number of sensing points, if the method reads
@@ -41,6 +46,8 @@ class Needs(NamedTuple):
     maps_before_activation: bool = False
     logits: bool = False
     embedding: bool = False
+    last_map: bool = False
+    logit_map: bool = False
     layers: tuple[tuple[str | None, str | None], ...] = ()
     least_points: int = 1
     logits_as_point: bool = False

@@ -73,6 +73,22 @@ def to_one_size(
     return _pool(a, sizes, pooling), _pool(b, sizes, pooling)
 
 
+def to_grid(x: tf.Tensor, size: int) -> tf.Tensor:
+    """Average-pools maps adaptively, as `to_one_size` does, to a square grid.
+
+    If the map is smaller than the grid, neighbouring cells cover the same
+    positions.
+
+    Args:
+        x: Maps `(batch, height, width, D)` of a known size, any float dtype.
+        size: Cells along each axis, >= 1.
+
+    Returns:
+        `(batch, size, size, D)`, float32 or float64.
+    """
+    return _pool(as_float(x), (size, size), "average")
+
+
 def common_size(
     a: Sequence[int | None], b: Sequence[int | None]
 ) -> tuple[int | None, ...]:
