@@ -120,7 +120,7 @@ def test_each_task_trains_or_is_refused_as_the_page_says(row, page):
 
 
 # Their terms depend on class numbers.
-OF_CLASSES = {"dkd", "crd"}
+OF_CLASSES = {"dkd", "nkd", "rld", "crd"}
 
 
 @pytest.mark.slow

@@ -171,7 +171,10 @@ def test_values_are_compared_as_values():
 
 
 def test_methods_of_classes_refuse_values():
-    for name in ("dkd", "mutual_learning"):
+    for name in (
+        *("dkd", "nkd", "ttm", "wttm", "rld", "mlkd", "ea_kd"),
+        "mutual_learning",
+    ):
         message = "must get outputs that are single_label or multi_label. Rec"
         with pytest.raises(ValueError, match=message):
             distiller(
@@ -215,7 +218,8 @@ def test_the_teacher_teaches_samples_with_the_ignored_class(ignored, dtype):
     assert found["soft_logits"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_samples_of_no_weight_need_no_label():
+@pytest.mark.parametrize("name", ["dkd", "nkd", "rld"])
+def test_samples_of_no_weight_need_no_label(name):
     """Their labels may be anything; methods that need one leave them out."""
     weight = np.array([1.0, 0.0] * 4, "float32")
     labels = np.where(weight > 0, CLASSES, -1)
@@ -226,10 +230,11 @@ def test_samples_of_no_weight_need_no_label():
         0.9 * of_classes(s, t).mean(), abs=1e-5
     )
     mine, other = vectors("student", 4, 4), vectors("teacher", 5, 4)
-    all_of_them = step(distiller(mine, other, "dkd"), X, labels, weight)
+    all_of_them = step(distiller(mine, other, name), X, labels, weight)
     mine, other = vectors("student", 4, 4), vectors("teacher", 5, 4)
-    labelled = step(distiller(mine, other, "dkd"), X[::2], labels[::2])
-    for term in ("dkd_target", "dkd_non_target"):
+    model = distiller(mine, other, name)
+    labelled = step(model, X[::2], labels[::2])
+    for term in model.terms:
         assert all_of_them[term] == pytest.approx(labelled[term], rel=1e-4)
 
 
@@ -364,11 +369,13 @@ def test_a_loss_of_ones_own_takes_what_it_takes():
     distiller(student, teacher, "fitnet", Own())
 
 
-def test_dkd_needs_labels():
+@pytest.mark.parametrize("name", ["dkd", "nkd", "rld"])
+def test_methods_that_need_labels(name):
     model = distiller(
-        vectors("student", 4, 4), vectors("teacher", 5, 4), "dkd", None
+        vectors("student", 4, 4), vectors("teacher", 5, 4), name, None
     )
-    with pytest.raises(ValueError, match="DKD must get labels.*without labels"):
+    message = f"{name.upper()} must get labels.*without labels"
+    with pytest.raises(ValueError, match=message):
         step(model, X)
 
 

@@ -15,13 +15,16 @@ from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
 from keras_mhgd.methods.crd import CRD
 from keras_mhgd.methods.dist import DIST
 from keras_mhgd.methods.dkd import DKD
+from keras_mhgd.methods.ea_kd import EAKD
 from keras_mhgd.methods.factor_transfer import FactorTransfer
 from keras_mhgd.methods.fitnet import FitNet
 from keras_mhgd.methods.fsp import FSP
 from keras_mhgd.methods.kd_svd import KDSVD, KDSVDF
 from keras_mhgd.methods.mhgd import MHGD, Variant, graph_divergence
 from keras_mhgd.methods.mhgd_cross import CrossMHGD
+from keras_mhgd.methods.mlkd import MLKD
 from keras_mhgd.methods.mutual_learning import MutualLearning
+from keras_mhgd.methods.nkd import NKD
 from keras_mhgd.methods.nst import NST
 from keras_mhgd.methods.overhaul import Overhaul
 from keras_mhgd.methods.pieces.paraphraser import Paraphraser
@@ -29,12 +32,14 @@ from keras_mhgd.methods.pkt import PKT
 from keras_mhgd.methods.recommended import recommended
 from keras_mhgd.methods.review_kd import ReviewKD
 from keras_mhgd.methods.rkd import RKD
+from keras_mhgd.methods.rld import RLD
 from keras_mhgd.methods.sdd import SDD
 from keras_mhgd.methods.similarity_preserving import SimilarityPreserving
 from keras_mhgd.methods.simkd import SimKD, with_teacher_classifier
 from keras_mhgd.methods.skd import SKD
 from keras_mhgd.methods.soft_logits import SoftLogits
 from keras_mhgd.methods.srd import SRD
+from keras_mhgd.methods.ttm import TTM, WTTM
 from keras_mhgd.methods.vid import VID
 
 __all__ = [
@@ -50,26 +55,32 @@ __all__ = [
     "CorrelationCongruence",
     "DIST",
     "DKD",
+    "EAKD",
     "FSP",
     "FitNet",
     "KDSVD",
     "KDSVDF",
     "KerasLoss",
     "MHGD",
+    "MLKD",
     "Method",
     "MutualLearning",
+    "NKD",
     "NST",
     "Needs",
     "Preparation",
     "PKT",
     "RKD",
+    "RLD",
     "SDD",
     "SKD",
     "SRD",
     "SimKD",
     "SimilarityPreserving",
     "SoftLogits",
+    "TTM",
     "Variant",
+    "WTTM",
     "get",
     "graph_divergence",
     "name_of",
@@ -88,6 +99,12 @@ _METHODS = {
     "mutual_learning": MutualLearning,
     "dkd": DKD,
     "dist": DIST,
+    "nkd": NKD,
+    "ttm": TTM,
+    "wttm": WTTM,
+    "rld": RLD,
+    "mlkd": MLKD,
+    "ea_kd": EAKD,
     "fitnet": FitNet,
     "attention_transfer": AttentionTransfer,
     "activation_boundaries": ActivationBoundaries,

@@ -7,13 +7,17 @@ import keras
 import tensorflow as tf
 
 from keras_mhgd.checks import require_not_negative
-from keras_mhgd.methods.base.logit_method import LogitMethod
+from keras_mhgd.methods.base.labelled_logit_method import LabelledLogitMethod
+from keras_mhgd.methods.pieces.classes import (
+    is_target,
+    left_out,
+    one_or_other,
+)
 from keras_mhgd.methods.pieces.divergence import (
     softened_divergence,
     standardized,
 )
 from keras_mhgd.methods.pieces.targets import student_and_target
-from keras_mhgd.tasks import MULTI_LABEL, UNKNOWN_CLASS
 
 
 def decoupled_losses(
@@ -53,18 +57,20 @@ def decoupled_losses(
     student, teacher = student_and_target(student_logits, teacher_logits)
     if standardize:
         student, teacher = standardized(student), standardized(teacher)
-    is_target = _is_target(labels, student.shape[-1])
-    student_parts = _decoupled(student / temperature, is_target)
-    teacher_parts = _decoupled(teacher / temperature, is_target)
-    target, non_target = (
-        temperature**2 * softened_divergence(ours, theirs, weights=weights)
-        for ours, theirs in zip(student_parts, teacher_parts, strict=True)
+    target = is_target(labels, student.shape[-1])
+    student, teacher = student / temperature, teacher / temperature
+    of_target, of_others = (
+        temperature**2
+        * softened_divergence(
+            part(student, target), part(teacher, target), weights=weights
+        )
+        for part in (one_or_other, left_out)
     )
-    return target, non_target
+    return of_target, of_others
 
 
 @keras.saving.register_keras_serializable(package="keras_mhgd")
-class DKD(LogitMethod):
+class DKD(LabelledLogitMethod):
     """Matches soft predictions of the target and the other classes apart.
 
     loss = alpha TCKD + beta NCKD. TCKD is the divergence of "target or not",
@@ -109,6 +115,7 @@ class DKD(LogitMethod):
     """
 
     terms = ("dkd_target", "dkd_non_target")
+    row_terms = terms
 
     def __init__(
         self,
@@ -125,14 +132,6 @@ class DKD(LogitMethod):
         self.beta = beta
 
     def call(self, student, teacher, labels):
-        if labels is None:
-            raise ValueError(
-                "DKD must get labels: it takes the labelled class and the "
-                "others apart. Received: data without labels of classes. Pass "
-                "labels, or choose another method, such as 'soft_logits'."
-            )
-        labels = tf.convert_to_tensor(labels)
-        student = student._replace(weights=self._weights(student, labels))
         rows = self.rows(student, teacher, labels)
         target, non_target = decoupled_losses(
             rows.student,
@@ -147,55 +146,9 @@ class DKD(LogitMethod):
             "dkd_non_target": self.weight * (self.beta * non_target),
         }
 
-    def _weights(self, student, labels):
-        """Gives the rows' weights, with 0 for rows without a label."""
-        independent = self.task.kind == MULTI_LABEL
-        if labels is None or (labels.shape.rank > 1 and not independent):
-            return student.weights  # no one-hot row is unlabelled
-        labelled = labels != tf.cast(UNKNOWN_CLASS, labels.dtype)
-        if independent:
-            labelled = tf.reduce_all(
-                tf.reshape(labelled, [-1, student.logits.shape[-1]]), axis=-1
-            )
-        labelled = tf.cast(tf.reshape(labelled, [-1]), tf.float32)
-        if student.weights is None:
-            return labelled
-        return student.weights * labelled
-
     def get_config(self):
         return {
             **super().get_config(),
             "alpha": self.alpha,
             "beta": self.beta,
         }
-
-
-def _is_target(labels: tf.Tensor, classes: int) -> tf.Tensor:
-    """Marks the target class: boolean `(batch, classes)`."""
-    labels = tf.convert_to_tensor(labels)
-    shape = labels.shape
-    if shape.rank == 2 and shape[-1] == classes:
-        labels = tf.argmax(labels, axis=-1)
-    elif shape.rank == 1 or (shape.rank == 2 and shape[-1] == 1):
-        labels = tf.reshape(labels, [-1])
-    else:
-        raise ValueError(
-            "`labels` must be class numbers (batch,) or (batch, 1), or "
-            f"one-hot (batch, {classes}). Received: labels of shape {shape}. "
-            "Change what the data gives, or the networks' number of classes."
-        )
-    return tf.one_hot(
-        tf.cast(labels, tf.int32), classes, on_value=True, off_value=False
-    )
-
-
-def _decoupled(
-    logits: tf.Tensor, is_target: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Splits logits into "target or not" and the other classes."""
-    # The logit of the target is half of the lowest number: its softmax is
-    # exactly 0, and the difference of two log-softmax values is finite.
-    others = tf.where(is_target, logits.dtype.min / 2, logits)
-    target = tf.reduce_sum(tf.where(is_target, logits, 0), axis=-1)
-    either = tf.stack([target, tf.reduce_logsumexp(others, axis=-1)], axis=-1)
-    return either, others

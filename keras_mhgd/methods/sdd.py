@@ -19,12 +19,16 @@ from keras_mhgd.features import Features
 from keras_mhgd.methods.base.logit_method import LogitMethod
 from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.dkd import DKD
+from keras_mhgd.methods.nkd import NKD
 from keras_mhgd.methods.pieces.maps import to_grid
 from keras_mhgd.methods.soft_logits import SoftLogits
 from keras_mhgd.tasks import SINGLE_LABEL
 
-# Methods whose terms are means over rows, each with a weight of its own.
-_METHODS: dict[str, type[LogitMethod]] = {"soft_logits": SoftLogits, "dkd": DKD}
+_METHODS: dict[str, type[LogitMethod]] = {
+    "soft_logits": SoftLogits,
+    "dkd": DKD,
+    "nkd": NKD,
+}
 
 
 def cell_logits(logit_map: tf.Tensor, scales: Sequence[int]) -> tf.Tensor:
@@ -98,8 +102,9 @@ class SDD(Method):
 
     Args:
         method: The method that compares the logits of a cell: `"soft_logits"`,
-            `"dkd"`, or a `SoftLogits` or `DKD` with arguments of your own, or
-            the serialized form of one. Its `weight` multiplies the loss too.
+            `"dkd"`, `"nkd"`, or a method on logits whose terms are all means
+            over samples, or the serialized form of one. Its `weight`
+            multiplies the loss too.
         scales: The numbers m of m x m cells. The publication takes 1, 2 and 4
             for networks of different kinds, and 1 and 2 for those of one kind.
         complementary: Weight of complementary cells, >= 0.
@@ -174,14 +179,18 @@ class SDD(Method):
         if labels is not None:
             cells = sum(scale**2 for scale in self.scales)
             labels = tf.repeat(labels, cells, axis=0)
+        cells = Features(None, [], logits=ours, weights=tf.ones_like(weights))
+        counted = self.method.row_weights(cells, labels)
         found = self.method.call(
-            Features(None, [], logits=ours, weights=weights),
+            cells._replace(weights=weights),
             Features(None, [], logits=theirs),
             labels,
         )
         # The inner method divides by the sum of the weights, but the loss is
-        # divided by the number of cells.
-        scale = self.weight * tf.reduce_mean(weights)
+        # divided by the number of cells that count.
+        scale = self.weight * tf.math.divide_no_nan(
+            tf.reduce_sum(weights * counted), tf.reduce_sum(counted)
+        )
         return {
             f"sdd_{term}": tf.cast(scale, value.dtype) * value
             for term, value in found.items()
@@ -202,11 +211,18 @@ def _inner(method: Any) -> LogitMethod:
     if isinstance(method, str):
         require_known("method", method, _METHODS)
         return _METHODS[method](name=method)
-    if not isinstance(method, tuple(_METHODS.values())):
+    if not isinstance(method, LogitMethod) or not method.row_terms:
         raise TypeError(
-            f"`method` must be one of {', '.join(_METHODS)}, or such a method "
-            f"with arguments. Received: {method!r} of type "
-            f"{type(method).__name__}. Its terms must be means over rows."
+            f"`method` must be one of {', '.join(_METHODS)}, or a method on "
+            "logits whose terms are all means over samples. Received: "
+            f"{method!r} of type {type(method).__name__}."
+        )
+    if set(method.row_terms) < set(method.terms):
+        others = sorted(set(method.terms) - set(method.row_terms))
+        raise ValueError(
+            "`method` must have terms that are all means over samples. "
+            f"Received: {type(method).__name__}, whose {', '.join(others)} "
+            f"is not. Choose one of {', '.join(_METHODS)}."
         )
     if method.built:
         raise ValueError(

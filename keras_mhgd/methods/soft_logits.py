@@ -99,6 +99,7 @@ class SoftLogits(LogitMethod):
     """
 
     terms = ("soft_logits",)
+    row_terms = terms
     needs = Needs(logits=True, tasks=tasks.KINDS)
     spans = "sample"
 

@@ -15,16 +15,20 @@ SIZES = (5, 4, 3)  # of the sensing points, height and width
 WIDTHS = (5, 6, 7)
 # Sensing points; others need 1.
 AT_LEAST = {"mhgd": 2, "mhgd_cross": 2, "fsp": 2, "kd_svd": 2}
-# Between the networks stand layers of the method's own, drawn at random, or
-# a margin: being equal is not what they ask for.
+# Between the networks stand layers of the method's own, drawn at random, a
+# margin, a label or a temperature: being equal is not what they ask for.
 NO_MINIMUM_AT_EQUALITY = {
     "activation_boundaries",
     "crd",
     "factor_transfer",
+    "nkd",
     "overhaul",
     "review_kd",
+    "rld",
     "srd",
+    "ttm",
     "vid",
+    "wttm",
 }
 
 
@@ -238,9 +242,10 @@ def test_eager_graph_and_xla_agree(name, jit_compile):
 
 
 @pytest.mark.parametrize(
-    # CRD takes the student's embeddings as constants too: see its own test.
+    # CRD takes the student's embeddings as constants too, EA-KD the student's
+    # entropies: see their own tests.
     "name",
-    [each for each in methods.names() if each != "crd"],
+    [each for each in methods.names() if each not in ("crd", "ea_kd")],
 )
 def test_gradient_agrees_with_differences(name):
     """Along the gradient: (L(x + e g) - L(x - e g)) / 2 e = |g|^2.

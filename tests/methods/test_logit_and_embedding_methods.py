@@ -9,10 +9,15 @@ from keras_mhgd.features import Features
 from keras_mhgd.methods.correlation_congruence import CorrelationCongruence
 from keras_mhgd.methods.dist import DIST
 from keras_mhgd.methods.dkd import DKD
+from keras_mhgd.methods.ea_kd import EAKD
+from keras_mhgd.methods.mlkd import MLKD
+from keras_mhgd.methods.nkd import NKD
 from keras_mhgd.methods.pkt import PKT
 from keras_mhgd.methods.rkd import RKD
+from keras_mhgd.methods.rld import RLD
 from keras_mhgd.methods.skd import SKD
 from keras_mhgd.methods.soft_logits import SoftLogits
+from keras_mhgd.methods.ttm import TTM, WTTM
 
 BATCH, CLASSES, WIDTH = 5, 4, 6
 
@@ -22,6 +27,17 @@ METHODS = {
     "soft logits, standardized": lambda: SoftLogits(2.0, standardize=True),
     "dkd": lambda: DKD(weight=2.0),
     "dkd, standardized": lambda: DKD(temperature=2.0, standardize=True),
+    "nkd": lambda: NKD(weight=2.0),
+    "nkd, standardized": lambda: NKD(3.5, 3.0, standardize=True),
+    "ttm": lambda: TTM(weight=2.0),
+    "ttm, standardized": lambda: TTM(2.0, standardize=True),
+    "wttm": lambda: WTTM(weight=2.0),
+    "rld": lambda: RLD(weight=2.0),
+    "rld, standardized": lambda: RLD(2.0, 3.0, 2.0, 2.0, standardize=True),
+    "mlkd": lambda: MLKD(weight=2.0),
+    "mlkd, standardized": lambda: MLKD([1.0, 2.0], standardize=True),
+    "ea_kd": lambda: EAKD(weight=2.0),
+    "ea_kd of dkd": lambda: EAKD(DKD(name="dkd"), 2.0),
     "dist": lambda: DIST(weight=2.0),
     "dist, standardized": lambda: DIST(2.0, 3.0, 4.0, standardize=True),
     "skd": lambda: SKD(weight=2.0),
@@ -32,6 +48,7 @@ METHODS = {
     "cc, kernel": lambda: CorrelationCongruence(order=3, gamma=0.5),
     "cc, neighbours": lambda: CorrelationCongruence("neighbours", weight=0.02),
 }
+LOGIT_METHODS = [SoftLogits, DKD, NKD, TTM, WTTM, RLD, MLKD, EAKD, DIST]
 
 
 @pytest.fixture(params=METHODS)
@@ -94,9 +111,15 @@ def test_interface(method):
     shapes = [(None, each.shape[-1]) for each in (student, teacher)]
     method.build(*features(method, *shapes))
     assert method.built and not method.trainable_variables
-    assert [each.name for each in method.weights] == ["weight"]
+    assert {each.name for each in method.weights} == {"weight"}
 
 
+@pytest.mark.parametrize(
+    "method",
+    # EA-KD takes the student's entropies as constants: see its own test.
+    [name for name in METHODS if not name.startswith("ea_kd")],
+    indirect=True,
+)
 def test_gradient_against_finite_differences(method):
     student, teacher = pair(method)
     loss, found = gradients(method, student, teacher)
@@ -113,6 +136,16 @@ def test_gradient_against_finite_differences(method):
     np.testing.assert_allclose(found, numeric, atol=1e-6 * scale)
 
 
+@pytest.mark.parametrize(
+    "method",
+    # A label, or a temperature of one network, asks for more than equality.
+    [
+        name
+        for name in METHODS
+        if name.split(",")[0] not in ("nkd", "ttm", "wttm", "rld")
+    ],
+    indirect=True,
+)
 def test_zero_where_student_equals_teacher(method):
     student, _ = pair(method)
     loss, found = gradients(method, student, student)
@@ -203,7 +236,7 @@ def test_config_round_trip(method):
     assert float(total(again, student, teacher)) == expected
 
 
-@pytest.mark.parametrize("kind", [SoftLogits, DKD, DIST])
+@pytest.mark.parametrize("kind", LOGIT_METHODS)
 @pytest.mark.parametrize("counts", [(3, 4), (1, 2)])
 def test_classes_must_agree(kind, counts):
     shapes = [Features(None, [], logits=(None, count)) for count in counts]
@@ -212,7 +245,7 @@ def test_classes_must_agree(kind, counts):
         kind().build(*shapes)
 
 
-@pytest.mark.parametrize("kind", [SoftLogits, DKD, DIST])
+@pytest.mark.parametrize("kind", LOGIT_METHODS)
 def test_one_output_is_the_logit_of_the_second_of_two_classes(kind):
     """sigmoid(z) is the second of softmax(0, z)."""
     student, teacher = np.random.default_rng(0).normal(size=(2, 6, 1))

@@ -8,6 +8,7 @@ from benchmarks.correctness.situations import SITUATIONS
 from keras_mhgd.features import Features
 from keras_mhgd.methods.dist import DIST
 from keras_mhgd.methods.dkd import DKD
+from keras_mhgd.methods.mlkd import MLKD
 from keras_mhgd.methods.sdd import SDD, cell_logits, cell_weights
 from keras_mhgd.methods.soft_logits import SoftLogits
 
@@ -64,6 +65,16 @@ def dkd(student, teacher, labels, temperature=4.0, beta=8.0):
     return np.array(found)
 
 
+def nkd(student, teacher, labels, gamma=1.5):
+    found = []
+    for s, t, y in zip(student, teacher, labels, strict=True):
+        others = np.arange(CLASSES) != y
+        target = softmax(t)[y] * np.log(softmax(s)[y])
+        rest = softmax(t[others]) * np.log(softmax(s[others]))
+        found.append(-target - gamma * rest.sum())
+    return np.array(found)
+
+
 def of_the_formula(of_rows, student, teacher, labels, scales, complementary):
     """Mean over samples and cells of the weighted losses, in float64."""
     whole = teacher.mean((1, 2)).argmax(-1)
@@ -99,29 +110,27 @@ def test_the_formula(scales, complementary):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_dkd_inside():
+@pytest.mark.parametrize("inner", [dkd, nkd])
+def test_methods_with_labels_inside(inner):
+    name = inner.__name__
     student, teacher = drawn(0), drawn(1)
     labels = np.array([0, 2, 1, 1, 0])
-    expected = of_the_formula(dkd, student, teacher, labels, (1, 2, 4), 2)
-    found = float(total(SDD("dkd"), student, teacher, tf.constant(labels)))
+    expected = of_the_formula(inner, student, teacher, labels, (1, 2, 4), 2)
+    method = SDD(name)
+    found = float(total(method, student, teacher, tf.constant(labels)))
     assert found == pytest.approx(expected, rel=1e-6)
-    assert SDD("dkd").terms == ("sdd_dkd_target", "sdd_dkd_non_target")
+    assert method.terms == (f"sdd_{name}_target", f"sdd_{name}_non_target")
 
 
-def test_images_without_a_label_are_left_out_by_dkd():
+@pytest.mark.parametrize("inner", ["dkd", "nkd"])
+def test_images_without_a_label_are_left_out(inner):
     student, teacher = drawn(0), drawn(1)
     labels = np.array([0, -1, 1, -1, 0])
     kept = labels >= 0
-    arguments = {"complementary": 1.0}
     expected = total(
-        SDD("dkd", **arguments),
-        student[kept],
-        teacher[kept],
-        tf.constant(labels[kept]),
+        SDD(inner), student[kept], teacher[kept], tf.constant(labels[kept])
     )
-    found = total(
-        SDD("dkd", **arguments), student, teacher, tf.constant(labels)
-    )
+    found = total(SDD(inner), student, teacher, tf.constant(labels))
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
 
 
@@ -281,6 +290,7 @@ def test_refuses_other_classes(small_net):
     [
         ({"method": "dist"}, ValueError, "`method` must be one of soft_logits"),
         ({"method": DIST()}, TypeError, "`method` must be one of.*type DIST"),
+        ({"method": MLKD()}, ValueError, "Received: MLKD, whose mlkd_batch, "),
         ({"method": 3}, TypeError, "`method` must be one of.*Received: 3"),
         ({"scales": ()}, ValueError, r"`scales` must be one or more.*\(\)"),
         ({"scales": 2}, ValueError, "`scales` must be one or more.*scales=2"),

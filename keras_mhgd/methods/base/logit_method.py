@@ -35,6 +35,13 @@ class LogitMethod(Method):
 
     needs = Needs(logits=True, tasks=(SINGLE_LABEL, MULTI_LABEL))
 
+    row_terms: tuple[str, ...] = ()
+    """The terms that are means over rows, weighted by `Features.weights`.
+
+    These weights may then be any numbers >= 0. Other terms only tell 0 from
+    the rest.
+    """
+
     def __init__(self, temperature, standardize, weight, **kwargs):
         super().__init__(weight=weight, **kwargs)
         require_positive(temperature=temperature)
@@ -84,6 +91,16 @@ class LogitMethod(Method):
             weights,
             labels,
         )
+
+    def row_weights(
+        self, student: Features, labels: tf.Tensor | None
+    ) -> tf.Tensor | None:
+        """Gives the weights of the rows of `student.logits` that count.
+
+        Returns:
+            `(rows,)`, 0 for rows that don't count; `None` if all count.
+        """
+        return student.weights
 
     def difference(self, rows: Rows) -> tf.Tensor:
         """Computes the difference of values: see `values_difference`."""
