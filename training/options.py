@@ -320,7 +320,7 @@ def load_training_data() -> keras_mhgd.data.Dataset:
     if dataset.unlabeled:
         print(
             f"{dataset.unlabeled:,} of {len(dataset.x_train):,} training "
-            "images teach without labels."
+            f"{dataset.kind} teach without labels."
         )
     if not isinstance(dataset.x_train, np.ndarray):
         print(

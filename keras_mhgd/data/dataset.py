@@ -5,7 +5,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -69,6 +69,8 @@ class Dataset:
         ValueError: If an array has the wrong dtype or shape, or the arguments
             do not fit together.
     """
+
+    kind: ClassVar[str] = "images"  # what messages call the samples
 
     name: str
     x_train: Images = dataclasses.field(repr=False)

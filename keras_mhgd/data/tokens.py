@@ -39,6 +39,8 @@ class Tokens(Dataset):
         ['windverwagting', 'укладзецеся']
     """
 
+    kind = "sequences"
+
     tokens: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self):
