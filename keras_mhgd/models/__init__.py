@@ -71,7 +71,7 @@ _NETWORKS = {
 # These take sequences of tokens.
 _OF_TOKENS = {
     "char_transformer": functools.partial(
-        char_transformer, width=96, num_blocks=4, num_heads=4
+        char_transformer, width=96, num_blocks=3, num_heads=4
     ),
     "char_transformer_small": functools.partial(
         char_transformer, width=32, num_blocks=2, num_heads=2
