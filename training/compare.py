@@ -113,15 +113,15 @@ def main(argv) -> None:
         network_file(path),
         dataset,
         f"{FLAGS.student} from {architecture} on "
-        f"{len(dataset.x_train):,} images of {dataset.name}",
+        f"{len(dataset.x_train):,} {dataset.kind} of {dataset.name}",
     )
     notes = [f"Published: {source}."] if source else []
     if "teacher" in known:
         notes.append(f"Teacher, published: {known['teacher']}.")
     if FLAGS.validation_split:
         notes.append(
-            f"Tested on {len(dataset.x_test):,} training images that were held "
-            "out, not on the test images."
+            f"Tested on {len(dataset.x_test):,} training {dataset.kind} that "
+            f"were held out, not on the test {dataset.kind}."
         )
     if failure:
         unfinished = [way.name for way in ways if way.name not in finished]

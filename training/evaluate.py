@@ -26,10 +26,10 @@ def main(argv) -> None:
     predict = keras_mhgd.export.load(network_file(FLAGS.model))
     dataset = options.load_data()
     accuracy = measure(predict, dataset)
-    images = "held-out training" if FLAGS.validation_split else "test"
+    part = "held-out training" if FLAGS.validation_split else "test"
     print(
         f"{FLAGS.model}: accuracy {accuracy:.4f} on {len(dataset.x_test)} "
-        f"{images} images of {dataset.name}."
+        f"{part} {dataset.kind} of {dataset.name}."
     )
 
 

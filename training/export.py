@@ -94,13 +94,16 @@ def main(argv) -> None:
         name: _float32(other, images, labels) for name, other in others.items()
     }
     count = min(FLAGS.calibration_images, len(dataset.x_train))
+    of_words = isinstance(dataset, keras_mhgd.data.Tokens)
+    serving = Serving(dataset.mean, dataset.std, dataset.classes)
     files = export_student(
         network,
         FLAGS.out,
         images,
         FLAGS.formats,
         labels=labels,
-        serving=Serving(dataset.mean, dataset.std, dataset.classes),
+        # The signature for raw inputs takes images.
+        serving=None if of_words else serving,
         calibration=dataset.normalise(dataset.take(count).x_train[:]),
         uint8_input=FLAGS.uint8_input,
         least_agreement=least,
@@ -159,6 +162,7 @@ def _write(
         "mean": dataset.mean.tolist(),
         "std": dataset.std.tolist(),
         "classes": dataset.classes,
+        "tokens": getattr(dataset, "tokens", None),
         "files": [_plain(file) for file in files],
         "compared": {name: _plain(file) for name, file in compared.items()},
         "machine": machine(threads=1),

@@ -65,8 +65,9 @@ def define_data() -> None:
     flags.DEFINE_string(
         "dataset",
         "glyphs",
-        "Data set: glyphs, fashion_mnist, cifar10, cifar100, any other name "
-        "of TFDS, tiny_imagenet, a folder of images, or an .npz file.",
+        "Data set: glyphs, languages, fashion_mnist, cifar10, cifar100, any "
+        "other name of TFDS, tiny_imagenet, a folder of images, or an .npz "
+        "file.",
     )
     flags.DEFINE_string("data_dir", None, "Folder that holds the data set.")
     flags.DEFINE_boolean("download", False, "Download a missing TFDS data set.")
@@ -303,6 +304,11 @@ def load_training_data() -> keras_mhgd.data.Dataset:
         others = "unlabeled" if rest else "dropped"
         dataset = dataset.take(FLAGS.subset, others)
     if FLAGS.unlabeled not in (None, "rest"):
+        if isinstance(dataset, keras_mhgd.data.Tokens):
+            raise app.UsageError(
+                f"--unlabeled must be rest for {dataset.name}, which holds "
+                f"sequences of tokens. Received: --unlabeled={FLAGS.unlabeled}."
+            )
         dataset = dataset.with_unlabeled(
             keras_mhgd.data.load_unlabeled(
                 FLAGS.unlabeled,
@@ -314,7 +320,7 @@ def load_training_data() -> keras_mhgd.data.Dataset:
     if dataset.unlabeled:
         print(
             f"{dataset.unlabeled:,} of {len(dataset.x_train):,} training "
-            "images teach without labels."
+            f"{dataset.kind} teach without labels."
         )
     if not isinstance(dataset.x_train, np.ndarray):
         print(
@@ -371,11 +377,13 @@ def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
     shape = dataset.input_shape
     if dataset.view_shape != shape:
         shape = (None, None, shape[2])
+    words = isinstance(dataset, keras_mhgd.data.Tokens)
     network = keras_mhgd.models.get(
         name,
         shape,
         dataset.num_classes,
         weight_decay=FLAGS.weight_decay,
+        num_tokens=len(dataset.tokens) if words else None,
     )
     if FLAGS.strategy != "default" and FLAGS.synchronized:
         keras_mhgd.models.synchronize_batch_normalization(network)

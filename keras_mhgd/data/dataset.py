@@ -5,7 +5,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -70,6 +70,8 @@ class Dataset:
             do not fit together.
     """
 
+    kind: ClassVar[str] = "images"  # what messages call the samples
+
     name: str
     x_train: Images = dataclasses.field(repr=False)
     y_train: np.ndarray = dataclasses.field(repr=False)
@@ -97,6 +99,15 @@ class Dataset:
                 f"{self.x_train.shape}, x_test of shape {self.x_test.shape}. "
                 "Resize one of them."
             )
+        self._check_padding()
+        # A frozen dataclass forbids plain assignment of its fields.
+        if self.full_size is None:
+            object.__setattr__(self, "full_size", len(self.x_train))
+        if self.index_train is None:
+            object.__setattr__(self, "index_train", np.arange(self.full_size))
+        self._check_index()
+
+    def _check_padding(self) -> None:
         largest = min(self.input_shape[:2]) - 1
         if not 0 <= check_integer("padding", self.padding) <= largest:
             raise ValueError(
@@ -105,12 +116,6 @@ class Dataset:
                 f"Received: padding={self.padding}, images of shape "
                 f"{self.input_shape}. Pass a smaller padding."
             )
-        # A frozen dataclass forbids plain assignment of its fields.
-        if self.full_size is None:
-            object.__setattr__(self, "full_size", len(self.x_train))
-        if self.index_train is None:
-            object.__setattr__(self, "index_train", np.arange(self.full_size))
-        self._check_index()
 
     def _check_images(self, part: str) -> None:
         images = getattr(self, f"x_{part}")
@@ -604,7 +609,7 @@ class Dataset:
             elif augment:
                 images = self._crops(order, drawn)
             else:
-                images = self._to_float(self._read_train(order))
+                images = self._prepared(self._read_train(order))
             found, known = self._labels_of(labels, order, *mixed_with)
             made = images, found
             if self.unlabeled:
@@ -634,7 +639,7 @@ class Dataset:
             found = tf.gather(labels, order)
             if self.mixing:
                 found = self._one_hot(found)
-            return self._to_float(self._read_test(order)), found
+            return self._prepared(self._read_test(order)), found
 
         batches = tf.data.Dataset.range(len(self.x_test)).batch(batch_size)
         return _streamed(batches, share, batch)
@@ -699,7 +704,7 @@ class Dataset:
             own, *others = tf.unstack(seeds)
             image = self._view_of(order, own)
             if not self.mixing:
-                return self._to_float(image), order, tf.constant(1.0)
+                return self._prepared(image), order, tf.constant(1.0)
             other, how, which = others
             partner = tf.random.stateless_uniform(
                 (), which, 0, size, tf.int64, "philox"
@@ -707,7 +712,7 @@ class Dataset:
             image, share = random_layers.mixed(
                 self.mixing, image, self._view_of(partner, other), how
             )
-            return self._to_float(image), partner, share
+            return self._prepared(image), partner, share
 
         return tf.map_fn(
             one,
@@ -750,13 +755,13 @@ class Dataset:
         """Reads images, crops and mirrors them, and normalises them."""
         if isinstance(self.x_train, np.ndarray):
             images = self._read_train(order)
-            return self._to_float(
+            return self._prepared(
                 augmentation.apply_views(images, drawn, self.padding)
             )
 
         def one(place):
             image = self.x_train.read(place[0])
-            return self._to_float(
+            return self._prepared(
                 augmentation.apply_view(image, place[1], self.padding)
             )
 
@@ -824,7 +829,7 @@ class Dataset:
     def _one_hot(self, labels: tf.Tensor) -> tf.Tensor:
         return tf.one_hot(labels, self.num_classes)
 
-    def _to_float(self, images: tf.Tensor) -> tf.Tensor:
+    def _prepared(self, images: tf.Tensor) -> tf.Tensor:
         # For whole rows of pixels: TensorFlow is slow for an axis of length 3.
         images = tf.cast(images, tf.float32)
         *batch, height, width, channels = images.shape

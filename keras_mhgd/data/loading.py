@@ -13,6 +13,7 @@ import numpy as np
 from keras_mhgd.data import folders, idx, images, npz, tfds
 from keras_mhgd.data.dataset import Dataset
 from keras_mhgd.data.files import OnDemand
+from keras_mhgd.data.tokens import Tokens
 
 # name, name:1.2.3, name/config, name/config:1.2.3
 _CATALOGUE_NAME = re.compile(r"[a-z]\w*(/[\w.\-]+)?(:[\w.*]+)?", re.ASCII)
@@ -30,7 +31,7 @@ def load(
     download: bool = False,
     image_size: tuple[int, int] | None = None,
 ) -> Dataset:
-    """Reads a labelled image set.
+    """Reads a labelled set of images or words.
 
     Image folders of more than 512 MB are not read into memory: their images
     are read when they are needed.
@@ -39,7 +40,8 @@ def load(
         name: One of `names()`, any image-classification set of TensorFlow
             Datasets (`"mnist"`, `"emnist/letters"`), the path of a folder
             `<split>/<class>/<image>`, or the path of an `.npz` file with
-            `x_train`, `y_train`, `x_test`, `y_test`.
+            `x_train`, `y_train`, `x_test`, `y_test`. `"languages"` and `.npz`
+            files with `tokens` hold sequences of tokens.
         data_dir: Folder that holds the set, unless the set is embedded in the
             package. Defaults to `None`: the folder of Debian's package for
             `fashion_mnist`, otherwise the folder of TensorFlow Datasets.
@@ -51,7 +53,7 @@ def load(
             Needed if the images of a set differ in size. Defaults to `None`.
 
     Returns:
-        `Dataset`.
+        `Dataset`; `Tokens` if the set holds sequences of tokens.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -81,6 +83,11 @@ def load(
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     image_size = None if image_size is None else images.check_size(image_size)
     dataset = _read(name, data_dir, download, image_size)
+    if image_size and isinstance(dataset, Tokens):
+        raise ValueError(
+            f"`image_size` must be left out for {dataset.name}, which holds "
+            f"sequences of tokens. Received: image_size={image_size}."
+        )
     # Image files were resized as they were read. Sets that are stored as
     # arrays still have their own size.
     if image_size not in (None, dataset.input_shape[:2]):
@@ -222,6 +229,7 @@ _READERS: dict[str, Callable[..., Dataset]] = {
     "cifar100": functools.partial(_read_cifar, "cifar100"),
     "fashion_mnist": _read_fashion_mnist,
     "glyphs": lambda *_: npz.read_glyphs(),
+    "languages": lambda *_: npz.read_languages(),
     "image_folder": lambda data_dir, _, image_size: folders.read_image_folder(
         _need_folder("image_folder", data_dir), image_size
     ),

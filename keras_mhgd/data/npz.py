@@ -1,4 +1,4 @@
-"""Reads data sets from `.npz` files, including the embedded set."""
+"""Reads data sets from `.npz` files, including the embedded sets."""
 
 import dataclasses
 import importlib.resources
@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_mhgd.data import images
 from keras_mhgd.data.dataset import Dataset
+from keras_mhgd.data.tokens import Tokens
 from keras_mhgd.storage.arrays import read_arrays
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -21,9 +22,26 @@ def read_glyphs() -> Dataset:
         `Dataset` of 20000 training and 5000 test images `(28, 28, 1)`, white
         on black.
     """
-    resource = importlib.resources.files("keras_mhgd.data") / "glyphs100.npz"
+    dataset = _read_embedded("glyphs100.npz")
+    return dataclasses.replace(dataset, name="glyphs", padding=2)
+
+
+def read_languages() -> Tokens:
+    """Reads the other embedded set: words of forty languages.
+
+    Returns:
+        `Tokens` of 60000 training and 10000 test words, whose classes are the
+        languages. A word is a row of 20 character numbers.
+    """
+    return dataclasses.replace(
+        _read_embedded("languages40.npz"), name="languages"
+    )
+
+
+def _read_embedded(name: str) -> Dataset:
+    resource = importlib.resources.files("keras_mhgd.data") / name
     with importlib.resources.as_file(resource) as path:
-        return dataclasses.replace(read(path), name="glyphs", padding=2)
+        return read(path)
 
 
 def read(path: Path) -> Dataset:
@@ -32,11 +50,12 @@ def read(path: Path) -> Dataset:
     Args:
         path: The file. Images are uint8 `(count, height, width)` or with
             channels last, labels integers `(count,)` or `(count, 1)`. An
-            optional `classes` names the labels.
+            optional `classes` names the labels. A file with `tokens` holds
+            sequences, integers `(count, length)`: see `Tokens`.
 
     Returns:
-        `Dataset`. Its images are not mirrored, because the file does not say
-        whether a mirrored image keeps its label.
+        `Dataset`, or `Tokens`. Images are not mirrored, because the file does
+        not say whether a mirrored image keeps its label.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -53,14 +72,20 @@ def read(path: Path) -> Dataset:
     labels = {
         key: _as_labels(path, key, arrays[key]) for key in ("y_train", "y_test")
     }
-    pixels = {
-        key: _as_images(path, key, arrays[key]) for key in ("x_train", "x_test")
-    }
     if "classes" in arrays:
-        classes = _as_names(path, arrays["classes"])
+        classes = _as_names(path, "classes", arrays["classes"])
     else:
         most = max(values.max() for values in labels.values())
         classes = tuple(str(label) for label in range(most + 1))
+    samples = {key: arrays[key] for key in ("x_train", "x_test")}
+    if "tokens" in arrays:
+        tokens = _as_names(path, "tokens", arrays["tokens"])
+        return Tokens(
+            str(path), **samples, **labels, classes=classes, tokens=tokens
+        )
+    pixels = {
+        key: _as_images(path, key, values) for key, values in samples.items()
+    }
     padding = images.default_padding(min(pixels["x_train"].shape[1:3]))
     return Dataset(
         str(path), **pixels, **labels, classes=classes, padding=padding
@@ -69,7 +94,7 @@ def read(path: Path) -> Dataset:
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        found = read_arrays(path, (*_KEYS, "classes"))
+        found = read_arrays(path, (*_KEYS, "classes", "tokens"))
     except ValueError as error:
         raise ValueError(
             f"{path} must be a whole .npz file without pickled objects. "
@@ -84,12 +109,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     )
 
 
-def _as_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
+def _as_names(path: Path, key: str, names: np.ndarray) -> tuple[str, ...]:
     try:
         return tuple(str(name) for name in names.ravel())
     except SystemError as error:  # NumPy raises it for strings of length 0
         raise ValueError(
-            f"{path}: `classes` must be names. Received: {error}. "
+            f"{path}: `{key}` must be names. Received: {error}. "
             "Write them anew."
         ) from error
 

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from keras_mhgd.models.char_layers import MaskedConv1D
+
 
 class Builder:
     """Makes a network's layers with one initialisation and one weight decay.
@@ -51,6 +53,35 @@ class Builder:
     def norm(self, **kwargs):
         return layers.BatchNormalization(
             momentum=0.9,
+            epsilon=1e-5,
+            beta_regularizer=self.regularizer,
+            gamma_regularizer=self.regularizer,
+            **kwargs,
+        )
+
+    def conv1d(self, filters, size=3, **kwargs):
+        return MaskedConv1D(
+            filters,
+            size,
+            use_bias=False,
+            kernel_initializer=self._initializer(),
+            kernel_regularizer=self.regularizer,
+            **kwargs,
+        )
+
+    def embedding(self, num_tokens, width):
+        # Token 0 is padding, which the mask marks.
+        return layers.Embedding(
+            num_tokens,
+            width,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.1),
+            embeddings_regularizer=self.regularizer,
+            mask_zero=True,
+            name="embedding",
+        )
+
+    def layer_norm(self, **kwargs):
+        return layers.LayerNormalization(
             epsilon=1e-5,
             beta_regularizer=self.regularizer,
             gamma_regularizer=self.regularizer,

@@ -340,7 +340,7 @@ class TeacherCache:
         if self._verbose:
             print(
                 f"Teacher cache: {self._stream['views']} views of "
-                f"{len(self._dataset.x_train):,} images, "
+                f"{len(self._dataset.x_train):,} {self._dataset.kind}, "
                 f"{nbytes / 2**30:.2f} GB to fill {where}."
             )
 

@@ -247,7 +247,7 @@ def test_keras_applications_nested():
     np.testing.assert_allclose(found.maps[-1], cut(2 * x - 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.names("images"))
 def test_automatic_points_are_the_named_stages(name):
     model = models.get(name, SHAPE, 5)
     layers = [layer.name for layer in model.layers]

@@ -8,7 +8,7 @@ import pytest
 
 from keras_mhgd import models
 
-NAMES = [*models.names(), "wrn_16_2"]
+NAMES = [*models.names("images"), "wrn_16_2"]
 CLASSES = 10
 VGG_WIDTHS = (64, 128, 256, 512)
 SMALL = (16, 32, 64)

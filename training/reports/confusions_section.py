@@ -121,6 +121,6 @@ def _pairs(
 
 
 def _images(dataset, numbers) -> dict[int, np.ndarray]:
-    if dataset.x_test.shape[-1] not in (1, 3):
+    if len(dataset.input_shape) < 3 or dataset.input_shape[2] not in (1, 3):
         return {}
     return {int(number): dataset.x_test[number] for number in numbers[:_IMAGES]}

@@ -13,13 +13,7 @@ _LOADING = {
 import tensorflow as tf
 
 module = tf.saved_model.load("saved_model")
-images = tf.zeros((2, 100, 80, {channels}), "uint8")  # of any size
-answer = module.signatures["serve_images"](images=images)
-print(answer["class_name"], answer["probabilities"])
-```
-
-`module.signatures["serve"]` takes images that are prepared already, and gives
-the plain outputs.
+{serving}
 """,
     "tflite": """**TFLite** but for full int8, with `ai-edge-litert`:
 
@@ -30,7 +24,7 @@ from ai_edge_litert.interpreter import Interpreter
 interpreter = Interpreter("{file}")
 (source,) = interpreter.get_input_details()
 (output,) = interpreter.get_output_details()
-batch = np.zeros((2, {shape}), "float32")  # prepared images
+batch = {batch}
 interpreter.resize_tensor_input(source["index"], batch.shape)
 interpreter.allocate_tensors()
 interpreter.set_tensor(source["index"], batch)
@@ -47,7 +41,7 @@ from ai_edge_litert.interpreter import Interpreter
 interpreter = Interpreter("{file}")
 (source,) = interpreter.get_input_details()
 (output,) = interpreter.get_output_details()
-batch = np.zeros((2, {shape}), "float32")  # prepared images
+batch = {batch}
 scale, zero_point = source["quantization"]
 limits = np.iinfo(source["dtype"])
 batch = np.round(batch / scale) + zero_point
@@ -67,12 +61,24 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-batch = np.zeros((2, {shape}), "float32")  # prepared images
+batch = {batch}
 (outputs,) = session.run(None, {{"images": batch}})
 print(outputs.argmax(-1))
 ```
 """,
 }
+_SERVE_IMAGES = """# Of any size:
+images = tf.zeros((2, 100, 80, {channels}), "uint8")
+answer = module.signatures["serve_images"](images=images)
+print(answer["class_name"], answer["probabilities"])
+```
+
+`module.signatures["serve"]` takes images that are prepared already, and gives
+the plain outputs."""
+_SERVE_TOKENS = """tokens = tf.ones((2, {shape}), "int32")
+(outputs,) = module.signatures["serve"](tokens).values()
+print(outputs)
+```"""
 
 
 def card(facts: Mapping[str, Any]) -> str:
@@ -84,24 +90,17 @@ def card(facts: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    height, width, channels = facts["input_shape"]
     sections = {
         "Figures": _figures(facts),
         "Use": _loading(facts),
-        "Preprocessing": (
-            f"Input: `(batch, {height}, {width}, {channels})`, any batch "
-            "size. Prepared images are `(pixels - mean) / std`, with pixels "
-            "0 to 255 and, for each channel,\n\n"
-            f"- mean: {_list(facts['mean'])}\n- std: {_list(facts['std'])}\n\n"
-            "Images of another size are resized first (bilinear, "
-            "antialiased). The signature `serve_images` of the SavedModel "
-            "does all this itself."
-        ),
+        "Preprocessing": _preprocessing(facts),
         "Classes": (
             f"{len(facts['classes'])}, in the order of the outputs:\n\n"
             f"```json\n{json.dumps(facts['classes'], ensure_ascii=False)}\n```"
         ),
-        "Limits": _LIMITS.format(dataset=facts["dataset"]),
+        "Limits": _LIMITS.format(
+            dataset=facts["dataset"], sample=_sample(facts)
+        ),
     }
     body = "\n\n".join(
         f"## {heading}\n\n{text.strip()}" for heading, text in sections.items()
@@ -110,29 +109,54 @@ def card(facts: Mapping[str, Any]) -> str:
     return f"{title}\n\n{_origin(facts)}\n\n{body}\n"
 
 
+def _sample(facts: Mapping[str, Any]) -> str:
+    return "sequence" if facts["tokens"] else "image"
+
+
+def _preprocessing(facts: Mapping[str, Any]) -> str:
+    shape = ", ".join(map(str, facts["input_shape"]))
+    text = f"Input: `(batch, {shape})`, any batch size. "
+    if facts["tokens"]:
+        tokens = json.dumps(facts["tokens"], ensure_ascii=False)
+        return (
+            f"{text}A row holds the numbers of a sequence's tokens, with zeros "
+            "after its end. The tokens, from number 0, which is padding:\n\n"
+            f"```json\n{tokens}\n```"
+        )
+    return (
+        f"{text}Prepared images are `(pixels - mean) / std`, with pixels "
+        "0 to 255 and, for each channel,\n\n"
+        f"- mean: {_list(facts['mean'])}\n- std: {_list(facts['std'])}\n\n"
+        "Images of another size are resized first (bilinear, "
+        "antialiased). The signature `serve_images` of the SavedModel "
+        "does all this itself."
+    )
+
+
 _LIMITS = """
-- Accuracy is that on the test images of {dataset}. On other images it is not
-  known, and each image gets one of the classes above, whatever it shows.
+- Accuracy is that on the test {sample}s of {dataset}. On others it is not
+  known, and each {sample} gets one of the classes above, whatever it holds.
 - Probabilities are the softmax of the outputs as trained; whether they match
   frequencies was not measured.
 - Latency holds for the machine above; compare files, not machines.
-- Scales of full int8 come from training images: inputs far from these are
+- Scales of full int8 come from training {sample}s: inputs far from these are
   clipped.
 """
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
+    article = "A" if facts["tokens"] else "An"
     text = (
-        f"An image classifier of {facts['parameters']:,} parameters and "
-        f"{len(facts['classes'])} classes"
+        f"{article} {_sample(facts)} classifier of {facts['parameters']:,} "
+        f"parameters and {len(facts['classes'])} classes"
     )
     run = facts["run"]
     if run is None:
         return f"{text}. How it was trained is not recorded."
     config = run["configuration"]
-    images = f"{config['subset']:,} training" if config["subset"] else "all"
+    count = f"{config['subset']:,} training" if config["subset"] else "all"
     text += (
-        f", trained on {images} images of {facts['dataset']} for "
+        f", trained on {count} {_sample(facts)}s of {facts['dataset']} for "
         f"{run['epochs']} epochs (seed {config['seed']})"
     )
     if "teacher" not in config:
@@ -156,13 +180,14 @@ def _figures(facts: Mapping[str, Any]) -> str:
         _row(name, file | {"path": "not here"})
         for name, file in facts["compared"].items()
     ]
+    sample = _sample(facts)
     return (
         markdown([head, *rows])
         + f"""
-On the {facts["test_images"]:,} test images, each file run by its own runtime
-in a process without Keras. Agreement: images with the same class as in the
+On the {facts["test_images"]:,} test {sample}s, each file run by its own runtime
+in a process without Keras. Agreement: {sample}s with the same class as in the
 Keras model. Difference: of an output from the Keras model's. Numbers: weights
-and constants stored. Latency: one image, one thread, median and 95th
+and constants stored. Latency: one {sample}, one thread, median and 95th
 percentile of 200 calls. What is not here was measured as a float32 TFLite file.
 
 {facts["machine"]}
@@ -188,6 +213,11 @@ def _row(name: str, file: Mapping[str, Any]) -> list[str]:
 def _loading(facts: Mapping[str, Any]) -> str:
     *_, channels = shape = facts["input_shape"]
     shape = ", ".join(map(str, shape))
+    batch = f'np.zeros((2, {shape}), "float32")  # prepared images'
+    serving = _SERVE_IMAGES.format(channels=channels)
+    if facts["tokens"]:
+        batch = f'np.ones((2, {shape}), "int32")'
+        serving = _SERVE_TOKENS.format(shape=shape)
     parts = {}
     for file in facts["files"]:
         name = file["format"]
@@ -195,7 +225,9 @@ def _loading(facts: Mapping[str, Any]) -> str:
         parts.setdefault(
             name,
             _LOADING[name].format(
-                shape=shape, channels=channels, file=file["path"]
+                batch=batch,
+                serving=serving,
+                file=file["path"],
             ),
         )
     return "\n".join(parts.values())
