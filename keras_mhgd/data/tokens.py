@@ -36,7 +36,7 @@ class Tokens(Dataset):
     Example:
         >>> languages = keras_mhgd.data.load("languages", subset=2000)
         >>> languages.decode(languages.x_train[:2])
-        ['windverwagting', 'укладзецеся']
+        ['grysgroen', 'гуртаўшчыцкі']
     """
 
     kind = "sequences"

@@ -451,6 +451,7 @@ def test_names():
         "fashion_mnist",
         "glyphs",
         "image_folder",
+        "languages",
         "tiny_imagenet",
     )
 
