@@ -1,4 +1,4 @@
-"""Every example in a docstring and in README.md is run."""
+"""Every example in a docstring, README.md and docs/usage.md is run."""
 
 import doctest
 import importlib
@@ -72,24 +72,37 @@ def test_docstring(example, code, tmp_path, monkeypatch):
     assert runner.run(example).failed == 0
 
 
-@pytest.mark.slow
-def test_readme(tmp_path, monkeypatch):
-    """The Python of README.md, with less data, fewer epochs, other folders."""
+def run_page(name):
+    """Runs the Python of a page, with less data and fewer epochs."""
     blocks = re.findall(
-        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL
     )
     code = "\n".join(blocks)
     for old, new in {
         "subset=2000": "subset=200",
         "epochs=40": "epochs=1",
         '"saved_models/teachers': f'"{ROOT}/saved_models/teachers',
-        '"saved_models/student"': '"student", verbose=False',
     }.items():
         assert old in code
         code = code.replace(old, new)
-    monkeypatch.chdir(tmp_path)
+    code = code.replace('"saved_models/student"', '"student", verbose=False')
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["method"].mhan is names["mhgd"].mhan
+    exec(compile(code, name, "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+def test_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page("README.md")
     assert (tmp_path / "student" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_usage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_page("docs/usage.md")
+    assert names["method"].mhan is names["mhgd"].mhan
+    assert len(names["distiller"].sensing_points) == 2
+    assert names["images"].element_spec[0].images.shape == (64, 28, 28, 1)
     assert (tmp_path / "run.keras").exists()
