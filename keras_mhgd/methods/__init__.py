@@ -48,6 +48,7 @@ __all__ = [
     "DKD",
     "FSP",
     "FitNet",
+    "Identifier",
     "KDSVD",
     "KDSVDF",
     "KerasLoss",
