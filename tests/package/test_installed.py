@@ -67,7 +67,7 @@ def test_commands(programs, tmp_path):
     command = programs / "keras-mhgd"
     assert "usage: keras-mhgd <command>" in run(command, folder=tmp_path)
     output = run(command, "demo", *DEMO, folder=tmp_path)
-    assert "$ keras-mhgd distill --dataset=glyphs" in output
+    assert "$ keras-mhgd distill --preparation_dir=runs" in output
     exported = tmp_path / "saved_models" / "demo" / "model.tflite"
     python = programs / "python"
     output = run(
