@@ -8,7 +8,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP := $(VENV)/bin/pip install --quiet --no-compile
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-slow test-browser test-hub lint format table clean
+.PHONY: demo test test-all test-slow test-browser test-hub test-package lint \
+	format table clean
 
 demo: $(READY)  ## train alone, distill, compare, export
 	$(VENV)/bin/python -m training.demo
@@ -16,7 +17,7 @@ demo: $(READY)  ## train alone, distill, compare, export
 test: lint  ## lint, and all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
-test-all: test test-slow test-hub test-browser  ## every test there is
+test-all: test test-slow test-hub test-browser test-package  ## every test there is
 
 test-slow: $(READY)  ## whole programs, devices and workers, tasks, searches
 	$(PYTEST) -m slow
@@ -27,6 +28,13 @@ test-browser: $(READY)  ## the pages in Debian's package chromium
 test-hub: $(READY)  ## networks of KerasHub, which this installs
 	$(PIP) --requirement requirements-hub.lock
 	$(PYTEST) tests/hub
+
+test-package: $(READY)  ## the package, checked and in a fresh environment
+	$(PIP) --requirement requirements-package.lock
+	rm -rf build dist
+	$(VENV)/bin/python -m build
+	$(VENV)/bin/twine check --strict dist/*
+	$(VENV)/bin/python -m pytest tests/package
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -49,4 +57,4 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -16,6 +16,21 @@ from keras_mhgd.checks import require_positive, unknown
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import Features
 
+__all__ = [
+    "SUMMARY",
+    "Gradients",
+    "Losses",
+    "Norms",
+    "PerFeatureClipping",
+    "PerVariableClipping",
+    "PublishedFormula",
+    "Rule",
+    "Step",
+    "Sum",
+    "apply",
+    "get",
+]
+
 Gradients = list[tf.Tensor | None]
 
 

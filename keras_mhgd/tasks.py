@@ -20,6 +20,22 @@ from keras_mhgd.features import End
 from keras_mhgd.linalg.directions import unit
 from keras_mhgd.linalg.precision import as_float
 
+__all__ = [
+    "EMBEDDING",
+    "KINDS",
+    "MULTI_LABEL",
+    "Output",
+    "REGRESSION",
+    "Rows",
+    "SINGLE_LABEL",
+    "Task",
+    "UNKNOWN_CLASS",
+    "require_class_numbers",
+    "require_loss_fits",
+    "settle",
+    "tells",
+]
+
 SINGLE_LABEL = "single_label"
 MULTI_LABEL = "multi_label"
 REGRESSION = "regression"

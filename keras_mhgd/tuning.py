@@ -25,6 +25,8 @@ from keras_mhgd.reuse.teacher_cache import (
 )
 from keras_mhgd.storage.files import require_writable, write_atomically
 
+__all__ = ["DistillationHyperModel", "search_method"]
+
 # A method's weight is searched between its default divided by this factor and
 # its default times this factor.
 _WEIGHT_FACTOR = 8.0

@@ -20,6 +20,14 @@ FILES = {
 }
 
 
+def module(node, path):
+    """The module that `from <module> import` names, also a relative one."""
+    if not node.level:
+        return node.module
+    above = path.relative_to(ROOT).parts[: -node.level]
+    return ".".join([*above, *filter(None, [node.module])])
+
+
 def imported(path):
     """The modules of this repository that a file imports, also in functions."""
     found = set()
@@ -27,9 +35,10 @@ def imported(path):
         if isinstance(node, ast.Import):
             found.update(each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):
+            outer = module(node, path)
             for each in node.names:
-                inner = f"{node.module}.{each.name}"
-                found.add(inner if inner in FILES else node.module)
+                inner = f"{outer}.{each.name}"
+                found.add(inner if inner in FILES else outer)
     return found & FILES.keys()
 
 
@@ -72,6 +81,17 @@ def test_what_is_installed_imports_nothing_that_is_not(top):
         if file.split(".")[0] == top and other.split(".")[0] in above
     }
     assert not found
+
+
+def test_programs_import_each_other_by_relative_names():
+    """Installed, `training` is `keras_mhgd.training`."""
+    for path in (ROOT / "training").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert node.module.split(".")[0] != "training", path
+            if isinstance(node, ast.Import):
+                tops = [each.name.split(".")[0] for each in node.names]
+                assert "training" not in tops, path
 
 
 def test_each_folder_says_what_is_in_it():

@@ -1,4 +1,8 @@
 """Contains the programs, run by `python -m training.<program>`.
 
-`options` is no program: it has the flags that programs share.
+Installed, this folder is `keras_mhgd.training`. It imports from itself by
+relative names, so that it works as both.
+
+`options` is no program: it has the flags that programs share. `commands` runs
+the programs by their names.
 """

@@ -1,6 +1,6 @@
 """Compares methods on one pair of networks, over several trials.
 
-python -m training.compare --dataset=glyphs --subset=2000
+%s --dataset=glyphs --subset=2000
     --teacher=saved_models/teachers/vgg_small_glyphs.keras
     --student=resnet_small --methods=student,soft_logits,rkd,mhgd --trials=3
     --epochs=40 --run=runs/table
@@ -10,7 +10,7 @@ interrupted comparison. A longer command may add methods and trials.
 
 This command trains the teacher first, and makes a whole published table:
 
-python -m training.compare --dataset=cifar100 --teacher=resnet32
+%s --dataset=cifar100 --teacher=resnet32
     --student=resnet8 --methods=published --trials=5 --run=runs/cifar100
 """
 
@@ -22,12 +22,13 @@ from typing import Any
 from absl import app, flags
 
 import keras_mhgd
-from training import options
-from training.reports.comparison_report import Outcome
-from training.reports.published import published
-from training.runs.comparison import Comparison, Way
-from training.runs.flags import set_arguments
-from training.saved.trained import load_network, network_file
+
+from . import commands, options
+from .reports.comparison_report import Outcome
+from .reports.published import published
+from .runs.comparison import Comparison, Way
+from .runs.flags import set_arguments
+from .saved.trained import load_network, network_file
 
 options.define_data()
 options.define_training()
@@ -56,13 +57,13 @@ flags.DEFINE_multi_string(
 flags.DEFINE_list(
     "sensing_points",
     None,
-    "Layers as for training.distill. Stage ends if not given.",
+    "Layers as for distill. Stage ends if not given.",
 )
 flags.DEFINE_string(
     "ways",
     None,
     "A TOML file of other rows: tables [[way]] with a name and flags of "
-    "training.distill, where set is a table of the method's arguments, such as "
+    "distill, where set is a table of the method's arguments, such as "
     "set = {num_heads = 4}, or of several methods' tables, such as "
     "set = {mhgd = {num_heads = 4}}.",
 )
@@ -77,7 +78,7 @@ def main(argv) -> None:
     if FLAGS.strategy == "multi_worker":
         raise app.UsageError(
             "--strategy=multi_worker is for a single training: run "
-            "training.train and training.distill on all workers."
+            "train and distill on all workers."
         )
     # Loading these now reports wrong networks and data before any training.
     dataset = options.load_training_data()
@@ -212,7 +213,7 @@ def _read_ways(path: str | None) -> list[dict[str, Any]]:
     ):
         raise app.UsageError(
             f"--ways={path} must hold tables [[way]], each with a name and "
-            f"flags of training.distill. Received: {content}."
+            f"flags of distill. Received: {content}."
         )
     return [_flags(way, path) for way in ways]
 
@@ -247,4 +248,4 @@ def _flags(way: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

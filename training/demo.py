@@ -1,6 +1,6 @@
 """Trains, distills, compares, exports and reloads, on embedded data.
 
-python -m training.demo
+%s
 
 A trained `vgg_small` teaches a `resnet_small` on 2 000 glyphs by the
 recommended method. For comparison, the same student also learns alone, with
@@ -8,13 +8,14 @@ the same budget, seed and images. Each image has eight augmented views, and the
 teacher runs once on each view.
 """
 
-from absl import app, flags
+from absl import flags
 
 import keras_mhgd
-from training import options
-from training.reports.comparison_report import Outcome
-from training.runs.comparison import Comparison, Way
-from training.saved.trained import load_network
+
+from . import commands, options
+from .reports.comparison_report import Outcome
+from .runs.comparison import Comparison, Way
+from .saved.trained import load_network, network_file
 
 options.define_positive("epochs", 40, "Passes over the training images.")
 options.define_positive("preparation_epochs", 40, "Epochs of MHAN.")
@@ -62,7 +63,7 @@ def main(argv) -> None:
     outcome = Outcome(
         comparison.directory,
         comparison.finished(1),
-        TEACHER,
+        network_file(TEACHER),
         dataset,
         f"resnet_small on {FLAGS.subset} glyphs",
     )
@@ -85,4 +86,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -1,17 +1,18 @@
 """Trains a student by distillation from a trained teacher.
 
-python -m training.distill --dataset=glyphs --teacher=runs/teacher
+%s --dataset=glyphs --teacher=runs/teacher
     --student=resnet_small --method=mhgd --epochs=40 --run=runs/mhgd
 """
 
-from absl import app, flags
+from absl import flags
 
 import keras_mhgd
 from keras_mhgd.reuse.teacher_cache import fingerprint, fingerprint_of
-from training import options
-from training.runs.interruption import Interruption
-from training.runs.run import Run, report
-from training.saved.trained import load_network
+
+from . import commands, options
+from .runs.interruption import Interruption
+from .runs.run import Run, report
+from .saved.trained import load_network
 
 options.define_data()
 options.define_training()
@@ -184,4 +185,4 @@ def _distill(run: Run, interruption: Interruption) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

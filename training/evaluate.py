@@ -1,15 +1,16 @@
 """Measures the accuracy of a trained network, from a file of any format.
 
-python -m training.evaluate --dataset=glyphs
+%s --dataset=glyphs
     --model=saved_models/student/model.tflite
 """
 
-from absl import app, flags
+from absl import flags
 
 import keras_mhgd
-from training import options
-from training.saved.results import measure
-from training.saved.trained import network_file
+
+from . import commands, options
+from .saved.results import measure
+from .saved.trained import network_file
 
 options.define_data()
 flags.DEFINE_string(
@@ -34,4 +35,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

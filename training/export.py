@@ -1,6 +1,6 @@
 """Exports a trained network for deployment and checks it on test images.
 
-python -m training.export --dataset=glyphs --model=runs/mhgd
+%s --dataset=glyphs --model=runs/mhgd
     --teacher=saved_models/teachers/vgg_small_glyphs.keras --alone=runs/alone
     --formats=saved_model,tflite,tflite_int8,onnx --out=saved_models/student
 
@@ -22,12 +22,13 @@ from absl import app, flags
 import keras_mhgd
 from keras_mhgd.export import ExportedModel, Serving, export_student
 from keras_mhgd.storage.files import write_atomically
-from training import options
-from training.reports import pictures
-from training.reports.machine import machine
-from training.reports.model_card import card
-from training.saved.results import read_result
-from training.saved.trained import load_network
+
+from . import commands, options
+from .reports import pictures
+from .reports.machine import machine
+from .reports.model_card import card
+from .saved.results import read_result
+from .saved.trained import load_network
 
 options.define_data()
 flags.DEFINE_string("model", None, "Run folder or .keras file.")
@@ -186,4 +187,4 @@ def _plain(file: ExportedModel) -> dict:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -6,7 +6,7 @@ families of typefaces. The shipped file was made with most of Debian's `fonts-*`
 packages installed.
 
 Example:
-    python -m training.make_glyphs --out=glyphs.npz --seed=0
+    %s --out=glyphs.npz --seed=0
 """
 
 import re
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags
+
+from . import commands
 
 try:
     from fontTools.ttLib import TTFont, TTLibError
@@ -167,4 +169,4 @@ def main(_: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("out", "glyphs.npz", "File to write.")
     flags.DEFINE_integer("seed", 0, "Seed of every draw.")
-    app.run(main)
+    commands.run(main)

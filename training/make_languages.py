@@ -13,7 +13,7 @@ The program names the packages that it misses. It also writes a table of the
 packages, with versions and licences, beside the data set.
 
 Example:
-    python -m training.make_languages --root=words --out=languages40.npz
+    %s --root=words --out=languages40.npz
 """
 
 import collections
@@ -30,7 +30,9 @@ import numpy as np
 from absl import app, flags
 
 from keras_mhgd.storage.files import write_atomically
-from training.reports.tables import markdown
+
+from . import commands
+from .reports.tables import markdown
 
 FLAGS = flags.FLAGS
 TRAIN_PER_CLASS, TEST_PER_CLASS = 1500, 250
@@ -364,4 +366,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("root", "/", "Folder of the unpacked packages.")
     flags.DEFINE_string("out", "languages40.npz", "File to write.")
     flags.DEFINE_integer("seed", 0, "Seed of the draw.")
-    app.run(main)
+    commands.run(main)

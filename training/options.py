@@ -17,7 +17,8 @@ from keras_mhgd import features
 from keras_mhgd.data import random_layers
 from keras_mhgd.methods import Method
 from keras_mhgd.transfer import require_one_rule
-from training.runs.flags import parsed
+
+from .runs.flags import parsed
 
 FLAGS = flags.FLAGS
 

@@ -1,16 +1,17 @@
 """Trains a network without a teacher: a future teacher, or a student alone.
 
-python -m training.train --dataset=glyphs --model=resnet_small --epochs=40
+%s --dataset=glyphs --model=resnet_small --epochs=40
     --run=runs/alone
 """
 
 import keras
-from absl import app, flags
+from absl import flags
 
 import keras_mhgd
-from training import options
-from training.runs.interruption import Interruption
-from training.runs.run import Run, report
+
+from . import commands, options
+from .runs.interruption import Interruption
+from .runs.run import Run, report
 
 options.define_data()
 options.define_training()
@@ -55,4 +56,4 @@ def _train(run: Run, interruption: Interruption) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

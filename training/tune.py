@@ -1,6 +1,6 @@
 """Searches for the settings of a distillation with keras-tuner.
 
-python -m training.tune --dataset=glyphs --subset=2000 --views=8
+%s --dataset=glyphs --subset=2000 --views=8
     --teacher=saved_models/teachers/vgg_small_glyphs.keras
     --student=resnet_small --methods=soft_logits,dkd,mhgd --trials=20
     --epochs=20 --run=runs/search
@@ -26,14 +26,15 @@ from absl import app, flags
 
 import keras_mhgd
 from keras_mhgd.storage.files import locked, require_writable, write_atomically
-from training import options
-from training.reports import search_report, tables
-from training.runs import processes
-from training.runs.flags import command_line
-from training.runs.interruption import Interruption
-from training.runs.run import Run
-from training.saved.results import read_result
-from training.saved.trained import load_network
+
+from . import commands, options
+from .reports import search_report, tables
+from .runs import processes
+from .runs.flags import command_line
+from .runs.interruption import Interruption
+from .runs.run import Run
+from .saved.results import read_result
+from .saved.trained import load_network
 
 _TUNERS = {
     "random": keras_tuner.RandomSearch,
@@ -69,7 +70,7 @@ flags.DEFINE_multi_string(
 flags.DEFINE_multi_string(
     "sensing_points",
     None,
-    "Layers as for training.distill. Given several times, the search chooses. "
+    "Layers as for distill. Given several times, the search chooses. "
     "Stage ends if not given.",
 )
 flags.DEFINE_enum("tuner", "random", list(_TUNERS), "How settings are chosen.")
@@ -235,7 +236,7 @@ def _arguments(
     hypermodel: keras_mhgd.tuning.DistillationHyperModel,
     hp: keras_tuner.HyperParameters,
 ) -> list[str]:
-    """Gives the flags of `training.distill` for a trial's setting."""
+    """Gives the flags of `distill` for a trial's setting."""
     methods = hypermodel.methods_of(hp)
     learns = any(each.trains_teacher for each in methods)
     values = options.configuration() | {
@@ -268,8 +269,8 @@ def _train(directory: pathlib.Path, arguments: list[str]) -> None:
     with locked(require_writable(directory), wait=True):
         pass
     arguments = [*arguments, f"--run={directory}"]
-    print(f"$ python -m training.distill {shlex.join(arguments)}", flush=True)
-    process = processes.start("training.distill", arguments)
+    print(f"$ {commands.called('distill')} {shlex.join(arguments)}", flush=True)
+    process = processes.start(commands.module("distill"), arguments)
     try:
         process.join()
     finally:
@@ -296,4 +297,4 @@ def _report(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

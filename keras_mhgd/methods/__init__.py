@@ -58,6 +58,7 @@ __all__ = [
     "EAKD",
     "FSP",
     "FitNet",
+    "Identifier",
     "KDSVD",
     "KDSVDF",
     "KerasLoss",

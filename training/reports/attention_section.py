@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from keras_mhgd.graph import GraphRecord, drawing
-from training.reports import pictures
+
+from . import pictures
 
 _HEADS = 8
 _SAMPLES, _MOST = 4, 6

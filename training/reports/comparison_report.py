@@ -11,21 +11,22 @@ import numpy as np
 import keras_mhgd
 from keras_mhgd.graph import GraphRecord
 from keras_mhgd.storage.files import read_json, write_atomically
-from training.reports import (
-    attention_section,
-    confusions_section,
-    page,
-    pictures,
-    tables,
-)
-from training.reports.tables import Row
-from training.saved.results import (
+
+from ..saved.results import (
     measure,
     read_metrics,
     read_predictions,
     read_result,
     validated,
 )
+from . import (
+    attention_section,
+    confusions_section,
+    page,
+    pictures,
+    tables,
+)
+from .tables import Row
 
 _CURVES = 5  # ways that are drawn beside the student alone
 

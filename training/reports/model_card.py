@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.reports.tables import markdown
+from .tables import markdown
 
 _LOADING = {
     "saved_model": """**SavedModel**, with TensorFlow alone:

@@ -39,7 +39,7 @@ def _address(kind: str, content: bytes) -> str:
 
 
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("training.reports"),
+    loader=jinja2.PackageLoader(__package__),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -9,8 +9,9 @@ from typing import Any
 
 from keras_mhgd.export import ExportedModel
 from keras_mhgd.storage.files import write_atomically
-from training.reports.tables import Row
-from training.saved.results import validated
+
+from ..saved.results import validated
+from .tables import Row
 
 _COLOURS = ("#7a7a7a", "#1f6fb2", "#c4552d", "#3a8f5b")
 # Colours that are readable on both light and dark pages.

@@ -7,7 +7,7 @@ import pathlib
 import tomllib
 from typing import Any
 
-from training.reports import tables
+from . import tables
 
 _HEAD = """# Published results
 

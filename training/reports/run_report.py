@@ -8,7 +8,8 @@ import numpy as np
 import keras_mhgd
 from keras_mhgd.gradients import SUMMARY
 from keras_mhgd.graph import GraphRecord
-from training.reports import (
+
+from . import (
     attention_section,
     confusions_section,
     page,

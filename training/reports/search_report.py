@@ -10,7 +10,8 @@ from typing import Any
 import keras_tuner
 
 from keras_mhgd.storage.files import write_atomically
-from training.reports import page, pictures
+
+from . import page, pictures
 
 Row = Mapping[str, Any]
 

@@ -21,9 +21,11 @@ from keras_mhgd.storage.files import (
     require_writable,
     write_atomically,
 )
-from training.runs import processes
-from training.runs.flags import Flags, command_line
-from training.runs.interruption import EXIT_CODE, Interruption
+
+from .. import commands
+from . import processes
+from .flags import Flags, command_line
+from .interruption import EXIT_CODE, Interruption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,11 +215,13 @@ class Comparison:
             if self._teacher:
                 flags["teacher"] = self.folder(self._teacher, 0)
         flags |= {**self._shared, **way.flags, "seed": trial, "run": folder}
-        program, arguments = f"training.{way.program}", command_line(flags)
+        arguments = command_line(flags)
         output, end = multiprocessing.Pipe(duplex=False)
-        process = self._processes.start(program, arguments, end)
+        process = self._processes.start(
+            commands.module(way.program), arguments, end
+        )
         end.close()
-        _print(f"$ python -m {program} {shlex.join(arguments)}\n")
+        _print(f"$ {commands.called(way.program)} {shlex.join(arguments)}\n")
         with os.fdopen(os.dup(output.fileno())) as lines, output:
             for line in lines:
                 _print(f"{folder.name} | {line}")

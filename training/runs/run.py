@@ -28,15 +28,16 @@ from keras_mhgd.storage.files import (
     write_atomically,
 )
 from keras_mhgd.storage.networks import save_network
-from training.reports.run_report import run_page
-from training.runs import watching
-from training.runs.interruption import Interruption
-from training.saved.results import (
+
+from ..reports.run_report import run_page
+from ..saved.results import (
     read_metrics,
     read_result,
     validated,
     write_predictions,
 )
+from . import watching
+from .interruption import Interruption
 
 
 class Run:

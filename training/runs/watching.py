@@ -14,7 +14,8 @@ from tensorboard.plugins.hparams import api as hparams
 import keras_mhgd
 from keras_mhgd.callbacks import AttentionGraphs
 from keras_mhgd.distribution import replicas
-from training.runs.flags import parsed
+
+from .flags import parsed
 
 _CLASSES, _SAMPLES = 8, 8  # classes whose graphs are drawn, images of each
 _LOOKS = 5  # drawings during a training, after one before it

@@ -7,12 +7,18 @@ import keras
 
 from keras_mhgd.storage.networks import read_network
 
+# The folder that holds `training`: the checkout, or the installed package.
+_ROOT = pathlib.Path(__file__).parents[2]
+_SHIPPED = pathlib.Path("saved_models/teachers")
+
 
 def load_network(path: str | os.PathLike) -> keras.Model:
     """Loads a trained network from a `.keras` file or a finished run.
 
     Args:
-        path: A `.keras` file or a run folder.
+        path: A `.keras` file or a run folder. The teachers that the package
+            ships are found from any folder, as in
+            `saved_models/teachers/vgg_small_glyphs.keras`.
 
     Returns:
         The network. From a saved distiller, it is the student.
@@ -34,6 +40,15 @@ def load_network(path: str | os.PathLike) -> keras.Model:
 
 
 def network_file(path: str | os.PathLike) -> pathlib.Path:
-    """Gives the path of a network's file: in a run folder, `last.keras`."""
+    """Gives the path of a network's file.
+
+    This is `last.keras` in a run folder, and the shipped file if `path` names a
+    teacher that the package ships and there is no such file here.
+    """
     path = pathlib.Path(path)
-    return path / "last.keras" if (path / "config.json").exists() else path
+    if (path / "config.json").exists():
+        return path / "last.keras"
+    shipped = _ROOT / path
+    if path.parent == _SHIPPED and not path.exists() and shipped.exists():
+        return shipped
+    return path

@@ -1,0 +1,78 @@
+"""The wheel in `dist` in a fresh environment; `make test-package` runs this."""
+
+import os
+import pathlib
+import subprocess
+import venv
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEMO = ["--epochs=1", "--preparation_epochs=1", "--subset=200"]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """The folder of an environment's programs, the wheel's among them."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=True)
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    command = [folder / "bin" / "pip", "install", "--quiet", "--no-compile"]
+    lock = ROOT / "requirements.lock"
+    subprocess.run([*command, "--constraint", lock, wheel], check=True)
+    return folder / "bin"
+
+
+def run(program, *arguments, folder, fails=False):
+    """Runs a program in a folder; gives what it printed."""
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTHON")
+    }
+    done = subprocess.run(
+        [program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        env=variables,
+    )
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout
+
+
+def test_files_are_in_the_package(programs, tmp_path):
+    shown = run(programs / "pip", "show", "-f", "keras_mhgd", folder=tmp_path)
+    _, _, text = shown.partition("\nFiles:\n")
+    files = [line.strip() for line in text.splitlines()]
+    assert "keras_mhgd/training/demo.py" in files
+    others = {each for each in files if not each.startswith("keras_mhgd")}
+    assert others == {"../../../bin/keras-mhgd"}
+    for name in ("training", "saved_models", "benchmarks", "tests"):
+        code = f"import {name}"
+        said = run(programs / "python", "-c", code, folder=tmp_path, fails=True)
+        assert f"No module named '{name}'" in said
+
+
+def test_requirements_fit_each_other(programs, tmp_path):
+    assert "No broken" in run(programs / "pip", "check", folder=tmp_path)
+
+
+def test_commands(programs, tmp_path):
+    """In a folder of a user who has a package `training` of their own."""
+    shadow = tmp_path / "training"
+    shadow.mkdir()
+    (shadow / "__init__.py").write_text("raise ImportError('a user\\'s own')")
+    command = programs / "keras-mhgd"
+    assert "usage: keras-mhgd <command>" in run(command, folder=tmp_path)
+    output = run(command, "demo", *DEMO, folder=tmp_path)
+    assert "$ keras-mhgd distill --preparation_dir=runs" in output
+    exported = tmp_path / "saved_models" / "demo" / "model.tflite"
+    python = programs / "python"
+    output = run(
+        python,
+        *("-m", "keras_mhgd", "evaluate", f"--model={exported}"),
+        folder=tmp_path,
+    )
+    assert "on 5000 test images of glyphs" in output

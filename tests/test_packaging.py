@@ -1,0 +1,144 @@
+"""What a source distribution and a wheel hold, and that the wheel's runs."""
+
+import configparser
+import email
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+import keras_mhgd
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[1]
+DEPENDENCIES = {
+    "keras",
+    "tensorflow",
+    "tensorflow-datasets",
+    "keras-tuner",
+    "absl-py",
+    "tensorboard",
+}
+DEMO = ["--epochs=1", "--preparation_epochs=1", "--subset=200", "--jobs=1"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel that is made of a source distribution, without a network."""
+    folder = tmp_path_factory.mktemp("packages")
+    source = folder / "source"
+    for name in ("keras_mhgd", "training", "saved_models/teachers"):
+        shutil.copytree(
+            ROOT / name,
+            source / name,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copy(file, source)
+    # What a checkout may hold beside the files of the repository.
+    (source / "saved_models" / "student.keras").touch()
+    code = "import sys; from setuptools import build_meta as backend; "
+    code += "backend.build_sdist(sys.argv[1])"
+    _call([sys.executable, "-c", code, folder], cwd=source)
+    (sdist,) = folder.glob("*.tar.gz")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index"]
+    pip += ["--no-build-isolation", "--wheel-dir", folder, sdist]
+    _call(pip, cwd=folder)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def _call(command, fails=False, **options):
+    done = subprocess.run(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout
+
+
+def files(folder, pattern="*"):
+    return {
+        path.relative_to(ROOT / folder).as_posix()
+        for path in (ROOT / folder).rglob(pattern)
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    held = {name for name in names if ".dist-info/" not in name}
+    teachers = "saved_models/teachers"
+    assert held == {
+        *(f"keras_mhgd/{name}" for name in files("keras_mhgd")),
+        *(f"keras_mhgd/training/{name}" for name in files("training")),
+        *(f"keras_mhgd/{teachers}/{name}" for name in files(teachers)),
+    }
+    assert {"keras_mhgd/py.typed", "keras_mhgd/__main__.py"} <= held
+    version = keras_mhgd.__version__
+    folders = {name.partition("/")[0] for name in names}
+    assert folders == {"keras_mhgd", f"keras_mhgd-{version}.dist-info"}
+
+
+def test_wheel_describes_itself(wheel):
+    archive = zipfile.ZipFile(wheel)
+    folder = f"keras_mhgd-{keras_mhgd.__version__}.dist-info"
+    described = email.message_from_bytes(archive.read(f"{folder}/METADATA"))
+    assert described["Version"] == keras_mhgd.__version__
+    assert described["Requires-Python"] == ">=3.11"
+    needed = {
+        re.match(r"[\w-]+", each)[0]
+        for each in described.get_all("Requires-Dist")
+        if "extra ==" not in each
+    }
+    assert needed >= DEPENDENCIES
+    scripts = configparser.ConfigParser()
+    scripts.read_string(archive.read(f"{folder}/entry_points.txt").decode())
+    assert dict(scripts["console_scripts"]) == {
+        "keras-mhgd": "keras_mhgd.training.commands:main"
+    }
+
+
+def test_programs_of_the_wheel(wheel, tmp_path):
+    """They need no checkout, and share run folders with one."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    empty = tmp_path / "empty"
+    shadow = empty / "training"
+    shadow.mkdir(parents=True)
+    (shadow / "__init__.py").write_text("raise ImportError('a user\\'s own')")
+    installed = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+
+    def run(*arguments, **options):
+        command = [sys.executable, "-m", "keras_mhgd", *arguments]
+        return _call(command, cwd=empty, env=installed, **options)
+
+    assert "usage: python -m keras_mhgd <command>" in run()
+    # absl ends with exit code 1 after a help text.
+    text = run("distill", "--help", fails=True)
+    assert "\npython -m keras_mhgd distill --dataset=glyphs" in text
+    output = run("demo", *DEMO)
+    assert "$ python -m keras_mhgd train --dataset=glyphs" in output
+    assert (empty / "saved_models" / "demo" / "model.tflite").exists()
+
+    # Ends the trained run once more, in the checkout.
+    demo = empty / "runs" / "demo"
+    (demo / "alone_0" / "result.json").unlink()
+    command = [sys.executable, "-m", "training.demo", *DEMO, f"--run={demo}"]
+    output = _call(
+        [*command, f"--out={tmp_path / 'out'}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert output.count("$ python -m training.") == 1
+    assert f"Resuming {demo}/alone_0 after epoch 1." in output
