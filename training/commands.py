@@ -81,6 +81,6 @@ def _overview() -> str:
     for program in PROGRAMS:
         file = pathlib.Path(__file__).with_name(f"{program}.py")
         text = ast.get_docstring(ast.parse(file.read_text("utf-8")))
-        lines.append(f"  {program:<12}{text.partition(chr(10))[0]}")
+        lines.append(f"  {program:<16}{text.partition(chr(10))[0]}")
     lines += ["", f"{called('<command>')} --help lists the flags of a command."]
     return "\n".join(lines)
