@@ -122,6 +122,13 @@ def size(name: str) -> tuple[int, int] | None:
 def define_training() -> None:
     """Defines the flags of a training."""
     define_positive("epochs", 100, "Passes over the training images.")
+    flags.DEFINE_enum(
+        "optimizer",
+        "sgd",
+        ["sgd", "adam"],
+        "SGD with Nesterov momentum 0.9, or Adam, which transformers need. "
+        "Adam's --learning_rate is much smaller, such as 0.001.",
+    )
     flags.DEFINE_float("learning_rate", 0.1, "Learning rate at the start.")
     flags.register_validator(
         "learning_rate",
@@ -283,8 +290,8 @@ def configuration(*names: str, **extra: Any) -> dict[str, Any]:
     """
     shared = (
         "dataset data_dir subset validation_split batch_size epochs "
-        "learning_rate schedule weight_decay seed views validation_freq "
-        "precision fused strategy cpu_devices synchronized image_size "
+        "optimizer learning_rate schedule weight_decay seed views "
+        "validation_freq precision fused strategy cpu_devices synchronized image_size "
         "augmentation view_size unlabeled"
     )
     values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
@@ -396,7 +403,7 @@ def network(name: str, dataset: keras_mhgd.data.Dataset) -> keras.Model:
 def compile_model(
     model: keras.Model, dataset: keras_mhgd.data.Dataset, **arguments: Any
 ) -> None:
-    """Compiles a model for cross-entropy with the published optimizer.
+    """Compiles a model for cross-entropy with the flags' optimizer.
 
     Args:
         model: The model to train.
@@ -411,7 +418,9 @@ def compile_model(
 def optimizer(
     rate: float, dataset: keras_mhgd.data.Dataset
 ) -> keras.optimizers.Optimizer:
-    """Makes the published optimizer, SGD with Nesterov momentum 0.9.
+    """Makes the flags' optimizer: SGD with Nesterov momentum 0.9, or Adam.
+
+    The first is that of the published trainings.
 
     Args:
         rate: Learning rate at the start of the flags' schedule.
@@ -428,6 +437,8 @@ def optimizer(
             [round(steps * part) for part in (0.3, 0.6, 0.8)],
             [rate * factor for factor in (1.0, 0.1, 0.01, 0.001)],
         )
+    if FLAGS.optimizer == "adam":
+        return keras.optimizers.Adam(rate)
     return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
 
 

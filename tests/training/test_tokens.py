@@ -14,6 +14,7 @@ from tests.training.runs import PREPARATION, assert_same_run, read_rows, run
 
 pytestmark = pytest.mark.slow
 
+ADAM = ["--optimizer=adam", "--learning_rate=0.003"]
 DATA = ["--dataset=languages", "--subset=160", "--batch_size=32"]
 
 
@@ -50,7 +51,7 @@ def data(folder):
 @pytest.fixture(scope="module")
 def teacher(folder, data):
     model = ["--model=char_transformer_small", "--epochs=12"]
-    run("train", *data, *model, f"--run={folder}/teacher")
+    run("train", *data, *model, *ADAM, f"--run={folder}/teacher")
     return folder / "teacher"
 
 
@@ -59,6 +60,7 @@ def distill(data, teacher):
     """Arguments of `distill` but its run folder."""
     return [
         *data,
+        *ADAM,
         f"--teacher={teacher}",
         "--student=char_cnn",
         "--epochs=2",
