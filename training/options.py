@@ -291,8 +291,8 @@ def configuration(*names: str, **extra: Any) -> dict[str, Any]:
     shared = (
         "dataset data_dir subset validation_split batch_size epochs "
         "optimizer learning_rate schedule weight_decay seed views "
-        "validation_freq precision fused strategy cpu_devices synchronized image_size "
-        "augmentation view_size unlabeled"
+        "validation_freq precision fused strategy cpu_devices synchronized "
+        "image_size augmentation view_size unlabeled"
     )
     values = {name: FLAGS[name].value for name in (*shared.split(), *names)}
     return json.loads(json.dumps(values | extra))
