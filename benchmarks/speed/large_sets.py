@@ -170,11 +170,13 @@ def cache(folder: str, seconds: str = "60") -> None:
                 128, initial_epoch=view, initial_step=10 * view
             ).take(3)
             for (images, _), _, places in batches:
-                rows = made.rows(view, places.numpy()).values()
-                for one, other in zip(live(images).vectors, rows, strict=True):
+                rows = made.rows(view, places.numpy())
+                for (_, point), one in zip(
+                    distiller.sensing_points, live(images).vectors, strict=True
+                ):
                     compared += one.shape[0]
-                    if not np.array_equal(one, other):
-                        raise AssertionError(f"view {view} differs")
+                    if not np.array_equal(one, rows[f"vectors@{point}"]):
+                        raise AssertionError(f"{point} of view {view} differs")
         print(f"{compared} vectors are those of the teacher, bit for bit")
         for _ in range(5):
             for name, run in (

@@ -159,7 +159,7 @@ def _features(kept: dict[str, Any]) -> Features:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in kept.items()
     }
-    return Features(**lists)
+    return Features(**{"outputs": None, **lists})
 
 
 def without_padding(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:

@@ -130,6 +130,11 @@ class TeacherCache:
         if top_k is not None:
             _require_softmax_alone(distiller)
         self._top_k = top_k
+        # Methods on outputs and logits ask what the outputs mean.
+        self._reads_outputs = any(
+            each.needs.predictions or each.needs.tasks is not None
+            for each in distiller.methods
+        )
         self._targets = tf.function(
             lambda images: self._kept_of(distiller.targets(images)),
             input_signature=self._batches().element_spec[0][:1],
@@ -275,8 +280,14 @@ class TeacherCache:
     def _kept_of(self, found: Features | list[Features]) -> Any:
         """Gives the tensors that are kept: dicts by field."""
         if isinstance(found, Features):
-            return self._with_top_k(_known(found))
-        return tuple(self._with_top_k(_known(each)) for each in found)
+            return self._kept_of_teacher(found)
+        return tuple(map(self._kept_of_teacher, found))
+
+    def _kept_of_teacher(self, found: Features) -> dict[str, Any]:
+        known = _known(found)
+        if not self._reads_outputs:
+            known.pop("outputs", None)
+        return self._with_top_k(known)
 
     def _with_top_k(self, known: dict[str, Any]) -> dict[str, Any]:
         if self._top_k is None:

@@ -107,6 +107,7 @@ def test_mhgd_keeps_vectors_alone(distiller, bars, method, lengths):
     taught, _ = next(iter(cache.train()))
     features = taught.features
     assert features.maps == []
+    assert (features.outputs is None) == (method == "mhgd")
     shapes = [each.shape for each in features.vectors]
     assert shapes == [(16, length) for length in lengths]
 
@@ -166,7 +167,8 @@ def test_the_teacher_runs_only_for_what_is_missing(
     cache_of(distiller, "attention_transfer", bars, tmp_path)
     assert filled == []
     cache_of(distiller, "soft_logits+fitnet", bars, tmp_path)
-    assert filled == [(0, "logits"), (1, "logits")]
+    # "fitnet" reads no outputs, so they are missing as well.
+    assert filled == [(view, "logits", "outputs") for view in (0, 1)]
     for name, time in times.items():
         assert name == ".lock" or (tmp_path / name).stat().st_mtime_ns == time
 
