@@ -104,5 +104,5 @@ def test_usage(tmp_path, monkeypatch):
     names = run_page("docs/usage.md")
     assert names["method"].mhan is names["mhgd"].mhan
     assert len(names["distiller"].sensing_points) == 2
-    assert names["images"].element_spec[0].images.shape == (64, 28, 28, 1)
+    assert names["images"].element_spec[0].images.shape[1:] == (28, 28, 1)
     assert (tmp_path / "run.keras").exists()
