@@ -534,7 +534,7 @@ class Dataset:
             views,
             initial_step,
             share,
-        ).map(lambda batch, *place: batch)
+        ).map(_first)
 
     def train_with_places(
         self,
@@ -579,6 +579,8 @@ class Dataset:
             require_one_or_more(views=check_integer("views", views))
         index = _on_host(self.index_train)
 
+        # AutoGraph would take longer than reading the first batch.
+        @tf.autograph.experimental.do_not_convert
         def places(epoch):
             view = epoch if views is None else epoch % views
             _, view_seed = _seeds(seed, view)
@@ -616,6 +618,8 @@ class Dataset:
                 made = *made, tf.cast(known, tf.float32)
             return made, view, order
 
+        if not self.layers:  # layers of a user may need AutoGraph
+            batch = tf.autograph.experimental.do_not_convert(batch)
         batches = tf.data.Dataset.counter(initial_epoch).flat_map(places)
         return _streamed(batches, share, batch)
 
@@ -635,6 +639,7 @@ class Dataset:
         _check_batch_size(batch_size)
         labels = _on_host(self.y_test)
 
+        @tf.autograph.experimental.do_not_convert
         def batch(order):
             found = tf.gather(labels, order)
             if self.mixing:
@@ -837,6 +842,11 @@ class Dataset:
         mean, scale = (np.tile(x, width) for x in (self.mean, 1 / self.std))
         shape = [*[-1 for _ in batch], height, width, channels]
         return tf.reshape((rows - mean) * scale, shape)
+
+
+@tf.autograph.experimental.do_not_convert
+def _first(batch: tuple, *place: tf.Tensor) -> tuple:
+    return batch
 
 
 def _seeds(seed: int, number: tf.Tensor) -> list[tf.Tensor]:

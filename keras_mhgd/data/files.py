@@ -131,7 +131,8 @@ class OnDemand(abc.ABC):
     def _images(self, positions: np.ndarray) -> Iterator[tf.Tensor]:
         """Reads images one after another."""
         read = tf.data.Dataset.from_tensor_slices(positions).map(
-            self.read, num_parallel_calls=os.cpu_count()
+            tf.autograph.experimental.do_not_convert(self.read),
+            num_parallel_calls=os.cpu_count(),
         )
         try:
             yield from read

@@ -268,9 +268,13 @@ class _Prepared:
     def labels(self, split: str) -> np.ndarray:
         """Gives the labels of a split."""
         reader = self._reader(split)
+
+        @tf.autograph.experimental.do_not_convert
+        def label(index):
+            return self._label(read_bytes(reader, index))
+
         labels = tf.data.Dataset.range(len(reader)).map(
-            lambda index: self._label(read_bytes(reader, index)),
-            num_parallel_calls=os.cpu_count(),
+            label, num_parallel_calls=os.cpu_count()
         )
         labels = labels.batch(1024).as_numpy_iterator()
         return np.concatenate(list(labels))

@@ -293,6 +293,7 @@ def static_batches(
             "batch size that divides the number of samples."
         )
 
+    @tf.autograph.experimental.do_not_convert
     def fix(*batch):
         return tf.nest.map_structure(
             lambda part: tf.ensure_shape(part, [batch_size, *part.shape[1:]]),
@@ -480,10 +481,12 @@ def _distributed(
         local = number // context.num_input_pipelines
         first = local * context.input_pipeline_id
 
+        @tf.autograph.experimental.do_not_convert
+        def split(*batch):
+            return _rows(batch, number, first, local, least)
+
         def share(batches):
-            return batches.flat_map(
-                lambda *batch: _rows(batch, number, first, local, least)
-            )
+            return batches.flat_map(split)
 
         if isinstance(batches, Shared):
             parts = batches.make(share)
@@ -508,6 +511,7 @@ def _rows(
         f"{replicas.TOO_FEW} Received samples:",
     )
 
+    @tf.autograph.experimental.do_not_convert
     def part(replica):
         # Rounded up, so the first device has a sample of each batch.
         start, end = (

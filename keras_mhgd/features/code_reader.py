@@ -100,7 +100,7 @@ class Tap:
             del fields["masks"], fields["mask"]
             return fields
 
-        traced = tf.function(run).get_concrete_function(
+        traced = tf.function(run, autograph=False).get_concrete_function(
             _known_specs(self._model)
         )
         shapes = keras.tree.map_structure(
@@ -184,7 +184,7 @@ def calls(
         return result
 
     with _watching(list(layers), watch):
-        run = tf.function(model.__call__)
+        run = tf.function(model.__call__, autograph=False)
         run.get_concrete_function(_known_specs(model))
     return found
 

@@ -174,7 +174,9 @@ class Views:
         """
         if self._student is None:
             return y
-        run = tf.function(functools.partial(_applied, self._student))
+        run = tf.function(
+            functools.partial(_applied, self._student), autograph=False
+        )
         traced = run.get_concrete_function(x, y, sample_weight)
         return traced.structured_outputs[1]
 

@@ -138,6 +138,7 @@ class TeacherCache:
         self._targets = tf.function(
             lambda images: self._kept_of(distiller.targets(images)),
             input_signature=self._batches().element_spec[0][:1],
+            autograph=False,
         )
         found = self._targets.get_concrete_function().structured_outputs
         points = distiller.sensing_points
@@ -241,6 +242,7 @@ class TeacherCache:
         def read(views, positions):  # a batch is of one view
             return list(self.rows(views[0], positions).values())
 
+        @tf.autograph.experimental.do_not_convert
         def teach(batch, views, positions):
             images, *labels = batch
             rows = tf.numpy_function(

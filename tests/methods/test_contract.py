@@ -235,7 +235,9 @@ def test_no_gradient_flows_into_a_frozen_teacher(name):
 def test_eager_graph_and_xla_agree(name, jit_compile):
     method = made(name)
     arguments = method, features(0), features(1)
-    run = tf.function(lambda: call(*arguments), jit_compile=jit_compile)
+    run = tf.function(
+        lambda: call(*arguments), jit_compile=jit_compile, autograph=False
+    )
     found = run()
     for term, value in call(*arguments).items():
         np.testing.assert_allclose(found[term], value, rtol=1e-4, atol=1e-6)
