@@ -167,7 +167,7 @@ def cache(folder: str, seconds: str = "60") -> None:
         compared = 0
         for view in range(20):
             batches = dataset.train_with_places(
-                128, initial_epoch=view, initial_step=10 * view
+                128, initial_epoch=view, initial_step=7 * view
             ).take(3)
             for (images, _), _, places in batches:
                 rows = made.rows(view, places.numpy())
