@@ -1,6 +1,6 @@
 """Says which folders are packages; everything else is in `pyproject.toml`.
 
-`training` and the shipped teachers stand at the top of the repository. They are
+`training` and the trained networks stand at the top of the repository. They are
 installed inside `keras_mhgd`, so that no other top-level name is taken.
 """
 
@@ -13,9 +13,11 @@ setup(
             f"keras_mhgd.{name}"
             for name in find_packages(include=["training*"])
         ),
-        # These two hold only data.
+        # These hold only data.
         "keras_mhgd.training.reports.templates",
+        "keras_mhgd.saved_models",
         "keras_mhgd.saved_models.teachers",
+        "keras_mhgd.saved_models.students",
     ],
     package_dir={
         "keras_mhgd.training": "training",
@@ -25,6 +27,8 @@ setup(
         "keras_mhgd": ["py.typed", "data/*.npz", "data/*.md"],
         "keras_mhgd.training.reports": ["*.toml"],
         "keras_mhgd.training.reports.templates": ["*"],
+        "keras_mhgd.saved_models": ["presets.json"],
         "keras_mhgd.saved_models.teachers": ["*.keras"],
+        "keras_mhgd.saved_models.students": ["*.keras"],
     },
 )

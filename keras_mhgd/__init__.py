@@ -15,6 +15,7 @@ from keras_mhgd import (
     linalg,
     methods,
     models,
+    presets,
     tasks,
 )
 from keras_mhgd.distiller import Distiller
@@ -39,6 +40,7 @@ __all__ = [
     "linalg",
     "methods",
     "models",
+    "presets",
     "tasks",
     "tuning",
 ]

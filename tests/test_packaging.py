@@ -25,6 +25,7 @@ DEPENDENCIES = {
     "absl-py",
     "tensorboard",
 }
+MODELS = ("saved_models/teachers", "saved_models/students")
 DEMO = ["--epochs=1", "--preparation_epochs=1", "--subset=200", "--jobs=1"]
 
 
@@ -33,7 +34,7 @@ def wheel(tmp_path_factory):
     """A wheel that is made of a source distribution, without a network."""
     folder = tmp_path_factory.mktemp("packages")
     source = folder / "source"
-    for name in ("keras_mhgd", "training", "saved_models/teachers"):
+    for name in ("keras_mhgd", "training", *MODELS):
         shutil.copytree(
             ROOT / name,
             source / name,
@@ -42,6 +43,7 @@ def wheel(tmp_path_factory):
     for file in ROOT.iterdir():
         if file.is_file():
             shutil.copy(file, source)
+    shutil.copy(ROOT / "saved_models" / "presets.json", source / "saved_models")
     # What a checkout may hold beside the files of the repository.
     (source / "saved_models" / "student.keras").touch()
     code = "import sys; from setuptools import build_meta as backend; "
@@ -78,11 +80,15 @@ def files(folder, pattern="*"):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     held = {name for name in names if ".dist-info/" not in name}
-    teachers = "saved_models/teachers"
     assert held == {
         *(f"keras_mhgd/{name}" for name in files("keras_mhgd")),
         *(f"keras_mhgd/training/{name}" for name in files("training")),
-        *(f"keras_mhgd/{teachers}/{name}" for name in files(teachers)),
+        *(
+            f"keras_mhgd/{folder}/{name}"
+            for folder in MODELS
+            for name in files(folder)
+        ),
+        "keras_mhgd/saved_models/presets.json",
     }
     assert {"keras_mhgd/py.typed", "keras_mhgd/__main__.py"} <= held
     version = keras_mhgd.__version__

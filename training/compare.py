@@ -1,7 +1,7 @@
 """Compares methods on one pair of networks, over several trials.
 
 %s --dataset=glyphs --subset=2000
-    --teacher=saved_models/teachers/vgg_small_glyphs.keras
+    --teacher=vgg_small_glyphs
     --student=resnet_small --methods=student,soft_logits,rkd,mhgd --trials=3
     --epochs=40 --run=runs/table
 

@@ -1,7 +1,7 @@
 """Exports a trained network for deployment and checks it on test images.
 
 %s --dataset=glyphs --model=runs/mhgd
-    --teacher=saved_models/teachers/vgg_small_glyphs.keras --alone=runs/alone
+    --teacher=vgg_small_glyphs --alone=runs/alone
     --formats=saved_model,tflite,tflite_int8,onnx --out=saved_models/student
 
 The folder also gets the measurements (`export.json`), a model card

@@ -1,7 +1,7 @@
 """Searches for the settings of a distillation with keras-tuner.
 
 %s --dataset=glyphs --subset=2000 --views=8
-    --teacher=saved_models/teachers/vgg_small_glyphs.keras
+    --teacher=vgg_small_glyphs
     --student=resnet_small --methods=soft_logits,dkd,mhgd --trials=20
     --epochs=20 --run=runs/search
 

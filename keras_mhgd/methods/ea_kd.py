@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mhgd.methods.base.logit_method import LogitMethod
+from keras_mhgd.methods.base.logit_method import LogitMethod, inner_method
 from keras_mhgd.methods.pieces.divergence import mean_over_rows
 from keras_mhgd.methods.pieces.targets import student_and_target
 from keras_mhgd.methods.soft_logits import SoftLogits
@@ -99,7 +99,9 @@ class EAKD(LogitMethod):
         **kwargs,
     ):
         super().__init__(temperature, False, weight, **kwargs)
-        self.method = _checked(method)
+        if method is None:
+            method = SoftLogits(name="soft_logits")
+        self.method = inner_method(method, "a method on logits")
         self.terms = tuple(f"ea_{term}" for term in self.method.terms)
         self.spans = self.method.spans
         # Values and embeddings have no entropy.
@@ -142,26 +144,6 @@ class EAKD(LogitMethod):
         del config["standardize"]
         method = keras.saving.serialize_keras_object(self.method)
         return {**config, "method": method}
-
-
-def _checked(method: LogitMethod | dict[str, Any] | None) -> LogitMethod:
-    if method is None:
-        return SoftLogits(name="soft_logits")
-    if isinstance(method, dict):
-        method = keras.saving.deserialize_keras_object(method)
-    if not isinstance(method, LogitMethod):
-        raise TypeError(
-            "`method` must be a method on logits. Received: "
-            f"method={method!r} of type {type(method).__name__}. Pass one such "
-            "as keras_mhgd.methods.DKD()."
-        )
-    if not method.row_terms:
-        raise ValueError(
-            "`method` must have a term that is a mean over samples, which can "
-            f"be weighted. Received: {type(method).__name__}. Pass another, "
-            "such as keras_mhgd.methods.DKD()."
-        )
-    return method
 
 
 def _entropy(logits: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ from keras_mhgd.checks import (
     require_one_or_more,
 )
 from keras_mhgd.features import Features
-from keras_mhgd.methods.base.logit_method import LogitMethod
+from keras_mhgd.methods.base.logit_method import LogitMethod, inner_method
 from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.dkd import DKD
 from keras_mhgd.methods.nkd import NKD
@@ -148,7 +148,11 @@ class SDD(Method):
     ):
         super().__init__(weight=weight, **kwargs)
         require_not_negative(complementary=complementary)
-        self.method = _inner(method)
+        if isinstance(method, str):
+            require_known("method", method, _METHODS)
+            method = _METHODS[method](name=method)
+        form = f"one of {', '.join(_METHODS)}, or a method on logits"
+        self.method = inner_method(method, form, every_term=True)
         self.scales = _checked(scales)
         self.complementary = complementary
         self.terms = tuple(f"sdd_{term}" for term in self.method.terms)
@@ -203,33 +207,6 @@ class SDD(Method):
             "scales": list(self.scales),
             "complementary": self.complementary,
         }
-
-
-def _inner(method: Any) -> LogitMethod:
-    if isinstance(method, dict):
-        method = keras.saving.deserialize_keras_object(method)
-    if isinstance(method, str):
-        require_known("method", method, _METHODS)
-        return _METHODS[method](name=method)
-    if not isinstance(method, LogitMethod) or not method.row_terms:
-        raise TypeError(
-            f"`method` must be one of {', '.join(_METHODS)}, or a method on "
-            "logits whose terms are all means over samples. Received: "
-            f"{method!r} of type {type(method).__name__}."
-        )
-    if set(method.row_terms) < set(method.terms):
-        others = sorted(set(method.terms) - set(method.row_terms))
-        raise ValueError(
-            "`method` must have terms that are all means over samples. "
-            f"Received: {type(method).__name__}, whose {', '.join(others)} "
-            f"is not. Choose one of {', '.join(_METHODS)}."
-        )
-    if method.built:
-        raise ValueError(
-            "`method` must be new. Received: one that belongs to a distiller "
-            f"already, {method!r}. Make another one."
-        )
-    return method
 
 
 def _checked(scales: Any) -> tuple[int, ...]:

@@ -240,6 +240,13 @@ def test_needs_what_the_other_method_needs():
     assert EAKD().needs.tasks == ("single_label", "multi_label")
 
 
+def test_refuses_an_inner_method_of_another_distiller(small_net):
+    inner = methods.DKD()
+    keras_mhgd.Distiller(small_net("student"), small_net("teacher"), inner)
+    with pytest.raises(ValueError, match="`method` must be new. Received"):
+        EAKD(inner)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

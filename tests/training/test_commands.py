@@ -6,10 +6,11 @@ import pytest
 
 from tests.training.launcher import launch
 from training import commands
-from training.saved.trained import network_file
+from training.saved.trained import load_network, network_file
 
 FOLDER = pathlib.Path(commands.__file__).parent
-SHIPPED = "saved_models/teachers/vgg_small_glyphs.keras"
+ROOT = FOLDER.parent
+PRESET = "vgg_small_glyphs"
 
 
 def run(monkeypatch, *arguments, file="/bin/keras-mhgd"):
@@ -50,13 +51,16 @@ def test_help_names_the_command_and_all_its_flags(program):
     assert "%s" not in output
 
 
-def test_shipped_teacher_is_found_from_any_folder(tmp_path, monkeypatch):
+def test_presets_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert network_file(SHIPPED) == FOLDER.parent / SHIPPED
-    # A file of the user's comes first, and only teachers are looked for.
-    own = tmp_path / SHIPPED
-    own.parent.mkdir(parents=True)
-    own.touch()
-    assert network_file(SHIPPED).resolve() == own
-    for other in ("saved_models/teachers/mine.keras", "saved_models/x.keras"):
+    shipped = ROOT / "saved_models" / "teachers" / f"{PRESET}.keras"
+    assert network_file(PRESET) == shipped
+    # A file or a run of the user's comes first.
+    own = tmp_path / PRESET
+    own.mkdir()
+    (own / "config.json").touch()
+    assert network_file(PRESET) == pathlib.Path(PRESET, "last.keras")
+    for other in ("saved_models/teachers/mine.keras", "vgg_small"):
         assert network_file(other) == pathlib.Path(other)
+    with pytest.raises(FileNotFoundError, match=f"{PRESET}.* no vgg_small"):
+        load_network("vgg_small")

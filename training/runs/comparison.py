@@ -163,7 +163,7 @@ class Comparison:
                 other trainings are finished first, unless the teacher's failed.
         """
         trainings = {}
-        makers = {}  # by method, the first training that prepares it
+        makers = {}  # the first training that prepares a method
         with (
             concurrent.futures.ThreadPoolExecutor(jobs) as pool,
             self._processes,
@@ -175,19 +175,15 @@ class Comparison:
                 _require_success({folder: first.result()})
             for trial in range(trials):
                 for way in self.ways:
-                    prepared = [
-                        type(each)
-                        for each in way.methods
-                        if each.preparation and not each.preparation.done
-                    ]
+                    prepared = _prepared(way)
                     # A training waits for the one that prepares its method.
                     waits = [
-                        makers[kind] for kind in prepared if kind in makers
+                        makers[each] for each in prepared if each in makers
                     ]
                     training = pool.submit(self._train, way, trial, waits)
                     trainings[self.folder(way, trial)] = training
-                    for kind in prepared:
-                        makers.setdefault(kind, training)
+                    for each in prepared:
+                        makers.setdefault(each, training)
             concurrent.futures.wait(trainings.values())
         _require_success(
             {folder: each.result() for folder, each in trainings.items()}
@@ -256,6 +252,24 @@ class _Processes:
             self._ended = error is not None
             for process in self._all:
                 process.terminate()
+
+
+def _prepared(way: Way) -> list[tuple[type, str]]:
+    """Lists the methods that a way prepares, with the flags of its data.
+
+    Ways that differ in other flags than those of methods don't share what they
+    prepare.
+    """
+    flags = {
+        name: value
+        for name, value in way.flags.items()
+        if name not in ("method", "set")
+    }
+    return [
+        (type(each), json.dumps(flags, sort_keys=True))
+        for each in way.methods
+        if each.preparation and not each.preparation.done
+    ]
 
 
 def _require_success(codes: Mapping[pathlib.Path, int]) -> None:

@@ -5,20 +5,16 @@ import pathlib
 
 import keras
 
+from keras_mhgd import presets
 from keras_mhgd.storage.networks import read_network
-
-# The folder that holds `training`: the checkout, or the installed package.
-_ROOT = pathlib.Path(__file__).parents[2]
-_SHIPPED = pathlib.Path("saved_models/teachers")
 
 
 def load_network(path: str | os.PathLike) -> keras.Model:
-    """Loads a trained network from a `.keras` file or a finished run.
+    """Loads a trained network from a file, a finished run or the package.
 
     Args:
-        path: A `.keras` file or a run folder. The teachers that the package
-            ships are found from any folder, as in
-            `saved_models/teachers/vgg_small_glyphs.keras`.
+        path: A `.keras` file, a run folder, or one of
+            `keras_mhgd.presets.names()`.
 
     Returns:
         The network. From a saved distiller, it is the student.
@@ -32,8 +28,8 @@ def load_network(path: str | os.PathLike) -> keras.Model:
     path = network_file(path)
     if not path.exists():
         raise FileNotFoundError(
-            "A network must be a .keras file or a finished run folder. "
-            f"There is no {path}."
+            "A network must be a .keras file, a finished run folder, or one "
+            f"of {', '.join(presets.names())}. There is no {path}."
         )
     network = read_network(path)
     return getattr(network, "student", network)
@@ -42,13 +38,10 @@ def load_network(path: str | os.PathLike) -> keras.Model:
 def network_file(path: str | os.PathLike) -> pathlib.Path:
     """Gives the path of a network's file.
 
-    This is `last.keras` in a run folder, and the shipped file if `path` names a
-    teacher that the package ships and there is no such file here.
+    This is `last.keras` in a run folder. A preset's name stands for its file,
+    unless there is a file or folder of that name here.
     """
+    if str(path) in presets.names() and not pathlib.Path(path).exists():
+        return presets.checked_file(str(path))
     path = pathlib.Path(path)
-    if (path / "config.json").exists():
-        return path / "last.keras"
-    shipped = _ROOT / path
-    if path.parent == _SHIPPED and not path.exists() and shipped.exists():
-        return shipped
-    return path
+    return path / "last.keras" if (path / "config.json").exists() else path

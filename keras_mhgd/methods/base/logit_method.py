@@ -1,5 +1,8 @@
 """Defines the base class of methods that compare outputs."""
 
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 from keras_mhgd.checks import require_positive
@@ -116,6 +119,52 @@ class LogitMethod(Method):
             "temperature": self.temperature,
             "standardize": self.standardize,
         }
+
+
+def inner_method(
+    method: Any, form: str, every_term: bool = False
+) -> LogitMethod:
+    """Checks the method whose samples another method weights.
+
+    Args:
+        method: The method, or its serialized form.
+        form: What `method` may be, for the message.
+        every_term: Whether all of its terms must be means over samples, and
+            not only one of them.
+
+    Returns:
+        The method.
+
+    Raises:
+        TypeError: If it is no method on logits.
+        ValueError: If its terms are no such means, or if it belongs to a
+            distiller already.
+    """
+    if isinstance(method, dict):
+        method = keras.saving.deserialize_keras_object(method)
+    if not isinstance(method, LogitMethod):
+        raise TypeError(
+            f"`method` must be {form}. Received: {method!r} of type "
+            f"{type(method).__name__}. Pass one such as "
+            "keras_mhgd.methods.DKD()."
+        )
+    others = [each for each in method.terms if each not in method.row_terms]
+    if not method.row_terms or (every_term and others):
+        means = "a term that is a mean"
+        if every_term:
+            means = "terms that are all means"
+        whose = f", whose {', '.join(others)} is not" * bool(method.row_terms)
+        raise ValueError(
+            f"`method` must have {means} over samples, which can be weighted. "
+            f"Received: {type(method).__name__}{whose}. Pass another, such as "
+            "keras_mhgd.methods.DKD()."
+        )
+    if method.built:
+        raise ValueError(
+            "`method` must be new. Received: one that belongs to a distiller "
+            f"already, {method!r}. Make another one."
+        )
+    return method
 
 
 def values_difference(
