@@ -1,8 +1,7 @@
-"""What a source distribution and a wheel hold, and that the wheel's runs."""
+"""What a source distribution and a wheel hold; `tests/package` runs one."""
 
 import configparser
 import email
-import os
 import pathlib
 import re
 import shutil
@@ -26,7 +25,6 @@ DEPENDENCIES = {
     "tensorboard",
 }
 MODELS = ("saved_models/teachers", "saved_models/students")
-DEMO = ["--epochs=1", "--preparation_epochs=1", "--subset=200", "--jobs=1"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +55,7 @@ def wheel(tmp_path_factory):
     return path
 
 
-def _call(command, fails=False, **options):
+def _call(command, **options):
     done = subprocess.run(
         list(map(str, command)),
         stdout=subprocess.PIPE,
@@ -65,8 +63,7 @@ def _call(command, fails=False, **options):
         text=True,
         **options,
     )
-    assert (done.returncode != 0) == fails, done.stdout
-    return done.stdout
+    assert done.returncode == 0, done.stdout
 
 
 def files(folder, pattern="*"):
@@ -113,38 +110,3 @@ def test_wheel_describes_itself(wheel):
     assert dict(scripts["console_scripts"]) == {
         "keras-mhgd": "keras_mhgd.training.commands:main"
     }
-
-
-def test_programs_of_the_wheel(wheel, tmp_path):
-    """They need no checkout, and share run folders with one."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "installed")
-    empty = tmp_path / "empty"
-    shadow = empty / "training"
-    shadow.mkdir(parents=True)
-    (shadow / "__init__.py").write_text("raise ImportError('a user\\'s own')")
-    installed = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
-
-    def run(*arguments, **options):
-        command = [sys.executable, "-m", "keras_mhgd", *arguments]
-        return _call(command, cwd=empty, env=installed, **options)
-
-    assert "usage: python -m keras_mhgd <command>" in run()
-    # absl ends with exit code 1 after a help text.
-    text = run("distill", "--help", fails=True)
-    assert "\npython -m keras_mhgd distill --dataset=glyphs" in text
-    output = run("demo", *DEMO)
-    assert "$ python -m keras_mhgd train --dataset=glyphs" in output
-    assert (empty / "saved_models" / "demo" / "model.tflite").exists()
-
-    # Ends the trained run once more, in the checkout.
-    demo = empty / "runs" / "demo"
-    (demo / "alone_0" / "result.json").unlink()
-    command = [sys.executable, "-m", "training.demo", *DEMO, f"--run={demo}"]
-    output = _call(
-        [*command, f"--out={tmp_path / 'out'}"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert output.count("$ python -m training.") == 1
-    assert f"Resuming {demo}/alone_0 after epoch 1." in output

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+import sys
 import venv
 
 import pytest
@@ -65,14 +66,25 @@ def test_commands(programs, tmp_path):
     shadow.mkdir()
     (shadow / "__init__.py").write_text("raise ImportError('a user\\'s own')")
     command = programs / "keras-mhgd"
+    module = [programs / "python", "-m", "keras_mhgd"]
     assert "usage: keras-mhgd <command>" in run(command, folder=tmp_path)
+    shown = run(*module, folder=tmp_path)
+    assert "usage: python -m keras_mhgd <command>" in shown
+    # absl ends with exit code 1 after a help text.
+    text = run(*module, "distill", "--help", folder=tmp_path, fails=True)
+    assert "\npython -m keras_mhgd distill --dataset=glyphs" in text
     output = run(command, "demo", *DEMO, folder=tmp_path)
     assert "$ keras-mhgd distill --preparation_dir=runs" in output
     exported = tmp_path / "saved_models" / "demo" / "model.tflite"
-    python = programs / "python"
-    output = run(
-        python,
-        *("-m", "keras_mhgd", "evaluate", f"--model={exported}"),
-        folder=tmp_path,
-    )
+    output = run(*module, "evaluate", f"--model={exported}", folder=tmp_path)
     assert "on 5000 test images of glyphs" in output
+
+    # Ends a trained run once more, in the checkout.
+    demo = tmp_path / "runs" / "demo"
+    (demo / "alone_0" / "result.json").unlink()
+    folders = [f"--run={demo}", f"--out={tmp_path / 'out'}"]
+    output = run(
+        sys.executable, "-m", "training.demo", *DEMO, *folders, folder=ROOT
+    )
+    assert output.count("$ python -m training.") == 1
+    assert f"Resuming {demo}/alone_0 after epoch 1." in output
