@@ -159,7 +159,7 @@ def named(
             random brightness, contrast, saturation and hue. `"strong"`: the
             same crops, mirroring, RandAugment with two operations, and erasing
             of a rectangle in a quarter of the images. Grey images get random
-            brightness and contrast in the place of colours and RandAugment.
+            brightness and contrast instead of colours and RandAugment.
         size: Height and width of the views, pixels.
         channels: Channels of the images.
         flip: Whether a mirrored image keeps its label.
