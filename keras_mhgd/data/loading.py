@@ -176,7 +176,11 @@ def _read(
             f"an existing image folder or an .npz file. Received: {name!r}. "
             f"{_choices(name)}"
         )
-    return tfds.read(name, data_dir, download, image_size, _choices(name))
+    # A folder's name may be that of a set, too.
+    hint = f"There is no folder {os.path.abspath(name)} either. "
+    return tfds.read(
+        name, data_dir, download, image_size, hint + _choices(name)
+    )
 
 
 def _read_cifar(name: str, *options) -> Dataset:

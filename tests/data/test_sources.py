@@ -515,6 +515,13 @@ def test_default_folder(monkeypatch, tmp_path):
         data.load("cifr100")
 
 
+def test_a_folder_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folder = re.escape(f"There is no folder {tmp_path / 'photos'} either. ")
+    with pytest.raises(FileNotFoundError, match=folder):
+        data.load("photos", data_dir=tmp_path)
+
+
 def test_download_without_network_fails_soon(monkeypatch, tmp_path):
     def refuse(*_):
         raise OSError("offline")
