@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 Gradients = list[tf.Tensor | None]
+"""A gradient for each variable, or `None` where no loss reaches it."""
 
 
 class Losses(NamedTuple):

@@ -37,10 +37,15 @@ __all__ = [
 ]
 
 SINGLE_LABEL = "single_label"
+"""Scores of classes, of which one is right."""
 MULTI_LABEL = "multi_label"
+"""Scores of labels that are independent of each other."""
 REGRESSION = "regression"
+"""Values."""
 EMBEDDING = "embedding"
+"""Vectors whose directions are compared."""
 KINDS = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, EMBEDDING)
+"""All kinds of outputs."""
 
 UNKNOWN_CLASS = -1
 """The class number of a row without a label."""

@@ -25,6 +25,7 @@ from keras_mhgd.storage.networks import read_network
 
 Inputs = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
 Predictor = Callable[[Inputs], np.ndarray | Arrays]
+"""A function from a batch of inputs to the network's outputs."""
 
 _DTYPES = ("float32", "int32", "int64")
 _READ_ERRORS = (IndexError, KeyError, OSError, RuntimeError, TypeError)

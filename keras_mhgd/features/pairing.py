@@ -19,6 +19,7 @@ from keras_mhgd.features.layers import (
 from keras_mhgd.features.outline import Step, inside, of_code, outline
 
 SensingPoints = Sequence[str | tuple[str, str]] | None
+"""Layer names, or (student layer, teacher layer) pairs; `None` to find them."""
 
 _GLOBAL_POOLINGS = (
     keras.layers.GlobalAveragePooling2D,

@@ -14,6 +14,7 @@ from keras_mhgd.features.inputs import Inputs
 from keras_mhgd.features.layers import augments, random_layers
 
 Preprocessor = Callable[..., Any] | str | None
+"""A function or layer; the name of the network that has it; `None`: its own."""
 
 
 class View(NamedTuple):

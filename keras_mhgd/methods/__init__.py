@@ -92,6 +92,7 @@ __all__ = [
 ]
 
 Identifier = str | Method | keras.distillation.DistillationLoss | dict[str, Any]
+"""What `get` makes a method from."""
 
 _METHODS = {
     "mhgd": MHGD,
