@@ -8,8 +8,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 PIP := $(VENV)/bin/pip install --quiet --no-compile
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-slow test-browser test-hub test-package lint \
-	format table clean
+.PHONY: demo test test-all test-slow test-browser test-hub test-package site \
+	lint format table clean
 
 demo: $(READY)  ## train alone, distill, compare, export
 	$(VENV)/bin/python -m training.demo
@@ -17,7 +17,7 @@ demo: $(READY)  ## train alone, distill, compare, export
 test: lint  ## lint, and all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
-test-all: test test-slow test-hub test-browser test-package  ## every test there is
+test-all: test test-slow test-hub test-browser test-package site  ## every test there is
 
 test-slow: $(READY)  ## whole programs, devices and workers, tasks, searches
 	$(PYTEST) -m slow
@@ -35,6 +35,13 @@ test-package: $(READY)  ## the package, checked and in a fresh environment
 	$(VENV)/bin/python -m build
 	$(VENV)/bin/twine check --strict dist/*
 	$(VENV)/bin/python -m pytest tests/package
+
+site: export TF_CPP_MIN_LOG_LEVEL := 3
+site: export NO_MKDOCS_2_WARNING := 1
+site: $(READY)  ## the documentation in site/, its guides run and its links checked
+	$(PIP) --requirement requirements-site.lock
+	$(VENV)/bin/mkdocs build --strict
+	$(VENV)/bin/python -m pytest tests/site
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -57,4 +64,4 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) runs build dist site *.egg-info

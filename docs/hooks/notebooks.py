@@ -1,0 +1,60 @@
+"""Runs the guides' notebooks, and makes pages of them and their outputs.
+
+The pages are Markdown, so that MkDocs checks their links. Each notebook runs
+in an empty folder. An error ends the build. Text on stderr is a warning.
+"""
+
+import tempfile
+from typing import Any
+
+import nbclient
+import nbformat
+from mkdocs.plugins import get_plugin_logger
+from mkdocs.structure.pages import Page
+
+_SECONDS = 300  # that a cell may take
+_log = get_plugin_logger("notebooks")
+
+
+def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
+    """Runs a notebook and makes a page of it."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return markdown
+    notebook = nbformat.reads(page.file.content_string, as_version=4)
+    _log.info("running %s", page.file.src_uri)
+    with tempfile.TemporaryDirectory() as folder:
+        nbclient.execute(
+            notebook,
+            cwd=folder,
+            timeout=_SECONDS,
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],
+        )
+    parts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+        elif cell.cell_type == "code":
+            parts.append(_block(cell.source, "python"))
+            parts += [_shown(each, page.file.src_uri) for each in cell.outputs]
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(text: str, language: str) -> str:
+    return f"````{language}\n{text.rstrip()}\n````"
+
+
+def _shown(output: nbformat.NotebookNode, path: str) -> str:
+    """Gives one output of a cell as Markdown."""
+    if output.output_type == "stream":
+        if output.name == "stderr":
+            _log.warning("%s writes to stderr: %s", path, output.text)
+        return _block(output.text, "text")
+    data = output.data
+    if "image/png" in data:
+        image = data["image/png"].replace("\n", "")
+        return f"![Output of the code above](data:image/png;base64,{image})"
+    for kind in ("text/markdown", "text/html"):
+        if kind in data:
+            return data[kind]
+    return _block(data["text/plain"], "text")
