@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 # Python compiles what it imports: compiling all of TensorFlow takes a minute.
 PIP := $(VENV)/bin/pip install --quiet --no-compile

@@ -338,7 +338,8 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             model: The distiller that `build` made.
             epochs: Last epoch.
             initial_epoch: Number of epochs that an earlier trial has finished.
-            callbacks: The tuner's callbacks.
+            callbacks: The tuner's callbacks. A progress bar among them shows
+                the preparation, too.
             verbose: As in `keras.Model.fit`.
             **kwargs: Other arguments of `keras.Model.fit`.
 
@@ -368,7 +369,12 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             "verbose": verbose,
         }
         if not model.prepared:
-            self._prepare(model, x=stream(0), **data)
+            bars = [
+                each
+                for each in callbacks
+                if isinstance(each, keras.callbacks.ProgbarLogger)
+            ]
+            self._prepare(model, x=stream(0), callbacks=bars, **data)
             progress.save(0)
         if start < epochs:
             try:

@@ -6,10 +6,13 @@ package has the same files as `keras_mhgd.training`, and the programs are
 """
 
 import ast
+import functools
+import itertools
 import pathlib
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags
 
@@ -24,6 +27,22 @@ PROGRAMS = (
     "make_glyphs",
     "make_languages",
 )
+
+# The flags that `--help` shows by group. Those after a bar are only named.
+_GROUPS = {
+    "data": "dataset subset validation_split batch_size image_size "
+    "| data_dir download",
+    "networks and methods": "model teacher student alone method methods set "
+    "sensing_points ways cache_teacher preparation_dir preparation_epochs "
+    "| cache_dir cache_dtype cache_top_k nonfinite gradient_norms",
+    "search": "tuner trials learning_rate_factor",
+    "training": "epochs optimizer learning_rate schedule weight_decay seed "
+    "views augmentation view_size unlabeled validation_freq | fused",
+    "devices": "precision strategy jobs | cpu_devices synchronized",
+    "output": "run out formats calibration_images least_agreement "
+    "| uint8_input save_freq profile",
+}
+_COLUMNS = 100  # of what `--help` shows
 
 _prefix = "python -m training." if __package__ == "training" else "keras-mhgd "
 
@@ -54,7 +73,88 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     shared = defined.pop(module("options"), [])
     defined[command] = [*defined.pop(sys.argv[0], []), *shared]
     sys.argv[0] = command
-    app.run(main)
+    app.define_help_flags()
+    for kind in (_Help, _HelpShort):
+        flags.DEFINE_flag(kind())
+    app.run(functools.partial(_run, main))
+
+
+def _run(
+    main: Callable[[Sequence[str]], None], arguments: Sequence[str]
+) -> None:
+    try:
+        main(arguments)
+    except app.UsageError as error:
+        # absl would list all flags before the message.
+        raise SystemExit(f"{error}\nSee {sys.argv[0]} --help.") from error
+
+
+class _Help(app.HelpFlag):
+    """Shows the flags by group, each by the first sentence of its help."""
+
+    def __init__(self):
+        super().__init__()
+        self.allow_override = True  # it takes the place of absl's
+
+    def parse(self, arg):
+        if self._parse(arg):
+            print(_help(sys.argv[0]))
+            sys.exit(1)  # as absl does
+
+
+class _HelpShort(_Help):
+    NAME, SHORT_NAME = "helpshort", None
+
+
+def _help(command: str) -> str:
+    """Writes what `--help` shows of a program."""
+    title, *lines = sys.modules["__main__"].__doc__.splitlines()
+    example = itertools.takewhile(
+        str.strip, itertools.dropwhile(lambda line: command not in line, lines)
+    )
+    shown = [title, "", *_wrapped(example), ""]
+    left = {
+        flag.name: flag for flag in flags.FLAGS.flags_by_module_dict()[command]
+    }
+    for group, names in _GROUPS.items():
+        told, _, named = (
+            [left.pop(name) for name in part.split() if name in left]
+            for part in names.partition("|")
+        )
+        shown += _section(group, told, named)
+    shown += _section("others", left.values(), [])
+    shown += ["", f"{command} --helpfull tells all about each flag."]
+    return "\n".join(shown)
+
+
+def _section(
+    title: str, told: Iterable[flags.Flag], named: Iterable[flags.Flag]
+) -> list[str]:
+    """Writes a line for each flag that is told, and one for those named."""
+    lines = []
+    for flag in told:
+        text, *_ = flag.help.partition(". ")
+        text = " ".join(text.split()).removesuffix(".")
+        if flag.default not in (None, []) and flag.default is not False:
+            text += f" ({flag.default_as_str.strip(chr(39))})"
+        lines.append(f"  {_switch(flag):<24}{text}")
+    if named:
+        lines += _wrapped(["also", *map(_switch, named)], indent="  ")
+    return [f"{title}:", *lines] if lines else []
+
+
+def _switch(flag: flags.Flag) -> str:
+    return f"--{'[no]' * flag.boolean}{flag.name}"
+
+
+def _wrapped(words: Iterable[str], indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        " ".join(map(str.strip, words)),
+        _COLUMNS,
+        initial_indent=indent,
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+    )
 
 
 def main() -> None:
@@ -82,5 +182,5 @@ def _overview() -> str:
         file = pathlib.Path(__file__).with_name(f"{program}.py")
         text = ast.get_docstring(ast.parse(file.read_text("utf-8")))
         lines.append(f"  {program:<16}{text.partition(chr(10))[0]}")
-    lines += ["", f"{called('<command>')} --help lists the flags of a command."]
+    lines += ["", f"{called('<command>')} --help tells how to use a command."]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from absl import app, flags
 import keras_mhgd
 
 from . import commands, options
+from .reports import closing
 from .reports.comparison_report import Outcome
 from .reports.published import published
 from .runs.comparison import Comparison, Way
@@ -35,24 +36,27 @@ options.define_training()
 flags.DEFINE_string(
     "teacher",
     None,
-    "Run folder or .keras file; or a network as for --student, which is "
-    "trained first, by the same flags.",
+    "Run folder, .keras file, or a network that is trained first. The network "
+    "is one of those of --student, and trained by the same flags.",
 )
 flags.DEFINE_string(
-    "student", None, f"Network: {', '.join(keras_mhgd.models.names())}, ..."
+    "student",
+    None,
+    "Network, such as resnet_small. One of "
+    f"{', '.join(keras_mhgd.models.names())}.",
 )
 flags.DEFINE_list(
     "methods",
     ["student", "soft_logits", "mhgd"],
-    "What is compared: student, which is the student alone and comes first, "
-    f"and any of {', '.join(keras_mhgd.methods.names())}, several joined by +, "
-    "or recommended. Or published: those with published results of the pair.",
+    "What is compared: student (alone; it comes first), and methods. Any of "
+    f"{', '.join(keras_mhgd.methods.names())}, several joined by +, or "
+    "recommended. Or published: those with published results of the pair.",
 )
 flags.DEFINE_multi_string(
     "set",
     [],
-    "An argument of a method, wherever it is, such as --set=mhgd.num_heads=4. "
-    "May be given several times.",
+    "An argument of a method, such as --set=mhgd.num_heads=4. It holds "
+    "wherever the method is. May be given several times.",
 )
 flags.DEFINE_list(
     "sensing_points",
@@ -62,8 +66,8 @@ flags.DEFINE_list(
 flags.DEFINE_string(
     "ways",
     None,
-    "A TOML file of other rows: tables [[way]] with a name and flags of "
-    "distill, where set is a table of the method's arguments, such as "
+    "A TOML file of other rows. It has tables [[way]] with a name and flags "
+    "of distill, where set is a table of the method's arguments, such as "
     "set = {num_heads = 4}, or of several methods' tables, such as "
     "set = {mhgd = {num_heads = 4}}.",
 )
@@ -129,6 +133,17 @@ def main(argv) -> None:
         notes.append(f"Left out, since they failed: {'; '.join(unfinished)}.")
     outcome.write(known, " ".join(notes))
     print(f"\n{outcome.text}\nWritten to {comparison.directory}/report.html.")
+    print(closing.of_comparison(outcome.rows, outcome.teacher, finished))
+    data = closing.given(shared, *closing.DATA)
+    best = {"model": finished[closing.best_of(outcome.rows).name][0]}
+    others = {"teacher": path, "alone": finished[ways[0].name][0]}
+    out = {"out": f"saved_models/{comparison.directory.name}"}
+    print(
+        closing.next_steps(
+            ("evaluate", data | best),
+            ("export", data | best | others | out),
+        )
+    )
     if failure:
         raise failure
 

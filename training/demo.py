@@ -16,15 +16,16 @@ from absl import flags
 import keras_mhgd
 
 from . import commands, options
+from .reports import closing
 from .reports.comparison_report import Outcome
 from .runs.comparison import Comparison, Way
 from .saved.trained import load_network, network_file
 
-options.define_positive("epochs", 40, "Passes over the training images.")
+options.define_positive("epochs", 40, "Passes over the training samples.")
 options.define_positive("preparation_epochs", 40, "Epochs of MHAN.")
 options.define_positive("subset", 2000, "Training images, of 20 000.")
 options.define_positive(
-    "jobs", 2, "Trainings at a time: a small network leaves cores idle."
+    "jobs", 2, "Trainings at a time. A small network leaves cores idle."
 )
 flags.DEFINE_string("run", "runs/demo", "Folder of the runs.")
 flags.DEFINE_string("out", "saved_models/demo", "Folder of the export.")
@@ -79,9 +80,10 @@ def main(argv) -> None:
         },
     )
     comparison.run(1, FLAGS.jobs)
+    finished = comparison.finished(1)
     outcome = Outcome(
         comparison.directory,
-        comparison.finished(1),
+        finished,
         network_file(TEACHER),
         dataset,
         f"resnet_small on {FLAGS.subset} glyphs",
@@ -100,8 +102,14 @@ def main(argv) -> None:
         ),
     )
     print(*files, sep="\n")
-    print(f"The files: {FLAGS.out}")
     print(f"\nCurves and result: {comparison.directory}/report.html")
+    print(closing.of_comparison(outcome.rows, outcome.teacher, finished))
+    print(
+        closing.next_steps(
+            ("evaluate", {"dataset": "glyphs", "model": files[-1].path})
+        )
+    )
+    print(f"For data of your own, see {commands.called('distill')} --help.")
 
 
 def _scaled(epochs: int, part: float) -> int:

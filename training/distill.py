@@ -10,78 +10,80 @@ import keras_mhgd
 from keras_mhgd.reuse.teacher_cache import fingerprint, fingerprint_of
 
 from . import commands, options
+from .reports import closing, opening
 from .runs.interruption import Interruption
-from .runs.run import Run, report
+from .runs.run import Run
 from .saved.trained import load_network
 
 options.define_data()
 options.define_training()
 flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
 flags.DEFINE_string(
-    "student", None, f"Network: {', '.join(keras_mhgd.models.names())}, ..."
+    "student",
+    None,
+    "Network, such as resnet_small. One of "
+    f"{', '.join(keras_mhgd.models.names())}.",
 )
 flags.DEFINE_string(
     "method",
     "mhgd",
-    f"Method, or several joined by +: {', '.join(keras_mhgd.methods.names())}; "
-    "or recommended.",
+    "Method, several joined by +, or recommended. Any of "
+    f"{', '.join(keras_mhgd.methods.names())}.",
 )
 flags.DEFINE_multi_string(
     "set",
     [],
-    "An argument of the method as name=value, such as --set=num_heads=4; of "
-    "one of several methods as --set=mhgd.num_heads=4. May be given several "
-    "times.",
+    "An argument of the method, such as --set=num_heads=4. Of one of several "
+    "methods, such as --set=mhgd.num_heads=4. May be given several times.",
 )
 flags.DEFINE_list(
     "sensing_points",
     None,
-    "Layers, front end first: a name that both networks have, or "
+    "Layers, front end first. A name that both networks have, or "
     "student_layer:teacher_layer. Stage ends if not given.",
 )
 flags.DEFINE_enum(
     "nonfinite",
     "raise",
     ["raise", "skip"],
-    "At a loss or gradient that is not finite: end the training, or undo the "
-    "step and count it. A run may go on with the other.",
+    "What follows a loss or gradient that is not finite. The training ends, "
+    "or the step is undone and counted. A run may go on with the other.",
 )
 flags.DEFINE_boolean(
     "cache_teacher",
     False,
-    "Run the teacher once for all --views of the images, and keep what the "
-    "method reads.",
+    "Run the teacher once for all --views, and keep what methods read.",
 )
 flags.DEFINE_string(
     "cache_dir",
     None,
-    "Folder of --cache_teacher, for other runs as well; in memory if not "
+    "Folder of --cache_teacher, for other runs as well. In memory if not "
     "given.",
 )
 flags.DEFINE_enum(
     "cache_dtype",
     "float32",
     ["float32", "float16"],
-    "What --cache_teacher keeps: exact features, or rounded ones in half the "
+    "What --cache_teacher keeps. Exact features, or rounded ones in half the "
     "space.",
 )
 options.define_positive(
     "cache_top_k",
     None,
-    "Number of the largest logits that --cache_teacher keeps of each image; "
-    "the other classes share the rest of the probability. All if not given.",
+    "Number of the largest logits that --cache_teacher keeps of each sample. "
+    "The other classes share the rest of the probability. All if not given.",
 )
 flags.DEFINE_string(
     "preparation_dir",
     None,
-    "Folder of networks that methods learn from the teacher alone: they are "
+    "Folder of networks that methods learn from the teacher alone. They are "
     "used if they are there, and left there if not.",
 )
 flags.DEFINE_boolean(
     "gradient_norms",
     False,
-    "Measure the norms of both gradients in each step, and the share that is "
-    "clipped: backward passes beside the training's, which stays the same.",
+    "Measure the norms of both gradients, and the share that is clipped. This "
+    "takes backward passes beside the training's, which stays the same.",
 )
 flags.mark_flags_as_required(["teacher", "student"])
 flags.register_multi_flags_validator(
@@ -122,7 +124,7 @@ def _main(interruption: Interruption) -> None:
     if not run.result:
         with options.strategy().scope():
             _distill(run, interruption)
-    report(run)
+    print(closing.of_run(run.directory, run.result))
 
 
 def _distill(run: Run, interruption: Interruption) -> None:
@@ -143,6 +145,13 @@ def _distill(run: Run, interruption: Interruption) -> None:
         gradient_norms=FLAGS.gradient_norms,
     )
     options.compile_model(distiller, dataset, nonfinite=FLAGS.nonfinite)
+    if keras_mhgd.distribution.is_chief():
+        teaching = run.measured_teacher(distiller, dataset)
+        print(
+            opening.of_distillation(
+                distiller, teaching, dataset, run.config, run.directory
+            )
+        )
     preparations = None
     if FLAGS.preparation_dir:
         preparations = keras_mhgd.Preparations(

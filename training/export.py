@@ -1,4 +1,4 @@
-"""Exports a trained network for deployment and checks it on test images.
+"""Exports a trained network for deployment and checks it on test samples.
 
 %s --dataset=glyphs --model=runs/mhgd
     --teacher=vgg_small_glyphs --alone=runs/alone
@@ -24,7 +24,7 @@ from keras_mhgd.export import ExportedModel, Serving, export_student
 from keras_mhgd.storage.files import write_atomically
 
 from . import commands, options
-from .reports import pictures
+from .reports import closing, pictures
 from .reports.machine import machine
 from .reports.model_card import card
 from .saved.results import read_result
@@ -35,7 +35,7 @@ flags.DEFINE_string("model", None, "Run folder or .keras file.")
 flags.DEFINE_list(
     "formats",
     ["saved_model", "tflite"],
-    f"Any of {', '.join(keras_mhgd.export.names())}.",
+    f"Formats of the files. Any of {', '.join(keras_mhgd.export.names())}.",
 )
 flags.DEFINE_string(
     "out", None, "Folder to write to, such as saved_models/student."
@@ -43,18 +43,17 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "teacher",
     None,
-    "Run folder or .keras file of the teacher, to compare with.",
+    "Teacher to compare with. A run folder or .keras file.",
 )
 flags.DEFINE_string(
     "alone",
     None,
-    "Run folder or .keras file of the student that was trained without a "
-    "teacher, to compare with.",
+    "Student without a teacher, to compare with. A run folder or .keras file.",
 )
 options.define_positive(
     "calibration_images",
     2000,
-    "Training images that set the scales of tflite_int8, at most.",
+    "Training samples that set the scales of tflite_int8, at most.",
 )
 flags.DEFINE_boolean(
     "uint8_input", False, "Let tflite_int8 take uint8 instead of int8."
@@ -62,8 +61,9 @@ flags.DEFINE_boolean(
 flags.DEFINE_multi_string(
     "least_agreement",
     [],
-    "Least fraction of the test images that keep their class in a format, as "
-    "in --least_agreement=tflite_int8=0.97. May be given several times.",
+    "Least agreement with the Keras model, such as tflite_int8=0.97. It is the "
+    "fraction of test samples that keep their class in a format. May be given "
+    "several times.",
 )
 flags.mark_flags_as_required(["model", "out"])
 FLAGS = flags.FLAGS
@@ -75,7 +75,7 @@ def main(argv) -> None:
     if FLAGS.validation_split:
         raise app.UsageError(
             "--validation_split is for choosing settings: the model card tells "
-            "the accuracy on the test images. Leave it out."
+            "the accuracy on the test samples. Leave it out."
         )
     least = dict(map(_fraction, FLAGS.least_agreement))
     network = load_network(FLAGS.model)
@@ -111,11 +111,23 @@ def main(argv) -> None:
     )
     _write(network, dataset, len(images), files, compared)
     print(*files, sep="\n")
+    for name, file in compared.items():
+        print(
+            f"For comparison, the {name} as a float32 .tflite file: "
+            f"{file.size / 1000:.1f} kB, accuracy {file.accuracy:.2%}"
+        )
     print(f"Model card: {FLAGS.out}/README.md")
+    data = {name: FLAGS[name].value for name in closing.DATA}
+    smallest = min(files, key=lambda file: file.size)
+    print(
+        closing.next_steps(
+            ("evaluate", closing.given(data, *data) | {"model": smallest.path})
+        )
+    )
 
 
 def _tested(dataset: keras_mhgd.data.Dataset) -> np.ndarray:
-    """Picks the test images: all, or as many, spread evenly, as take 1 GB."""
+    """Picks test samples: all, or as many, spread evenly, as take 1 GB."""
     size = len(dataset.x_test)
     most = _MOST_BYTES // (4 * math.prod(dataset.input_shape))
     count = min(size, max(1, most))

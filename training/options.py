@@ -66,26 +66,27 @@ def define_data() -> None:
     flags.DEFINE_string(
         "dataset",
         "glyphs",
-        "Data set: glyphs, languages, fashion_mnist, cifar10, cifar100, any "
-        "other name of TFDS, tiny_imagenet, a folder of images, or an .npz "
-        "file.",
+        "Data set: a name, a folder of images, or an .npz file. Names: glyphs, "
+        "languages, fashion_mnist, cifar10, cifar100, tiny_imagenet, and any "
+        "other of TFDS.",
     )
     flags.DEFINE_string("data_dir", None, "Folder that holds the data set.")
     flags.DEFINE_boolean("download", False, "Download a missing TFDS data set.")
     flags.DEFINE_integer(
-        "subset", None, "Number of training images used, balanced by class."
+        "subset", None, "Number of training samples used, balanced by class."
     )
     flags.register_validator(
         "subset",
         lambda value: value is None or value > 0,
-        "--subset must be a positive number of images.",
+        "--subset must be a positive number of samples.",
     )
     flags.DEFINE_float(
         "validation_split",
         None,
-        "Part of the training images that is held out, before --subset, and "
-        "used instead of the test images, for example to choose settings. A "
-        "teacher that was trained on them makes the results look better.",
+        "Part of the training samples that is held out, and tested on. It is "
+        "held out before --subset, and used instead of the test samples, for "
+        "example to choose settings. A teacher that was trained on it makes "
+        "the results look better.",
     )
     flags.register_validator(
         "validation_split",
@@ -93,13 +94,11 @@ def define_data() -> None:
         "--validation_split must lie between 0 and 1.",
     )
     define_positive("batch_size", 128, "Global batch size, in samples.")
-    _define_size("image_size", "Size that all images are resized to")
+    _define_size("image_size", "Size that all images are resized to.")
 
 
 def _define_size(name: str, text: str) -> None:
-    flags.DEFINE_list(
-        name, None, f"{text}, in pixels: such as 224, or height,width."
-    )
+    flags.DEFINE_list(name, None, f"{text} In pixels: 224, or height,width.")
     flags.register_validator(
         name,
         lambda value: value is None or _is_size(value),
@@ -121,13 +120,13 @@ def size(name: str) -> tuple[int, int] | None:
 
 def define_training() -> None:
     """Defines the flags of a training."""
-    define_positive("epochs", 100, "Passes over the training images.")
+    define_positive("epochs", 100, "Passes over the training samples.")
     flags.DEFINE_enum(
         "optimizer",
         "sgd",
         ["sgd", "adam"],
-        "SGD with Nesterov momentum 0.9, or Adam, which transformers need. "
-        "Adam's --learning_rate is much smaller, such as 0.001.",
+        "SGD with Nesterov momentum 0.9, or Adam. Transformers need Adam. Its "
+        "--learning_rate is much smaller, such as 0.001.",
     )
     flags.DEFINE_float("learning_rate", 0.1, "Learning rate at the start.")
     flags.register_validator(
@@ -139,8 +138,8 @@ def define_training() -> None:
         "schedule",
         "step",
         ["step", "cosine", "constant"],
-        "Learning rate over the epochs: x 0.1 at 30, 60 and 80 %; half a "
-        "cosine to 0; constant.",
+        "Learning rate over the epochs. In this order: x 0.1 at 30, 60 and "
+        "80 %; half a cosine to 0; constant.",
     )
     flags.DEFINE_float(
         "weight_decay", 5e-4, "Coefficient w of the penalty w / 2 * sum v^2."
@@ -154,22 +153,22 @@ def define_training() -> None:
     define_positive(
         "views",
         None,
-        "Augmented views of each image, which the epochs cycle through; new "
+        "Augmented views of each sample, which the epochs cycle through. New "
         "ones each epoch if not given.",
     )
     flags.DEFINE_enum(
         "augmentation",
         None,
         list(random_layers.NAMES),
-        "Views of the training images: the images; shifted crops, mirrored if "
-        "the set allows it (if not given); resized crops, mirrored, in changed "
-        "colours; the same with RandAugment and erasing, mixed by MixUp and "
-        "CutMix.",
+        "Views of the training images. In this order: the images; shifted "
+        "crops, mirrored if the set allows it (if not given); resized crops, "
+        "mirrored, in changed colours; the same with RandAugment and erasing, "
+        "mixed by MixUp and CutMix.",
     )
     _define_size(
         "view_size",
-        "Size of the views of --augmentation=standard or strong, where it "
-        "differs from that of the test images",
+        "Size of the views of --augmentation=standard or strong. The test "
+        "images' if not given.",
     )
     flags.register_multi_flags_validator(
         ["view_size", "augmentation"],
@@ -182,9 +181,9 @@ def define_training() -> None:
     flags.DEFINE_string(
         "unlabeled",
         None,
-        "Images that teach without labels, in each epoch: a folder of images, "
-        "a split of a set of TFDS, or rest for the training images that "
-        "--subset leaves out.",
+        "Samples that teach without labels: a folder, a TFDS split, or rest. "
+        "They are in each epoch. A folder holds images. rest stands for the "
+        "training samples that --subset leaves out.",
     )
     flags.register_multi_flags_validator(
         ["unlabeled", "subset"],
@@ -194,13 +193,13 @@ def define_training() -> None:
     define_positive(
         "validation_freq",
         1,
-        "Epochs from one test to the next; the last epoch is always tested.",
+        "Epochs from one test to the next. The last epoch is always tested.",
     )
     flags.DEFINE_enum(
         "precision",
         "float32",
         ["float32", "mixed_bfloat16", "mixed_float16"],
-        "Keras dtype policy of the networks that are built.",
+        "Dtype policy of networks. Keras's, for those that are built.",
     )
     flags.DEFINE_boolean(
         "fused",
@@ -211,14 +210,15 @@ def define_training() -> None:
         "strategy",
         "default",
         ["default", *_STRATEGIES],
-        "What shares each batch: nothing; all GPUs of this machine; those of "
-        "all machines in TF_CONFIG, each of which runs this command; a TPU.",
+        "What shares each batch. In this order: nothing; all GPUs of this "
+        "machine; those of all machines in TF_CONFIG, each of which runs this "
+        "command; a TPU.",
     )
     define_positive(
         "cpu_devices",
         None,
-        "Number of devices that --strategy=mirrored makes of the processor, "
-        "and uses instead of GPUs.",
+        "Devices that --strategy=mirrored makes of the processor. They are "
+        "used instead of GPUs.",
     )
     flags.register_multi_flags_validator(
         ["cpu_devices", "strategy"],
@@ -230,19 +230,19 @@ def define_training() -> None:
     flags.DEFINE_boolean(
         "synchronized",
         True,
-        "With several devices, batch normalisation by the statistics of "
-        "the whole batch, as on one; else of each device's part.",
+        "Batch normalisation by the statistics of the whole batch, on all "
+        "devices together. Else by those of each device's part.",
     )
     define_positive(
         "save_freq",
         None,
-        "Steps from one checkpoint to the next within an epoch, beside those "
-        "at the end of epochs.",
+        "Steps from one checkpoint to the next within an epoch. The end of an "
+        "epoch has one too.",
     )
     flags.DEFINE_list(
         "profile",
         None,
-        "First and last batch that TensorFlow's profiler records, such as "
+        "First and last batch that TensorFlow's profiler records. Such as "
         "--profile=10,20.",
     )
     flags.register_validator(
@@ -332,8 +332,8 @@ def load_training_data() -> keras_mhgd.data.Dataset:
         )
     if not isinstance(dataset.x_train, np.ndarray):
         print(
-            f"Reads {len(dataset.x_train):,} training images of {dataset.name} "
-            "when they are needed: in memory they would take "
+            f"Reads {len(dataset.x_train):,} training {dataset.kind} of "
+            f"{dataset.name} when they are needed: in memory they would take "
             f"{dataset.x_train.size / 2**30:.1f} GB."
         )
     if FLAGS.augmentation:

@@ -10,13 +10,17 @@ from absl import flags
 import keras_mhgd
 
 from . import commands, options
+from .reports import closing, opening
 from .runs.interruption import Interruption
-from .runs.run import Run, report
+from .runs.run import Run
 
 options.define_data()
 options.define_training()
 flags.DEFINE_string(
-    "model", None, f"Network: {', '.join(keras_mhgd.models.names())}, ..."
+    "model",
+    None,
+    "Network, such as resnet_small. One of "
+    f"{', '.join(keras_mhgd.models.names())}.",
 )
 flags.mark_flag_as_required("model")
 FLAGS = flags.FLAGS
@@ -33,7 +37,7 @@ def _main(interruption: Interruption) -> None:
     if not run.result:
         with options.strategy().scope():
             _train(run, interruption)
-    report(run)
+    print(closing.of_run(run.directory, run.result))
 
 
 def _train(run: Run, interruption: Interruption) -> None:
@@ -44,6 +48,7 @@ def _train(run: Run, interruption: Interruption) -> None:
     # shell around it is compiled.
     model = keras.Model(network.inputs, network.outputs)
     options.compile_model(model, dataset)
+    print(opening.of_training(network, dataset, run.config, run.directory))
     run.fit(
         model,
         network,

@@ -5,8 +5,8 @@
     --student=resnet_small --methods=soft_logits,dkd,mhgd --trials=20
     --epochs=20 --run=runs/search
 
-Trials are measured on a held-out part of the training images. The best
-setting is then trained in the run folder `best`, on all training images or the
+Trials are measured on a held-out part of the training samples. The best
+setting is then trained in the run folder `best`, on all training samples or the
 --subset of them, with none held out. Its student is tested once.
 
 Run the same command again to resume an interrupted search. With keras-tuner's
@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import shlex
-import sys
 
 import keras
 import keras_tuner
@@ -28,10 +27,11 @@ import keras_mhgd
 from keras_mhgd.storage.files import locked, require_writable, write_atomically
 
 from . import commands, options
-from .reports import search_report, tables
+from .reports import closing, search_report, tables
 from .runs import processes
 from .runs.flags import command_line
 from .runs.interruption import Interruption
+from .runs.progress import Progress
 from .runs.run import Run
 from .saved.results import read_result
 from .saved.trained import load_network
@@ -51,21 +51,21 @@ flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
 flags.DEFINE_list(
     "student",
     None,
-    "Network, or several to choose from: "
-    f"{', '.join(keras_mhgd.models.names())}, ...",
+    "Network, or several to choose from. Any of "
+    f"{', '.join(keras_mhgd.models.names())}.",
 )
 flags.DEFINE_list(
     "methods",
     ["soft_logits", "mhgd"],
-    "Methods to choose from: any of "
+    "Methods to choose from. Any of "
     f"{', '.join(keras_mhgd.methods.names())}, several joined by +, or "
     "recommended.",
 )
 flags.DEFINE_multi_string(
     "set",
     [],
-    "An argument of a method that is not searched, such as "
-    "--set=mhgd.num_heads=4. May be given several times.",
+    "An argument that is not searched, such as --set=mhgd.num_heads=4. May be "
+    "given several times.",
 )
 flags.DEFINE_multi_string(
     "sensing_points",
@@ -75,13 +75,13 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_enum("tuner", "random", list(_TUNERS), "How settings are chosen.")
 options.define_positive(
-    "trials", None, "Settings that are tried; Hyperband counts by itself."
+    "trials", None, "Settings that are tried. Hyperband counts by itself."
 )
 options.define_positive(
     "learning_rate_factor",
     4,
-    "Learning rates are searched from --learning_rate over this to "
-    "--learning_rate times this; 1 searches none.",
+    "Range of the learning rates. They are searched from --learning_rate over "
+    "this to --learning_rate times this; 1 searches none.",
 )
 flags.mark_flags_as_required(["teacher", "student"])
 flags.register_validator(
@@ -127,6 +127,8 @@ def _main() -> None:
         )
     if run.result:
         _report(run)
+        best = run.directory / "best"
+        print(closing.of_run(best, read_result(best)))
         return
     if _is_worker():
         _search(_tuner(run))
@@ -224,11 +226,12 @@ def _search(tuner: keras_tuner.Tuner) -> None:
         epochs=FLAGS.epochs,
         # Each trial becomes a TensorBoard run with its hyperparameters.
         callbacks=[
+            Progress(),
             keras.callbacks.TensorBoard(
                 pathlib.Path(FLAGS.run, "logs"), write_graph=False
-            )
+            ),
         ],
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=1,
     )
 
 
@@ -246,7 +249,7 @@ def _arguments(
         "learning_rate": hp.values.get("learning_rate", FLAGS.learning_rate),
         "sensing_points": hp.values.get("sensing_points"),
         "cache_teacher": bool(FLAGS.views) and not learns,
-        # The test images are used only once, for the result.
+        # The test samples are used only once, for the result.
         "validation_split": None,
         "validation_freq": FLAGS.epochs,
     }
@@ -291,7 +294,7 @@ def _report(run: Run) -> None:
     print(
         f"{run.directory} is finished: {result['trials']} trials, the best "
         f"with validation accuracy {result['validation_accuracy']:.4f}. "
-        "Trained with no image held out, its test accuracy is "
+        "Trained with no sample held out, its test accuracy is "
         f"{result['accuracy']:.4f}: {run.directory / 'best'}."
     )
 

@@ -50,7 +50,7 @@ class Agreement:
     def __str__(self) -> str:
         return (
             f"the Keras model's {_AGREES[self.task]} for {self.agreement:.2%} "
-            f"of the images (largest difference {self.max_difference:.1e})"
+            f"of the samples (largest difference {self.max_difference:.1e})"
         )
 
 
@@ -97,7 +97,7 @@ class ExportedModel:
         )
         return (
             f"{self.format}: {self.size / 1000:.1f} kB, {accuracy}{agreements}"
-            f", {self.latency_p50:.3f} ms an image "
+            f", {self.latency_p50:.3f} ms a sample "
             f"(p95 {self.latency_p95:.3f})"
         )
 

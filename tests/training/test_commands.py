@@ -1,6 +1,7 @@
 """The programs by their names, and what they say of themselves."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -42,13 +43,55 @@ def test_unknown_command(monkeypatch):
 
 
 @pytest.mark.parametrize("program", ["train", "tune"])
-def test_help_names_the_command_and_all_its_flags(program):
-    _, output = launch(f"training.{program}", "--help")
+def test_full_help_names_the_command_and_all_its_flags(program):
+    _, output = launch(f"training.{program}", "--helpfull")
     assert f"\npython -m training.{program} --dataset=glyphs" in output
     assert f"\npython -m training.{program}:\n" in output
     for flag in ("--epochs", "--dataset", "--[no]fused"):
         assert f"\n  {flag}:" in output
     assert "%s" not in output
+
+
+SCREENS = [each for each in commands.PROGRAMS if each != "make_glyphs"]
+
+
+@pytest.mark.parametrize("program", SCREENS)
+def test_help_is_a_screen_with_all_flags(program):
+    """Of the program and of `options`, each named once, in 45 lines of 100."""
+    command = f"python -m training.{program}"
+    _, full = launch(f"training.{program}", "--helpfull")
+    _, _, own = full.partition(f"\n{command}:\n")
+    own, _, _ = own.partition("\n\n")
+    flags = re.findall(r"^  (?:-\w,)?(--\S+):", own, re.MULTILINE)
+    for switch in ("--help", "--helpshort"):
+        _, output = launch(f"training.{program}", switch)
+        lines = output.splitlines()
+        assert len(lines) <= 45 and max(map(len, lines)) <= 100, output
+        assert f"\n{command}" in output and "%s" not in output
+        listed = [each for each in output.split() if each in flags]
+        assert set(listed) == set(flags)
+        described = re.findall(r"^  (--\S+)", output, re.MULTILINE)
+        assert len(described) == len(set(described))
+
+
+def test_help_tells_the_group_meaning_and_default_of_a_flag():
+    _, output = launch("training.distill", "--help")
+    groups = re.findall(r"^(\w[\w ]*):$", output, re.MULTILINE)
+    names = "data", "networks and methods", "training", "devices", "output"
+    assert groups == [*names]
+    _, _, training = output.partition("\ntraining:\n")
+    line = "--epochs                Passes over the training samples (100)"
+    assert training.startswith(f"  {line}\n")
+
+
+def test_wrong_usage_is_told_without_all_flags():
+    code, output = launch(
+        "training.distill", "--teacher=a", "--student=b", "--run=c",
+        "--strategy=multi_worker",
+    )  # fmt: skip
+    assert code == 1 and "--epochs" not in output
+    assert "needs the environment variable TF_CONFIG" in output
+    assert output.endswith("See python -m training.distill --help.\n")
 
 
 def test_presets_are_found_from_any_folder(tmp_path, monkeypatch):

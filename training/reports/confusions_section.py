@@ -40,7 +40,7 @@ def of_run(
 
     def shown(true, found):
         images = np.flatnonzero((dataset.y_test == true) & (predicted == found))
-        text = f"{counts[true, found]:.0f} of {totals[true]} images"
+        text = f"{counts[true, found]:.0f} of {totals[true]} {dataset.kind}"
         return {"images": _images(dataset, images), "text": text, "bars": []}
 
     return _pairs(dataset, counts, shown)

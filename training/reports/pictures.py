@@ -13,12 +13,16 @@ from keras_mhgd.storage.files import write_atomically
 from ..saved.results import validated
 from .tables import Row
 
-_COLOURS = ("#7a7a7a", "#1f6fb2", "#c4552d", "#3a8f5b")
-# Colours that are readable on both light and dark pages.
-_ON_PAGES = (
-    "#2f81d6", "#d9622b", "#2f9e6e", "#9a6dd0", "#b08a1e", "#7d8590",
+# Okabe and Ito's colours, shaded until they are readable on light and dark
+# pages. Colour-blind readers may take some for one another; these have
+# different lines.
+_COLOURS = (
+    "#0a7fc4", "#d55e00", "#009e73", "#cc6aa0", "#a98600", "#8a8f98",
 )  # fmt: skip
+_LINES = ("-", "--", "-.", ":")
+_MARKERS = "osD^vP*X"
 _INK = "#7d8590"
+_MOST_CURVES = 4  # of ways in one picture
 
 
 def comparison(
@@ -32,20 +36,28 @@ def comparison(
     Args:
         made: The rows of the table; the first is the student alone.
         curves: For each way, the metrics of its trials; drawn if there are
-            not more ways than colours.
+            not more than four ways.
         teacher: Test accuracy of the teacher, fraction.
         title: Heading.
 
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    few = len(made) <= len(_COLOURS)
+    few = len(made) <= _MOST_CURVES
     height = max(3.6, 1.2 + 0.27 * len(made))
     figure, axes = _panels(title, (9, height), 2 if few else 1)
     if few:
         _draw_curves(axes[0], curves, teacher)
     _draw_ends(axes[-1], made, teacher, few)
     return figure
+
+
+def _style(index: int) -> dict[str, str]:
+    """Gives colour and line of a curve: 12 curves differ in both together."""
+    return {
+        "color": _COLOURS[index % len(_COLOURS)],
+        "linestyle": _LINES[index % len(_LINES)],
+    }
 
 
 def _panels(title, size, count, **arguments):
@@ -69,13 +81,13 @@ def _scale_by_decades(axis) -> None:
 
 
 def _draw_curves(axes, curves, teacher) -> None:
-    for (name, trials), colour in zip(curves.items(), _COLOURS, strict=False):
+    for number, (name, trials) in enumerate(curves.items()):
         for index, metrics in enumerate(trials):
             epochs, accuracies = zip(*validated(metrics), strict=True)
             axes.plot(
                 epochs,
                 [100 * accuracy for accuracy in accuracies],
-                color=colour,
+                **_style(number),
                 linewidth=1.4,
                 label=name if index == 0 else None,
             )
@@ -83,7 +95,7 @@ def _draw_curves(axes, curves, teacher) -> None:
         100 * teacher, color="#222222", linestyle="--", label="teacher"
     )
     axes.set(xlabel="epoch", ylabel="test accuracy, %")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right", frameon=False, handlelength=3)
 
 
 def _draw_ends(axes, made, teacher, few) -> None:
@@ -129,8 +141,8 @@ def deployment(points: Mapping[str, ExportedModel], title: str) -> Any:
     for index, (name, file) in enumerate(points.items()):
         accuracy = 100 * file.accuracy
         style = {
-            "color": f"C{index}",
-            "marker": "osD^vP*X"[index % 8],
+            "color": _style(index)["color"],
+            "marker": _MARKERS[index % len(_MARKERS)],
             "markersize": 8,
             "linestyle": "none",
         }
@@ -166,8 +178,8 @@ def trials(made: Sequence[Mapping[str, Any]], title: str) -> Any:
             axes.plot(
                 [float(row.get(name, "nan")) for row in own],
                 accuracies,
-                "o",
-                color=f"C{index}",
+                _MARKERS[index % len(_MARKERS)],
+                color=_style(index)["color"],
                 alpha=0.7,
                 label=method,
             )
@@ -220,7 +232,7 @@ def curves(
     for index, (name, points) in enumerate(series.items()):
         axes.plot(
             *zip(*points, strict=True),
-            color=_ON_PAGES[index % len(_ON_PAGES)],
+            **_style(index),
             marker="o",
             markevery=[-1],
             markersize=3,
@@ -246,6 +258,7 @@ def curves(
         ncols=2,
         frameon=False,
         fontsize="small",
+        handlelength=3,
         labelcolor=_INK,
     )
     return figure

@@ -38,12 +38,17 @@ def run_page(
     Returns:
         HTML.
     """
+    teacher = result.get("teacher") or {}
+    taught = {}
+    if teacher.get("accuracy") is not None:
+        taught["teacher"] = f"{100 * teacher['accuracy']:.2f} %"
     return page.render(
         "run.html.j2",
         title=title,
         figures={
             "test accuracy, last epoch": f"{100 * result['accuracy']:.2f} %",
             "best epoch": f"{100 * result['best_accuracy']:.2f} %",
+            **taught,
             "epochs": result["epochs"],
             "parameters": f"{result['parameters']:,}",
             "minutes": f"{result['seconds'] / 60:.1f}",

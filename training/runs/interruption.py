@@ -45,7 +45,9 @@ class Interruption:
         if not self._trains or (self._asked and number == signal.SIGINT):
             raise SystemExit(EXIT_CODE)
         self._asked = True
-        text = f"{signal.Signals(number).name}: ends once the state is saved.\n"
+        # On a line of its own: progress leaves its line open.
+        name = signal.Signals(number).name
+        text = f"\n{name}: ends once the state is saved.\n"
         # `print` would fail if the signal interrupted another `print`.
         with contextlib.suppress(OSError):
             os.write(1, text.encode())

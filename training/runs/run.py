@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +30,7 @@ from keras_mhgd.storage.networks import save_network
 
 from ..reports.run_report import run_page
 from ..saved.results import (
+    measure_teacher,
     read_metrics,
     read_result,
     validated,
@@ -38,6 +38,7 @@ from ..saved.results import (
 )
 from . import watching
 from .interruption import Interruption
+from .progress import Progress
 
 
 class Run:
@@ -45,8 +46,9 @@ class Run:
 
     The folder holds `config.json`, `metrics.csv` (a row per epoch), `logs/`
     (TensorBoard), `checkpoints/`, `best.keras` and `last.keras` (the student),
-    `predictions.npz` (the student's classes of the test images),
-    `attention.npz` and `attention.png` (the graphs of MHGD), `result.json` and
+    `predictions.npz` (the student's classes of the test samples),
+    `attention.npz` and `attention.png` (the graphs of MHGD), `teacher.json`
+    (what the teacher of a distillation is and reaches), `result.json` and
     `report.html`.
 
     Args:
@@ -70,6 +72,10 @@ class Run:
         return self.directory / "config.json"
 
     @property
+    def _teacher_file(self) -> pathlib.Path:
+        return self.directory / "teacher.json"
+
+    @property
     def _checkpoints(self) -> pathlib.Path:
         return self.directory / "checkpoints"
 
@@ -77,6 +83,35 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """Reads the content of `result.json`; `None` before the run's end."""
         return read_result(self.directory)
+
+    @property
+    def teacher(self) -> dict[str, Any] | None:
+        """Reads what `measured_teacher` has found; `None` before that."""
+        if not self._teacher_file.exists():
+            return None
+        found = read_json(self._teacher_file)
+        # A command that failed before it wrote `config.json` may have left it.
+        same = found.get("configuration") == self.config
+        return found.get("teacher") if same else None
+
+    def measured_teacher(
+        self,
+        distiller: keras_mhgd.Distiller,
+        dataset: keras_mhgd.data.Dataset,
+    ) -> dict[str, Any]:
+        """Measures the teacher, once in the life of a run.
+
+        Returns:
+            See `measure_teacher`.
+        """
+        teacher = self.teacher
+        if teacher is None:
+            teacher = measure_teacher(
+                distiller, dataset, self.config["batch_size"]
+            )
+            content = {"teacher": teacher, "configuration": self.config}
+            write_atomically(self._teacher_file, _json(content))
+        return teacher
 
     def write_config(self) -> None:
         """Writes `config.json`.
@@ -147,6 +182,7 @@ class Run:
                 if preparations and chief:
                     preparations.keep(model.methods)
                 checkpoint.save(0)
+            shown = [Progress()] if chief else []
             recorder = Recorder(self.directory, student, position.epochs)
             epochs, every = (
                 self.config["epochs"],
@@ -159,7 +195,9 @@ class Run:
                 validation_data=test,
                 validation_freq=[*range(every, epochs, every), epochs],
                 epochs=epochs,
+                verbose=0,  # `Progress` shows it
                 callbacks=[
+                    *shown,
                     RequireFinite(),
                     recorder,
                     *watching.callbacks(
@@ -220,14 +258,13 @@ class Run:
             "x": stream,
             "steps_per_epoch": dataset.steps_per_epoch(batch_size),
             "shuffle": False,  # the stream is shuffled already
-            # A progress bar on a terminal, otherwise a line for each epoch.
-            "verbose": 1 if sys.stdout.isatty() else 2,
         }
 
     def _prepare(self, model, dataset, data, interruption, save_freq) -> None:
         """Prepares the methods, from the last checkpoint if there is one."""
+        shown = [Progress()] if replicas.is_chief() else []
 
-        def fit(trainer, callbacks, **arguments):
+        def fit(trainer, callbacks, verbose, **arguments):
             checkpoint = Checkpoint(
                 self._checkpoints / trainer.name,
                 [*trainer.variables, *trainer.optimizer.variables],
@@ -241,7 +278,9 @@ class Run:
                     position,
                     _fit_of(trainer),
                     **arguments,
+                    verbose=0,  # `Progress` shows it
                     callbacks=[
+                        *shown,
                         *callbacks,
                         checkpoint,
                         interruption.callback(checkpoint),
@@ -249,7 +288,7 @@ class Run:
                 )
 
         if not model.prepared:
-            model.prepare(**data, fit=fit)
+            model.prepare(**data, verbose=1, fit=fit)
         if replicas.is_chief():
             for name, network in model.prepared_networks.items():
                 save_network(network, self.directory / f"{name}.keras")
@@ -272,6 +311,8 @@ class Run:
             "seconds": round(sum(row["seconds"] for row in rows), 1),
             "configuration": self.config,
         }
+        if self.teacher:
+            result["teacher"] = self.teacher
         watching.write_hparams(
             self.directory / "logs",
             watching.hyperparameters(self.config),
@@ -413,13 +454,3 @@ def _require_equal(path: pathlib.Path, config: dict[str, Any]) -> None:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
-
-
-def report(run: Run) -> None:
-    """Prints the result of a finished run."""
-    result = run.result
-    print(
-        f"{run.directory} is finished: accuracy {result['accuracy']:.4f} "
-        f"(best epoch {result['best_accuracy']:.4f}) after "
-        f"{result['epochs']} epochs."
-    )

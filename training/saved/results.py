@@ -7,12 +7,13 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd.storage.arrays import read_arrays
 from keras_mhgd.storage.files import read_json, write_atomically
 
-_AT_ONCE = 1024  # images that a network predicts at once
+_AT_ONCE = 1024  # samples that a network predicts at once
 _FIGURES = ("accuracy", "best_accuracy", "epochs", "seconds")
 
 
@@ -68,16 +69,18 @@ def validated(rows: list[dict[str, float]]) -> list[tuple[int, float]]:
 
 
 def measure(
-    predict: keras_mhgd.export.Predictor, dataset: keras_mhgd.data.Dataset
+    predict: keras_mhgd.export.Predictor,
+    dataset: keras_mhgd.data.Dataset,
+    batch_size: int = _AT_ONCE,
 ) -> float:
-    """Computes the fraction of test images that a network gets right.
+    """Computes the fraction of test samples that a network gets right.
 
     Raises:
         ValueError: If the network doesn't have one output for each class.
     """
     # In parts, as a large set would not fit in memory.
     outputs = np.concatenate(
-        [predict(images.numpy()) for images, _ in dataset.test(_AT_ONCE)]
+        [predict(images.numpy()) for images, _ in dataset.test(batch_size)]
     )
     if outputs.shape[1:] != (dataset.num_classes,):
         raise ValueError(
@@ -86,6 +89,54 @@ def measure(
             f"Received: outputs of shape {outputs.shape[1:]}."
         )
     return float((outputs.argmax(axis=-1) == dataset.y_test).mean())
+
+
+def measure_teacher(
+    distiller: keras_mhgd.Distiller,
+    dataset: keras_mhgd.data.Dataset,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Measures a distiller's teacher on the samples that test the student.
+
+    Args:
+        distiller: A distiller with one teacher, which sees the samples as in
+            training.
+        dataset: The data.
+        batch_size: Samples that the teacher predicts at once.
+
+    Returns:
+        `name`, `parameters`, and `accuracy` as a fraction. The accuracy is
+        `None` if the teacher does not tell the classes of the data apart;
+        `unmeasured` then says why.
+    """
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def outputs_of(samples):
+        _, teacher = distiller.features(samples)
+        return teacher.outputs
+
+    teacher = distiller.teacher
+    facts = {
+        "name": teacher.name,
+        "parameters": teacher.count_params(),
+        "accuracy": None,
+    }
+    sample, _ = next(iter(dataset.test(1)))
+    shape = tf.nest.map_structure(
+        lambda output: tuple(output.shape[1:]), outputs_of(sample)
+    )
+    if shape != (dataset.num_classes,):
+        return facts | {
+            "unmeasured": f"its outputs have the shape {shape}, and "
+            f"{dataset.name} has {dataset.num_classes} classes"
+        }
+    return facts | {
+        "accuracy": measure(
+            lambda samples: tf.cast(outputs_of(samples), "float32").numpy(),
+            dataset,
+            batch_size,
+        )
+    }
 
 
 def write_predictions(

@@ -1,0 +1,63 @@
+"""What is shown of a training, in a terminal and elsewhere."""
+
+import io
+import re
+
+import pytest
+
+from training.runs import progress
+from training.runs.progress import Progress
+
+LINE = r"Epoch {}/2  \d+\.\d s  val_accuracy \S+  val_loss \S+  accuracy .*"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def train(distiller, images):
+    def run(verbose):
+        distiller("soft_logits").fit(
+            *images,
+            batch_size=8,
+            epochs=2,
+            verbose=verbose,
+            validation_data=images,
+            callbacks=[Progress()],
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+def test_an_epoch_has_one_line(train, capsys, verbose):
+    """And no bar of Keras beside it."""
+    train(verbose)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for number, line in enumerate(lines, start=1):
+        assert re.fullmatch(LINE.format(number), line)
+
+
+def test_a_terminal_has_a_bar_until_the_epoch_ends(train, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr(progress, "_REDRAWN_EVERY", 0)
+    monkeypatch.setenv("COLUMNS", "60")
+    train(0)
+    lines = terminal.getvalue().split("\n")
+    assert lines.pop() == "" and len(lines) == 2
+    for number, line in enumerate(lines, start=1):
+        begin, *bars, end = line.replace("\x1b[K", "").split("\r")
+        assert begin == f"Epoch {number}/2"
+        bar = re.compile(r"Epoch ./2 \[(#*)(\.*)\] (\d)/4  \d+ s left  acc")
+        found = [bar.match(each).groups() for each in bars]
+        assert [(len(a), len(b), steps) for a, b, steps in found] == [
+            (5, 15, "1"),
+            (10, 10, "2"),
+            (15, 5, "3"),
+        ]
+        assert all(len(each) < 60 for each in bars)
+        assert re.fullmatch(LINE.format(number), end)

@@ -1,0 +1,106 @@
+"""Tells at the start of a training what will be done, and on what."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_mhgd
+
+# Standard deviations of guessed accuracies; a teacher within these may guess.
+_DEVIATIONS = 3
+
+
+def of_training(
+    network: keras.Model,
+    dataset: keras_mhgd.data.Dataset,
+    config: Mapping[str, Any],
+    directory: str | os.PathLike,
+) -> str:
+    """Tells what is trained on what, and where the result will be.
+
+    Args:
+        network: The network.
+        dataset: The data.
+        config: The run's configuration.
+        directory: The run folder.
+
+    Returns:
+        A line for each fact.
+    """
+    return (
+        f"Network: {network.name}, {network.count_params():,} parameters\n"
+        + _places(dataset, config, directory)
+    )
+
+
+def of_distillation(
+    distiller: keras_mhgd.Distiller,
+    teacher: Mapping[str, Any],
+    dataset: keras_mhgd.data.Dataset,
+    config: Mapping[str, Any],
+    directory: str | os.PathLike,
+) -> str:
+    """Tells who teaches whom, how, on what, and where the result will be.
+
+    Args:
+        distiller: The distiller.
+        teacher: What `measure_teacher` found.
+        dataset: The data.
+        config: The run's configuration.
+        directory: The run folder.
+
+    Returns:
+        A line for each fact, and a warning of a teacher that only guesses.
+    """
+    accuracy = teacher["accuracy"]
+    measured = f"not measured: {teacher.get('unmeasured')}"
+    if accuracy is not None:
+        measured = f"{100 * accuracy:.2f} % of the {_tested(dataset, config)}"
+    parameters = distiller.student.count_params()
+    method = " + ".join(map(keras_mhgd.methods.name_of, distiller.methods))
+    if config["method"] == "recommended":
+        method = f"recommended: {method}"
+    lines = [
+        f"Teacher: {teacher['name']} from {config['teacher']}, {measured}",
+        f"Student: {distiller.student.name}, {parameters:,} parameters, "
+        f"{100 * parameters / teacher['parameters']:.0f} % of the teacher's "
+        f"{teacher['parameters']:,}",
+        f"Method: {', '.join([method, *config['set']])}",
+    ]
+    if distiller.sensing_points:
+        points = ", ".join(map(" <- ".join, distiller.sensing_points))
+        lines.append(f"Sensing points, student <- teacher: {points}")
+    lines.append(_places(dataset, config, directory))
+    if accuracy is not None and _may_guess(accuracy, dataset.y_test):
+        lines.append(
+            f"Warning: the teacher's {100 * accuracy:.2f} % may be mere "
+            "guessing. Was it trained at all? Was it trained on samples that "
+            "were prepared in another way, or with classes in another order? "
+            "Here, images are centred and scaled by the set's mean and "
+            "deviation, and the classes are in the data set's order."
+        )
+    return "\n".join(lines)
+
+
+def _places(dataset, config, directory) -> str:
+    return (
+        f"Data: {len(dataset.x_train):,} training {dataset.kind} of "
+        f"{dataset.name}, tested on {_tested(dataset, config)}\n"
+        f"Written to: {directory}"
+    )
+
+
+def _tested(dataset, config) -> str:
+    part = "held-out training" if config["validation_split"] else "test"
+    return f"{len(dataset.x_test):,} {part} {dataset.kind}"
+
+
+def _may_guess(accuracy: float, labels: np.ndarray) -> bool:
+    """Checks whether guessing the largest class might reach an accuracy."""
+    chance = np.bincount(labels).max() / len(labels)
+    deviation = math.sqrt(chance * (1 - chance) / len(labels))
+    return accuracy <= chance + _DEVIATIONS * deviation
