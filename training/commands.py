@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 PROGRAMS = (
     "train",
@@ -73,6 +73,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     shared = defined.pop(module("options"), [])
     defined[command] = [*defined.pop(sys.argv[0], []), *shared]
     sys.argv[0] = command
+    flags.FLAGS.verbosity = logging.WARNING  # absl's default tells more
     app.define_help_flags()
     for kind in (_Help, _HelpShort):
         flags.DEFINE_flag(kind())

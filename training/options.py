@@ -40,7 +40,6 @@ def _multi_worker() -> tf.distribute.Strategy:
             "--strategy=multi_worker needs the environment variable TF_CONFIG, "
             "which names all workers and which of them this is: see BUILD.md."
         )
-    tf.get_logger().setLevel("WARNING")  # INFO logs each collective
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 

@@ -1,28 +1,34 @@
-"""Imports TensorFlow for a program, without the lines that it logs then.
+"""Imports TensorFlow without what it logs for its developers.
 
-`TF_CPP_MIN_LOG_LEVEL` silences TensorFlow's log, but not what TensorFlow 2.21
-logs before its logging begins, nor an error about a missing GPU. A filter drops
-these lines while TensorFlow is imported and looks for devices. All other lines
-pass, also if the process dies meanwhile. A user who sets the variable sees what
-TensorFlow logs at that level.
+Errors reach a program as exceptions, and TensorFlow always logs what ends the
+process. `TF_CPP_MIN_LOG_LEVEL=3` silences the rest, except for what TensorFlow
+2.21 logs while it is imported. A filter drops these lines and lets all others
+pass, even if the process dies meanwhile. A user who sets a lower level sees
+everything.
 """
 
 import os
 import subprocess
 import sys
 
-_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _NOISE = (
     r"^WARNING: All log messages before absl::InitializeLog|^[IW][0-9]{4} "
-    r"|^To enable the following instructions|failed call to cuInit"
+    r"|^To enable the following instructions"
 )
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow if it isn't yet, and shows its errors only."""
-    if "tensorflow" in sys.modules or _LEVEL in os.environ:
+    """Imports TensorFlow, and silences its log unless the user wants it."""
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("2", "3"):
         return
-    os.environ[_LEVEL] = "2"
+    if "tensorflow" not in sys.modules:
+        _import_filtered()
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("WARNING")
+
+
+def _import_filtered() -> None:
     errors = os.dup(2)
     shown = subprocess.Popen(
         ["grep", "--line-buffered", "-vE", _NOISE],
@@ -31,9 +37,7 @@ def import_tensorflow() -> None:
     )
     os.dup2(shown.stdin.fileno(), 2)
     try:
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
+        import tensorflow  # noqa: F401
     finally:
         os.dup2(errors, 2)
         os.close(errors)

@@ -127,8 +127,6 @@ def _main() -> None:
         )
     if run.result:
         _report(run)
-        best = run.directory / "best"
-        print(closing.of_run(best, read_result(best)))
         return
     if _is_worker():
         _search(_tuner(run))
@@ -295,8 +293,11 @@ def _report(run: Run) -> None:
         f"{run.directory} is finished: {result['trials']} trials, the best "
         f"with validation accuracy {result['validation_accuracy']:.4f}. "
         "Trained with no sample held out, its test accuracy is "
-        f"{result['accuracy']:.4f}: {run.directory / 'best'}."
+        f"{result['accuracy']:.4f}."
     )
+    best = run.directory / "best"
+    result = read_result(best)
+    print(closing.of_run(best, result))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Tells at the end of a program what was gained, its cost, and what is next."""
 
+import multiprocessing
 import os
 import pathlib
 import shlex
@@ -24,36 +25,38 @@ _HARM = (
 def of_run(directory: str | os.PathLike, result: Mapping[str, Any]) -> str:
     """Tells what a finished run has reached, and what may follow.
 
+    A program that another one started leaves out what may follow.
+
     Args:
         directory: The run folder.
         result: Its result.
     """
-    config, accuracy = result["configuration"], result["accuracy"]
-    teacher = result.get("teacher")
+    accuracy = result["accuracy"]
     lines = [
         f"{directory} is finished: accuracy {accuracy:.4f} (best epoch "
         f"{result['best_accuracy']:.4f}) after {result['epochs']} epochs."
     ]
-    if teacher and teacher["accuracy"] is not None:
-        gap = 100 * (teacher["accuracy"] - accuracy)
+    if "teacher" in result:
+        teacher = result["teacher"]["accuracy"]
+        gap = 100 * (teacher - accuracy)
         end = f"{gap:.2f} points are left." if gap > 0 else _HARM
         lines.append(
             f"Gained: the student has {100 * accuracy:.2f} %, the teacher "
-            f"{100 * teacher['accuracy']:.2f} %. {end}"
+            f"{100 * teacher:.2f} %. {end}"
         )
-    out = pathlib.Path("saved_models", pathlib.Path(directory).name)
-    data = given(config, *DATA)
-    tested = given(config, "validation_split")
-    taught, model = given(config, "teacher"), {"model": directory}
-    return "\n".join(
-        [
-            *lines,
-            costs(directory, result["seconds"]),
-            next_steps(
-                ("evaluate", data | tested | model),
-                ("export", data | model | taught | {"out": out}),
-            ),
-        ]
+    lines.append(costs(directory, result["seconds"]))
+    if multiprocessing.parent_process() is None:
+        lines.append(after_run(directory, result["configuration"]))
+    return "\n".join(lines)
+
+
+def after_run(directory: str | os.PathLike, config: Mapping[str, Any]) -> str:
+    """Gives the commands that may follow a run of a configuration."""
+    data, model = given(config, *DATA), {"model": directory}
+    out = {"out": pathlib.Path("saved_models", pathlib.Path(directory).name)}
+    return next_steps(
+        ("evaluate", data | given(config, "validation_split") | model),
+        ("export", data | model | given(config, "teacher") | out),
     )
 
 

@@ -56,16 +56,14 @@ def of_distillation(
     Returns:
         A line for each fact, and a warning of a teacher that only guesses.
     """
-    accuracy = teacher["accuracy"]
-    measured = f"not measured: {teacher.get('unmeasured')}"
-    if accuracy is not None:
-        measured = f"{100 * accuracy:.2f} % of the {_tested(dataset, config)}"
+    accuracy = f"{100 * teacher['accuracy']:.2f} %"
     parameters = distiller.student.count_params()
     method = " + ".join(map(keras_mhgd.methods.name_of, distiller.methods))
     if config["method"] == "recommended":
         method = f"recommended: {method}"
     lines = [
-        f"Teacher: {teacher['name']} from {config['teacher']}, {measured}",
+        f"Teacher: {teacher['name']} from {config['teacher']}, {accuracy} of "
+        f"the {_tested(dataset, config)}",
         f"Student: {distiller.student.name}, {parameters:,} parameters, "
         f"{100 * parameters / teacher['parameters']:.0f} % of the teacher's "
         f"{teacher['parameters']:,}",
@@ -75,13 +73,13 @@ def of_distillation(
         points = ", ".join(map(" <- ".join, distiller.sensing_points))
         lines.append(f"Sensing points, student <- teacher: {points}")
     lines.append(_places(dataset, config, directory))
-    if accuracy is not None and _may_guess(accuracy, dataset.y_test):
+    if _may_guess(teacher["accuracy"], dataset.y_test):
         lines.append(
-            f"Warning: the teacher's {100 * accuracy:.2f} % may be mere "
-            "guessing. Was it trained at all? Was it trained on samples that "
-            "were prepared in another way, or with classes in another order? "
-            "Here, images are centred and scaled by the set's mean and "
-            "deviation, and the classes are in the data set's order."
+            f"Warning: the teacher's {accuracy} may be mere guessing. Was it "
+            "trained at all? Was it trained on samples that were prepared "
+            "in another way, or with classes in another order? Here, images "
+            "are centred and scaled by the set's mean and deviation, and the "
+            "classes are in the data set's order."
         )
     return "\n".join(lines)
 

@@ -38,10 +38,9 @@ def run_page(
     Returns:
         HTML.
     """
-    teacher = result.get("teacher") or {}
     taught = {}
-    if teacher.get("accuracy") is not None:
-        taught["teacher"] = f"{100 * teacher['accuracy']:.2f} %"
+    if "teacher" in result:
+        taught["teacher"] = f"{100 * result['teacher']['accuracy']:.2f} %"
     return page.render(
         "run.html.j2",
         title=title,
