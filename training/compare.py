@@ -23,8 +23,7 @@ from absl import app, flags
 
 import keras_mhgd
 
-from . import commands, options
-from .reports import closing
+from . import closing, commands, options
 from .reports.comparison_report import Outcome
 from .reports.published import published
 from .runs.comparison import Comparison, Way
@@ -48,8 +47,8 @@ flags.DEFINE_string(
 flags.DEFINE_list(
     "methods",
     ["student", "soft_logits", "mhgd"],
-    "What is compared: student (alone; it comes first), and methods. Any of "
-    f"{', '.join(keras_mhgd.methods.names())}, several joined by +, or "
+    "What is compared, student first. This is the student alone; others are "
+    f"any of {', '.join(keras_mhgd.methods.names())}, several joined by +, or "
     "recommended. Or published: those with published results of the pair.",
 )
 flags.DEFINE_multi_string(

@@ -15,8 +15,7 @@ from absl import flags
 
 import keras_mhgd
 
-from . import commands, options
-from .reports import closing
+from . import closing, commands, options
 from .reports.comparison_report import Outcome
 from .runs.comparison import Comparison, Way
 from .saved.trained import load_network, network_file

@@ -9,8 +9,7 @@ from absl import flags
 import keras_mhgd
 from keras_mhgd.reuse.teacher_cache import fingerprint, fingerprint_of
 
-from . import commands, options
-from .reports import closing, opening
+from . import closing, commands, opening, options
 from .runs.interruption import Interruption
 from .runs.run import Run
 from .saved.trained import load_network

@@ -9,8 +9,7 @@ from absl import flags
 
 import keras_mhgd
 
-from . import commands, options
-from .reports import closing, opening
+from . import closing, commands, opening, options
 from .runs.interruption import Interruption
 from .runs.run import Run
 

@@ -26,8 +26,8 @@ from absl import app, flags
 import keras_mhgd
 from keras_mhgd.storage.files import locked, require_writable, write_atomically
 
-from . import commands, options
-from .reports import closing, search_report, tables
+from . import closing, commands, options
+from .reports import search_report, tables
 from .runs import processes
 from .runs.flags import command_line
 from .runs.interruption import Interruption
@@ -288,16 +288,14 @@ def _title() -> str:
 
 
 def _report(run: Run) -> None:
-    result = run.result
+    result, best = run.result, run.directory / "best"
     print(
         f"{run.directory} is finished: {result['trials']} trials, the best "
         f"with validation accuracy {result['validation_accuracy']:.4f}. "
         "Trained with no sample held out, its test accuracy is "
-        f"{result['accuracy']:.4f}."
+        f"{result['accuracy']:.4f}: {best}."
     )
-    best = run.directory / "best"
-    result = read_result(best)
-    print(closing.of_run(best, result))
+    print(closing.after_run(best, read_result(best)["configuration"]))
 
 
 if __name__ == "__main__":

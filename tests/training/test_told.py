@@ -9,7 +9,8 @@ import pytest
 
 import keras_mhgd
 from keras_mhgd.storage.files import read_json
-from training.reports import closing, opening, tables
+from training import closing, opening
+from training.reports import tables
 from training.runs.run import Run
 from training.saved.results import measure_teacher
 
