@@ -51,6 +51,7 @@ def test_a_run_leaves_its_files(student):
         "predictions.npz",
         "report.html",
         "result.json",
+        "teacher.json",
     }
     result = json.loads((student / "result.json").read_text())
     rows = read_rows(student)
@@ -65,6 +66,11 @@ def test_a_run_leaves_its_files(student):
         == keras.saving.load_model(student / "last.keras").count_params()
     )
     assert result["configuration"]["student"] == "resnet_small"
+    measured = json.loads((student / "teacher.json").read_text())["teacher"]
+    assert result["teacher"] == measured
+    taught = json.loads((student.parent / "teacher/result.json").read_text())
+    for name in ("accuracy", "parameters"):
+        assert measured[name] == pytest.approx(taught[name])
     assert {"loss", "task_loss", "mhgd", "learning_rate"} <= rows[0].keys()
     with np.load(student / "predictions.npz") as found:
         right = found["labels"] == found["predicted"]
@@ -129,6 +135,38 @@ def test_a_finished_run_says_so(student, distill):
     output = run("distill", *distill, f"--run={student}")
     assert "is finished: accuracy" in output
     assert (student / "last.keras").stat().st_mtime_ns == before
+
+
+def test_a_run_of_an_earlier_version_goes_on(folder, student, distill):
+    """It has no file of the teacher's accuracy."""
+    path = folder / "earlier"
+    shutil.copytree(student, path)
+    for name in ("teacher.json", "result.json"):
+        (path / name).unlink()
+    output = run("distill", *distill, f"--run={path}")
+    assert f"Resuming {path} after epoch 4." in output
+    for name in ("teacher.json", "result.json"):
+        text = (student / name).read_text()
+        assert (path / name).read_text() == text
+
+
+def test_programs_print_their_own_lines_alone(folder, data, teacher):
+    """And so do the trainings that they start."""
+    arguments = [f"--teacher={teacher}", "--student=vgg_thin", "--epochs=1"]
+    arguments += ["--trials=1", "--methods=student,soft_logits"]
+    variables = dict(os.environ)
+    del variables["TF_CPP_MIN_LOG_LEVEL"]
+    done = subprocess.run(
+        command("compare", *data, *arguments, f"--run={folder}/quiet"),
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    own = r"\w+_0 \| |\$ python -m training|\||Test accuracy in|Written to "
+    own += "|Gained: |Costs: |Next:$|  python -m training|$"
+    for line in done.stdout.splitlines():
+        assert re.match(own, line), line
 
 
 def test_two_devices_train_like_one(folder, distill):
