@@ -49,7 +49,7 @@ class Distiller(keras.Model):
 
     A training step runs the teacher once and the student once. It computes
 
-        loss = task_loss + the student's own `losses` + the method's terms,
+        loss = task_loss + the student's own losses + the method's terms,
 
     and updates the student once. The method decides how the gradients are
     joined. `fit` prepares the method first, if the method needs it. `evaluate`
