@@ -28,7 +28,12 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
             cwd=folder,
             timeout=_SECONDS,
             kernel_name="python3",
-            extra_arguments=["--log-level=ERROR"],
+            # TensorFlow's C++ writes to the process's own streams, whatever
+            # its log level: this stays in the terminal.
+            extra_arguments=[
+                "--log-level=ERROR",
+                "--IPKernelApp.capture_fd_output=False",
+            ],
         )
     parts = []
     for cell in notebook.cells:
