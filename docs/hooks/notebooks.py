@@ -28,6 +28,7 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
             cwd=folder,
             timeout=_SECONDS,
             kernel_name="python3",
+            coalesce_streams=True,
             # TensorFlow's C++ writes to the process's own streams, whatever
             # its log level: this stays in the terminal.
             extra_arguments=[
