@@ -16,7 +16,12 @@ from .saved.trained import load_network
 
 options.define_data()
 options.define_training()
-flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
+flags.DEFINE_string(
+    "teacher",
+    None,
+    "Run folder, .keras file, or a preset. Presets: "
+    f"{', '.join(keras_mhgd.presets.names())}.",
+)
 flags.DEFINE_string(
     "student",
     None,

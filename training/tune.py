@@ -47,7 +47,12 @@ _MOST_FAILURES = 10
 options.define_data()
 flags.FLAGS.set_default("validation_split", 0.2)
 options.define_training()
-flags.DEFINE_string("teacher", None, "Run folder or .keras file.")
+flags.DEFINE_string(
+    "teacher",
+    None,
+    "Run folder, .keras file, or a preset. Presets: "
+    f"{', '.join(keras_mhgd.presets.names())}.",
+)
 flags.DEFINE_list(
     "student",
     None,
