@@ -3,11 +3,10 @@
 Installed, this folder is `keras_mhgd.training`. It imports from itself by
 relative names, so that it works as both.
 
-`options` is no program: it has the flags that programs share. `commands` runs
-the programs by their names. `opening` and `closing` have what they say first
-and last. `quiet` imports TensorFlow, before anything else does.
+`options` and `commands` are no programs: the first has the flags that programs
+share, and the second runs programs by their names.
 """
 
-from .quiet import import_tensorflow
+from .runs.quiet import import_tensorflow
 
 import_tensorflow()

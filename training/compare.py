@@ -23,7 +23,8 @@ from absl import app, flags
 
 import keras_mhgd
 
-from . import closing, commands, options
+from . import commands, options
+from .messages import closing
 from .reports.comparison_report import Outcome
 from .reports.published import published
 from .runs.comparison import Comparison, Way

@@ -15,7 +15,8 @@ from absl import flags
 
 import keras_mhgd
 
-from . import closing, commands, options
+from . import commands, options
+from .messages import closing
 from .reports.comparison_report import Outcome
 from .runs.comparison import Comparison, Way
 from .saved.trained import load_network, network_file

@@ -9,7 +9,8 @@ from absl import flags
 import keras_mhgd
 from keras_mhgd.reuse.teacher_cache import fingerprint, fingerprint_of
 
-from . import closing, commands, opening, options
+from . import commands, options
+from .messages import closing, opening
 from .runs.interruption import Interruption
 from .runs.run import Run
 from .saved.trained import load_network

@@ -23,7 +23,8 @@ import keras_mhgd
 from keras_mhgd.export import ExportedModel, Serving, export_student
 from keras_mhgd.storage.files import write_atomically
 
-from . import closing, commands, options
+from . import commands, options
+from .messages import closing
 from .reports import pictures
 from .reports.machine import machine
 from .reports.model_card import card

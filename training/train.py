@@ -9,7 +9,8 @@ from absl import flags
 
 import keras_mhgd
 
-from . import closing, commands, opening, options
+from . import commands, options
+from .messages import closing, opening
 from .runs.interruption import Interruption
 from .runs.run import Run
 

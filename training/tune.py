@@ -26,7 +26,8 @@ from absl import app, flags
 import keras_mhgd
 from keras_mhgd.storage.files import locked, require_writable, write_atomically
 
-from . import closing, commands, options
+from . import commands, options
+from .messages import closing
 from .reports import search_report, tables
 from .runs import processes
 from .runs.flags import command_line

@@ -84,8 +84,9 @@ def _draw_curves(axes, curves, teacher) -> None:
     for number, (name, trials) in enumerate(curves.items()):
         for index, metrics in enumerate(trials):
             epochs, accuracies = zip(*validated(metrics), strict=True)
+            # An epoch of one way may have more steps than that of another.
             axes.plot(
-                epochs,
+                [100 * epoch / len(metrics) for epoch in epochs],
                 [100 * accuracy for accuracy in accuracies],
                 **_style(number),
                 linewidth=1.4,
@@ -94,7 +95,7 @@ def _draw_curves(axes, curves, teacher) -> None:
     axes.axhline(
         100 * teacher, color="#222222", linestyle="--", label="teacher"
     )
-    axes.set(xlabel="epoch", ylabel="test accuracy, %")
+    axes.set(xlabel="part of the training, %", ylabel="test accuracy, %")
     axes.legend(loc="lower right", frameon=False, handlelength=3)
 
 

@@ -10,6 +10,10 @@ import numpy as np
 
 import keras_mhgd
 
+_GAINS_MORE = (
+    "It gains more with three times the --epochs, and with samples that have "
+    "no labels (--unlabeled): see docs/evidence.md."
+)
 # Standard deviations of guessed accuracies; a teacher within these may guess.
 _DEVIATIONS = 3
 
@@ -73,6 +77,8 @@ def of_distillation(
         points = ", ".join(map(" <- ".join, distiller.sensing_points))
         lines.append(f"Sensing points, student <- teacher: {points}")
     lines.append(_places(dataset, config, directory))
+    if config["method"] == "recommended" and not config["unlabeled"]:
+        lines.append(_GAINS_MORE)
     if _may_guess(teacher["accuracy"], dataset.y_test):
         lines.append(
             f"Warning: the teacher's {accuracy} may be mere guessing. Was it "

@@ -8,10 +8,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import commands
-from .reports.tables import Row
-from .runs.flags import Flags, command_line
-from .saved.results import read_result
+from .. import commands
+from ..reports.tables import Row
+from ..runs.flags import Flags, command_line
+from ..saved.results import read_result
 
 DATA = "dataset", "data_dir", "image_size"
 """Flags that say which data a trained network takes."""

@@ -9,7 +9,7 @@ import pytest
 
 import keras_mhgd
 from keras_mhgd.storage.files import read_json
-from training import closing, opening
+from training.messages import closing, opening
 from training.reports import tables
 from training.runs.run import Run
 from training.saved.results import measure_teacher
@@ -20,6 +20,7 @@ CONFIG = {
     "teacher": "runs/teacher",
     "method": "mhgd+soft_logits",
     "set": ["mhgd.num_heads=2"],
+    "unlabeled": None,
 }
 
 
@@ -48,6 +49,10 @@ def test_a_distillation_begins_with_its_facts(taught, bars):
     text = opening.of_distillation(taught, facts, bars, held_out, "runs/x")
     assert "75.00 % of the 32 held-out training images" in text
     assert "Method: recommended: mhgd + soft_logits" in text
+    assert "It gains more with three times the --epochs" in text
+    with_all = held_out | {"unlabeled": "rest"}
+    text = opening.of_distillation(taught, facts, bars, with_all, "runs/x")
+    assert "gains more" not in text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Writes what the programs say first and last."""
