@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from keras_mhgd import _program as _program  # before TensorFlow
 from keras_mhgd import (
     callbacks,
     data,

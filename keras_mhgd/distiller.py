@@ -444,7 +444,10 @@ class Distiller(keras.Model):
             unprepared = self._transfer.unprepared
             names = [type(each).__name__ for each in unprepared]
             of = ", ".join(repr(each.name) for each in self.teachers)
-            print(f"Preparing {', '.join(names)} on {of}.")
+            print(
+                f"Preparing {', '.join(names)} on {of}. "
+                "The student trains after that."
+            )
         require_repeatable(x)
         with self.distribute_strategy.scope():
             self._transfer.prepare(

@@ -96,7 +96,8 @@ def require_same_classes(
             raise ValueError(
                 "Student and teacher must have the same number of classes. "
                 f"Received: outputs {ours[head][1:]} of the student, "
-                f"{theirs[head][1:]} of the teacher."
+                f"{theirs[head][1:]} of the teacher. Take a teacher of these "
+                "classes, or train a new last layer for it first."
             )
 
 

@@ -81,7 +81,6 @@ def run_page(name):
     for old, new in {
         "subset=2000": "subset=200",
         "epochs=40": "epochs=1",
-        '"saved_models/teachers': f'"{ROOT}/saved_models/teachers',
     }.items():
         assert old in code
         code = code.replace(old, new)

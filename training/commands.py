@@ -8,6 +8,7 @@ package has the same files as `keras_mhgd.training`, and the programs are
 import ast
 import functools
 import itertools
+import linecache
 import pathlib
 import runpy
 import sys
@@ -88,6 +89,27 @@ def _run(
     except app.UsageError as error:
         # absl would list all flags before the message.
         raise SystemExit(f"{error}\nSee {sys.argv[0]} --help.") from error
+    except (ValueError, OSError, ImportError) as error:
+        # The user asked for more by --verbosity=0.
+        if flags.FLAGS.verbosity > logging.WARNING or not _is_told(error):
+            raise
+        raise SystemExit(f"Error: {error}") from error
+
+
+def _is_told(error: Exception) -> bool:
+    """Says whether the error is a message of this package to its user.
+
+    It is if the package raises it by a `raise` of its own. An error that comes
+    out of anything else may be a mistake in the code: its traceback is needed.
+    """
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename
+    line = linecache.getline(file, trace.tb_lineno).strip()
+    package = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    ours = ("keras_mhgd", "training", "__main__")
+    return package in ours and line.startswith("raise ")
 
 
 class _Help(app.HelpFlag):

@@ -1,5 +1,6 @@
 """Reads an image file as an array, and resizes images."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -144,9 +145,12 @@ def read_file(path: Path) -> tf.Tensor:
             )
         return tf.io.decode_image(data, channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError as error:
+        # Without the names of TensorFlow's functions around the reason.
+        reason = error.message.splitlines()[0]
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", reason).strip(" .")
         raise ValueError(
             f"An image file must be a whole PNG or JPEG. Received: {path} "
-            f"of {len(data)} bytes: {error.message.splitlines()[0]} "
+            f"of {len(data)} bytes: {reason}. "
             "Replace or delete it."
         ) from error
 

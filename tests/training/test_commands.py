@@ -94,6 +94,30 @@ def test_wrong_usage_is_told_without_all_flags():
     assert output.endswith("See python -m training.distill --help.\n")
 
 
+def test_a_mistake_is_told_in_one_line():
+    flags = ["--student=vgg_thin", "--run=unused", "--method=soft_logit"]
+    flags = ["training.distill", "--teacher=vgg_small_glyphs", *flags]
+    code, output = launch(*flags)
+    assert code == 1 and output.startswith("Error: `method` must be one of")
+    assert output.endswith("Did you mean 'soft_logits'?\n")
+    assert output.count("\n") == 1
+    code, output = launch(*flags, "--verbosity=0")
+    assert code == 1 and "\nValueError: `method` must be one of" in output
+    assert "Traceback" in output
+
+
+def test_errors_that_the_package_does_not_raise_keep_their_traceback():
+    code = compile("int('a')\n", commands.__file__, "exec")
+    for mistake, told in (
+        (lambda: load_network("vgg_smal_glyphs"), True),
+        (lambda: exec(code, {"__name__": "training.commands"}), False),
+        (lambda: int("a"), False),
+    ):
+        with pytest.raises((ValueError, OSError)) as error:
+            mistake()
+        assert commands._is_told(error.value) == told
+
+
 def test_presets_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = ROOT / "saved_models" / "teachers" / f"{PRESET}.keras"
@@ -105,5 +129,6 @@ def test_presets_are_found_from_any_folder(tmp_path, monkeypatch):
     assert network_file(PRESET) == pathlib.Path(PRESET, "last.keras")
     for other in ("saved_models/teachers/mine.keras", "vgg_small"):
         assert network_file(other) == pathlib.Path(other)
-    with pytest.raises(FileNotFoundError, match=f"{PRESET}.* no vgg_small"):
+    near = f"{PRESET}.* no vgg_small. Did you mean '{PRESET}'"
+    with pytest.raises(FileNotFoundError, match=near):
         load_network("vgg_small")

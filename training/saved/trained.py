@@ -1,5 +1,6 @@
 """Finds and loads trained networks."""
 
+import difflib
 import os
 import pathlib
 
@@ -27,9 +28,11 @@ def load_network(path: str | os.PathLike) -> keras.Model:
     """
     path = network_file(path)
     if not path.exists():
+        near = difflib.get_close_matches(str(path), presets.names())
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise FileNotFoundError(
             "A network must be a .keras file, a finished run folder, or one "
-            f"of {', '.join(presets.names())}. There is no {path}."
+            f"of {', '.join(presets.names())}. There is no {path}.{hint}"
         )
     network = read_network(path)
     return getattr(network, "student", network)
