@@ -4,16 +4,7 @@
 installed inside `keras_mhgd`, so that no other top-level name is taken.
 """
 
-from pathlib import Path
-
 from setuptools import find_packages, setup
-
-# git keeps no empty folder, so either may be missing.
-MODELS = [
-    name
-    for name in ("teachers", "students")
-    if Path("saved_models", name).is_dir()
-]
 
 setup(
     packages=[
@@ -25,7 +16,8 @@ setup(
         # These hold only data.
         "keras_mhgd.training.reports.templates",
         "keras_mhgd.saved_models",
-        *(f"keras_mhgd.saved_models.{name}" for name in MODELS),
+        "keras_mhgd.saved_models.teachers",
+        "keras_mhgd.saved_models.students",
     ],
     package_dir={
         "keras_mhgd.training": "training",
@@ -36,6 +28,7 @@ setup(
         "keras_mhgd.training.reports": ["*.toml"],
         "keras_mhgd.training.reports.templates": ["*"],
         "keras_mhgd.saved_models": ["presets.json"],
-        **{f"keras_mhgd.saved_models.{name}": ["*.keras"] for name in MODELS},
+        "keras_mhgd.saved_models.teachers": ["*.keras"],
+        "keras_mhgd.saved_models.students": ["*.keras"],
     },
 )

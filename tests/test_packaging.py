@@ -25,12 +25,7 @@ DEPENDENCIES = {
     "absl-py",
     "tensorboard",
 }
-# git keeps no empty folder, so a clone may lack one of them.
-MODELS = [
-    folder
-    for folder in ("saved_models/teachers", "saved_models/students")
-    if (ROOT / folder).is_dir()
-]
+MODELS = ("saved_models/teachers", "saved_models/students")
 
 
 @pytest.fixture(scope="module")
