@@ -279,10 +279,10 @@ def _require_agreement(
         scales = ", ".join(f"{out.scale:.3g}" for out in _outputs(exported[0]))
         raise RuntimeError(
             "Each file must give the answers of the Keras model. Received, "
-            f"on {count} images with outputs up to {scales}:\n"
+            f"on {count} samples with outputs up to {scales}:\n"
             + "\n".join(figures)
             + "\nLook for a layer that is random at inference or unknown to "
-            "the converter; calibrate integers on more images, or lower "
+            "the converter; calibrate integers on more samples, or lower "
             "`least_agreement`. Name the `task` of outputs that are no class "
             "scores."
         )

@@ -245,12 +245,12 @@ def test_a_format_that_loses_classes_fails_with_all_figures(tmp_path):
     with pytest.raises(
         RuntimeError,
         match=r"Each file must give the answers of the Keras model. Received, "
-        r"on 50 images with outputs up to 1e\+03:\n"
+        r"on 50 samples with outputs up to 1e\+03:\n"
         r"passed tflite: 1.2 kB, the Keras model's class for 100.00% of the "
-        r"images \(largest difference \S+\), \S+ ms an image \(p95 \S+\); "
+        r"samples \(largest difference \S+\), \S+ ms a sample \(p95 \S+\); "
         r"needed: at least 99.90%, difference at most 1.0e\+00\n"
         r"FAILED tflite_int8: 1.\d kB, the Keras model's class for \d\d.00% of "
-        r"the images .*; needed: at least 98.00%\nLook for a layer",
+        r"the samples .*; needed: at least 98.00%\nLook for a layer",
     ):
         export.export_student(coarse_net(), tmp_path, x, **arguments)
     assert os.listdir(tmp_path) == []
@@ -621,7 +621,7 @@ def test_several_inputs_and_outputs_by_name(tmp_path):
             assert output.scale == pytest.approx(np.abs(expected[name]).max())
         assert re.search(
             r"'tags': the Keras model's class for 100.00% of .*, 'value': the "
-            "Keras model's values for 100.00% of the images",
+            "Keras model's values for 100.00% of the samples",
             str(file),
         )
     runner = tf.saved_model.load(str(files[0].path)).signatures["serve"]
