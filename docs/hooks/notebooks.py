@@ -1,27 +1,54 @@
 """Runs the guides' notebooks, and makes pages of them and their outputs.
 
 The pages are Markdown, so that MkDocs checks their links. Each notebook runs
-in an empty folder. An error ends the build. Text on stderr is a warning.
+in an empty folder, two at a time. An error ends the build. Text on stderr is a
+warning.
 """
 
+import concurrent.futures
 import tempfile
 from typing import Any
 
 import nbclient
 import nbformat
 from mkdocs.plugins import get_plugin_logger
+from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
 _SECONDS = 300  # that a cell may take
 _log = get_plugin_logger("notebooks")
+_running: dict[str, concurrent.futures.Future] = {}
+
+
+def on_nav(nav: Navigation, **kwargs: Any) -> None:
+    """Starts the notebooks of the navigation."""
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+    for page in nav.pages:
+        if page.file.src_uri.endswith(".ipynb"):
+            _running[page.file.src_uri] = pool.submit(
+                _run, page.file.content_string
+            )
+    pool.shutdown(wait=False)
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Runs a notebook and makes a page of it."""
+    """Makes a page of a notebook that has run."""
     if not page.file.src_uri.endswith(".ipynb"):
         return markdown
-    notebook = nbformat.reads(page.file.content_string, as_version=4)
-    _log.info("running %s", page.file.src_uri)
+    _log.info("waiting for %s", page.file.src_uri)
+    notebook = _running.pop(page.file.src_uri).result()
+    parts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+        elif cell.cell_type == "code":
+            parts.append(_block(cell.source, "python"))
+            parts += [_shown(each, page.file.src_uri) for each in cell.outputs]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run(text: str) -> nbformat.NotebookNode:
+    notebook = nbformat.reads(text, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         nbclient.execute(
             notebook,
@@ -36,14 +63,7 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
                 "--IPKernelApp.capture_fd_output=False",
             ],
         )
-    parts = []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            parts.append(cell.source)
-        elif cell.cell_type == "code":
-            parts.append(_block(cell.source, "python"))
-            parts += [_shown(each, page.file.src_uri) for each in cell.outputs]
-    return "\n\n".join(parts) + "\n"
+    return notebook
 
 
 def _block(text: str, language: str) -> str:
