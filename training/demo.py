@@ -5,11 +5,9 @@
 A trained `vgg_small` teaches a `resnet_small` on 2 000 glyphs by the
 recommended method. For comparison, the same student also learns alone, with
 the same seed and images. Each image has eight augmented views, and the teacher
-runs once on each view. A third student also sees the other 18 000 glyphs, which
-the teacher explains without their labels. All train for as many steps.
+runs once on each view. A third student also sees the other 18 000 glyphs without
+their labels, and learns what the teacher says of them. All take as many steps.
 """
-
-from typing import Any
 
 from absl import flags
 
@@ -37,33 +35,33 @@ TEACHER = "vgg_small_glyphs"
 def main(argv) -> None:
     """Runs the demo."""
     dataset = keras_mhgd.data.load("glyphs")
+    pair = {"teacher": TEACHER, "student": "resnet_small"}
+    preparation = {"mhgd_cross.preparation_epochs": FLAGS.preparation_epochs}
+    # As many steps as the others take. No image is seen often enough for a
+    # cache, nor is there time to prepare MHGD for all images.
     part = FLAGS.subset / len(dataset.x_train)
-
-    def recommended(name: str, preparation_epochs: int, **flags: Any) -> Way:
-        return Way(
-            name,
-            "distill",
-            {
-                "teacher": TEACHER,
-                "student": "resnet_small",
-                "method": "recommended",
-                "set": {"mhgd_cross.preparation_epochs": preparation_epochs},
-                **flags,
-            },
-        )
-
     ways = [
         Way("alone", "train", {"model": "resnet_small"}),
-        recommended(
-            "recommended", FLAGS.preparation_epochs, cache_teacher=True
+        Way(
+            "recommended",
+            "distill",
+            pair
+            | {
+                "method": "recommended",
+                "set": preparation,
+                "cache_teacher": True,
+            },
         ),
-        # An epoch has all images. None is seen often enough for a cache.
-        recommended(
-            "recommended, all images",
-            _scaled(FLAGS.preparation_epochs, part),
-            unlabeled="rest",
-            epochs=_scaled(FLAGS.epochs, part),
-            validation_freq=1,
+        Way(
+            "soft_logits, all images",
+            "distill",
+            pair
+            | {
+                "method": "soft_logits",
+                "unlabeled": "rest",
+                "epochs": max(1, round(FLAGS.epochs * part)),
+                "validation_freq": 1,
+            },
         ),
     ]
     comparison = Comparison(
@@ -110,11 +108,6 @@ def main(argv) -> None:
         )
     )
     print(f"For data of your own, see {commands.called('distill')} --help.")
-
-
-def _scaled(epochs: int, part: float) -> int:
-    """Gives the epochs of all images that have the steps of these of a part."""
-    return max(1, round(epochs * part))
 
 
 if __name__ == "__main__":
