@@ -5,8 +5,9 @@
 A trained `vgg_small` teaches a `resnet_small` on 2 000 glyphs by the
 recommended method. For comparison, the same student also learns alone, with
 the same seed and images. Each image has eight augmented views, and the teacher
-runs once on each view. A third student also sees the other 18 000 glyphs without
-their labels, and learns what the teacher says of them. All take as many steps.
+runs once on each view. A third student also sees the other 18 000 glyphs
+without their labels, and learns what the teacher says of them. All take as many
+steps.
 """
 
 from absl import flags
