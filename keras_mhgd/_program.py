@@ -1,27 +1,35 @@
-"""Silences TensorFlow's log if this process was started as a program.
+"""Imports TensorFlow without its log, in processes that are programs.
 
-In an installed package, Python imports `keras_mhgd` before
-`keras_mhgd.training`, which silences the log of the programs. This would be too
-late, because `keras_mhgd` imports TensorFlow. If other code imports
-`keras_mhgd`, the log stays as it is.
+Python imports `keras_mhgd` before the module of a program that is in it, so
+this must be done here. If other code imports `keras_mhgd`, the log stays as it
+is.
+
+Errors reach a program as exceptions, and TensorFlow always logs what ends the
+process. `TF_CPP_MIN_LOG_LEVEL=3` silences the rest, except for what TensorFlow
+2.21 logs while it is imported. A filter drops these lines and lets all others
+pass, even if the process dies meanwhile. A user who sets a lower level sees
+everything.
 """
 
-import contextlib
-import importlib
 import os
 import pathlib
+import subprocess
 import sys
 
 # Tells the processes that a program starts that they belong to it.
 _MARK = "KERAS_MHGD_PROGRAM"
+_NOISE = (
+    r"^WARNING: All log messages before absl::InitializeLog|^[IW][0-9]{4} "
+    r"|^To enable the following instructions"
+)
 
 
 def is_started() -> bool:
     """Says whether this process is a program of the package.
 
     It is if it was started as `keras-mhgd` or `python -m keras_mhgd`, or by
-    such a process. While Python looks for the module of `-m`, the first
-    argument is `-m` itself.
+    such a process. The programs of a checkout set the mark themselves. While
+    Python looks for the module of `-m`, the first argument is `-m` itself.
     """
     if _MARK in os.environ or not sys.argv:
         return _MARK in os.environ
@@ -31,7 +39,33 @@ def is_started() -> bool:
     return after[0].partition(".")[0] == "keras_mhgd" if after else False
 
 
+def _import_tensorflow() -> None:
+    """Imports TensorFlow, and silences its log unless the user wants it."""
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("2", "3"):
+        return
+    if "tensorflow" not in sys.modules:
+        _import_filtered()
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("WARNING")
+
+
+def _import_filtered() -> None:
+    errors = os.dup(2)
+    shown = subprocess.Popen(
+        ["grep", "--line-buffered", "-vE", _NOISE],
+        stdin=subprocess.PIPE,
+        stdout=errors,
+    )
+    os.dup2(shown.stdin.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(errors, 2)
+        os.close(errors)
+        shown.communicate()
+
+
 if is_started():
     os.environ[_MARK] = "1"
-    with contextlib.suppress(ModuleNotFoundError):  # in a checkout
-        importlib.import_module("keras_mhgd.training")
+    _import_tensorflow()

@@ -17,12 +17,21 @@ def unknown(what: str, received: object, valid: Iterable[str]) -> ValueError:
         The `ValueError` to raise.
     """
     valid = list(valid)
-    near = difflib.get_close_matches(str(received), valid)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(
         f"`{what}` must be one of {', '.join(valid)}. "
-        f"Received: {what}={received!r}.{hint}"
+        f"Received: {what}={received!r}.{hint(received, valid)}"
     )
+
+
+def hint(received: object, valid: Iterable[str]) -> str:
+    """Writes which valid names are similar; empty if none is.
+
+    Args:
+        received: The value that was passed.
+        valid: All valid names.
+    """
+    near = difflib.get_close_matches(str(received), list(valid))
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def require_known(what: str, received: object, valid: Collection[str]) -> None:

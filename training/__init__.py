@@ -7,6 +7,9 @@ relative names, so that it works as both.
 share, and the second runs programs by their names.
 """
 
-from .runs.quiet import import_tensorflow
+import os
 
-import_tensorflow()
+# The library then imports TensorFlow without its log, so it comes first.
+os.environ["KERAS_MHGD_PROGRAM"] = "1"
+
+import keras_mhgd  # noqa: E402, F401

@@ -16,8 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# The programs' package comes first: it imports TensorFlow without its log.
-_CONTEXT.set_forkserver_preload([__package__.rpartition(".")[0], "keras_mhgd"])
+_CONTEXT.set_forkserver_preload(["keras_mhgd"])
 _starting = threading.Lock()
 
 

@@ -1,12 +1,12 @@
 """Finds and loads trained networks."""
 
-import difflib
 import os
 import pathlib
 
 import keras
 
 from keras_mhgd import presets
+from keras_mhgd.checks import hint
 from keras_mhgd.storage.networks import read_network
 
 
@@ -28,11 +28,10 @@ def load_network(path: str | os.PathLike) -> keras.Model:
     """
     path = network_file(path)
     if not path.exists():
-        near = difflib.get_close_matches(str(path), presets.names())
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise FileNotFoundError(
             "A network must be a .keras file, a finished run folder, or one "
-            f"of {', '.join(presets.names())}. There is no {path}.{hint}"
+            f"of {', '.join(presets.names())}. There is no {path}."
+            f"{hint(path, presets.names())}"
         )
     network = read_network(path)
     return getattr(network, "student", network)
