@@ -4,6 +4,9 @@ Only matrices of a few rows and columns are decomposed. XLA decomposes small
 matrices fast, but whole Gram matrices slowly.
 """
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -26,6 +29,39 @@ _JITTER, _JITTER_PER_TERM, _FIRST_JITTER = 1e-5, 1.5e-7, 1e-7
 _TINY = 1e-37
 # Differences of eigenvalues below this fraction of the largest are round-off.
 ROUND_OFF = 4e-6
+
+
+def _traced_once(*ranks: int) -> Callable[[Callable], Callable]:
+    """Traces a function of tensors once, for tensors of any size.
+
+    A training step compresses many maps. If each call added its operations to
+    the graph of the step, the first step would take longer by a fifth.
+
+    Args:
+        ranks: The ranks of the function's tensors. All have the same dtype.
+    """
+
+    def decorate(function):
+        @functools.cache
+        def traced(dtype):
+            inputs = [tf.TensorSpec([None] * rank, dtype) for rank in ranks]
+            # On several devices, each call runs on its own device, not on that
+            # of the first call.
+            with tf.init_scope(), tf.device(None):
+                return tf.function(
+                    function,
+                    inputs,
+                    autograph=False,
+                    experimental_attributes={"_noinline": True},
+                ).get_concrete_function()
+
+        @functools.wraps(function)
+        def call(*tensors):
+            return traced(tensors[0].dtype)(*tensors)
+
+        return call
+
+    return decorate
 
 
 def eigenvectors(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -72,15 +108,23 @@ def leading_eigenvectors(
     if n <= k + _EXTRA:
         values, vectors = eigenvectors(gram)
     else:
-        block = _leading_block(gram, k + _EXTRA)
-        inner = tf.matmul(tf.matmul(block, gram), block, transpose_b=True)
-        values, rotation = eigenvectors(inner)
-        vectors = tf.matmul(rotation, block)
+        size = k + _EXTRA
+        start = np.random.default_rng(0).normal(size=(size, n))
+        jitters = np.full(size, _JITTER + _JITTER_PER_TERM * n)
+        jitters[0] = _FIRST_JITTER
+        values, vectors = _leading(
+            gram,
+            tf.constant(start, gram.dtype),
+            tf.constant(1 + np.diag(jitters), gram.dtype),
+        )
+        values = tf.ensure_shape(values, (gram.shape[0], size, 1))
+        vectors = tf.ensure_shape(vectors, (gram.shape[0], size, n))
     length = tf.sqrt(tf.maximum(_squares(vectors), _TINY))
     nonzero = values > ROUND_OFF * values[:, :1]
     return values, tf.where(nonzero, vectors / length, 0)
 
 
+@_traced_once(3, 3, 3, 3, 3, 3)
 def complete(
     gram: tf.Tensor,
     values: tf.Tensor,
@@ -136,13 +180,24 @@ def complete(
     return solution
 
 
-def _leading_block(gram: tf.Tensor, size: int) -> tf.Tensor:
-    """Computes orthonormal rows that roughly span the leading eigenvectors."""
-    start = np.random.default_rng(0).normal(size=(size, gram.shape[-1]))
-    block = tf.zeros_like(gram[:, :size]) + tf.constant(start, gram.dtype)
+@_traced_once(3, 2, 2)
+def _leading(
+    gram: tf.Tensor, start: tf.Tensor, jitter: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes leading eigenvectors, orthogonal but of any length.
+
+    Args:
+        gram: As in `leading_eigenvectors`.
+        start: Rows that the iteration starts from, `(m, n)`.
+        jitter: See `_orthonormal`.
+
+    Returns:
+        Eigenvalues `(batch, m, 1)`, descending, and rows `(batch, m, n)`.
+    """
+    block = tf.tile(start[tf.newaxis], [tf.shape(gram)[0], 1, 1])
     bound = tf.zeros_like(gram[:, :1, :1])
     for steps in _STEPS:
-        block = _filter(gram, block, bound, steps)
+        block = _filter(gram, block, bound, jitter, steps)
         image = tf.matmul(block, gram)
         bound = tf.reduce_sum(image * block, 2, keepdims=True)
         bound = tf.maximum(tf.reduce_min(bound, 1, keepdims=True), 0)
@@ -150,13 +205,20 @@ def _leading_block(gram: tf.Tensor, size: int) -> tf.Tensor:
     # rank are short, and are remains of other rows. They become zero, so no
     # direction counts twice.
     for _ in range(2):
-        block = _orthonormal(block, block)
+        block = _orthonormal(block, block, jitter)
     squares = _squares(block)
-    return tf.where(squares > 0.5, block * tf.math.rsqrt(squares), 0)
+    block = tf.where(squares > 0.5, block * tf.math.rsqrt(squares), 0)
+    inner = tf.matmul(tf.matmul(block, gram), block, transpose_b=True)
+    values, rotation = eigenvectors(inner)
+    return values, tf.matmul(rotation, block)
 
 
 def _filter(
-    gram: tf.Tensor, block: tf.Tensor, bound: tf.Tensor, steps: int
+    gram: tf.Tensor,
+    block: tf.Tensor,
+    bound: tf.Tensor,
+    jitter: tf.Tensor,
+    steps: int,
 ) -> tf.Tensor:
     """Applies a Chebyshev polynomial that is small from 0 to `bound`.
 
@@ -167,7 +229,7 @@ def _filter(
 
     def step(count, block, previous):
         image = tf.matmul(block, gram) - centre * block - square * previous
-        both = _orthonormal(image, tf.concat([image, block], axis=2))
+        both = _orthonormal(image, tf.concat([image, block], 2), jitter)
         return count + 1, *tf.split(both, 2, axis=2)
 
     _, block, _ = tf.while_loop(
@@ -179,14 +241,19 @@ def _filter(
     return block
 
 
-def _orthonormal(block: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Applies to `rows` the combination that makes `block` orthonormal."""
-    _, size, n = block.shape
-    jitters = np.full(size, _JITTER + _JITTER_PER_TERM * n)
-    jitters[0] = _FIRST_JITTER
-    inner = tf.matmul(block, block, transpose_b=True)
-    inner *= tf.constant(1 + np.diag(jitters), inner.dtype)
-    inner += tf.constant(_TINY * np.eye(size), inner.dtype)
+def _orthonormal(
+    block: tf.Tensor, rows: tf.Tensor, jitter: tf.Tensor
+) -> tf.Tensor:
+    """Applies to `rows` the combination that makes `block` orthonormal.
+
+    Args:
+        block: Linearly independent rows `(batch, m, n)`.
+        rows: Rows `(batch, m, anything)`.
+        jitter: Factors `(m, m)` of the inner products, nearly 1.
+    """
+    inner = jitter * tf.matmul(block, block, transpose_b=True)
+    diagonal = tf.linalg.diag_part(inner) + _TINY
+    inner = tf.linalg.set_diag(inner, diagonal)
     return tf.linalg.triangular_solve(tf.linalg.cholesky(inner), rows)
 
 

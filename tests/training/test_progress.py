@@ -1,11 +1,16 @@
 """What is shown of a training, in a terminal and elsewhere."""
 
 import io
+import os
 import re
+import signal
 
+import keras
 import pytest
 
+from keras_mhgd.callbacks import Checkpoint
 from training.runs import progress
+from training.runs.interruption import Interruption
 from training.runs.progress import Progress
 
 LINE = r"Epoch {}/2  \d+\.\d s  val_accuracy \S+  val_loss \S+  accuracy .*"
@@ -61,3 +66,34 @@ def test_a_terminal_has_a_bar_until_the_epoch_ends(train, monkeypatch):
         ]
         assert all(len(each) < 60 for each in bars)
         assert re.fullmatch(LINE.format(number), end)
+
+
+class Told(keras.callbacks.Callback):
+    """Tells this process to end before the second epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_last_words_have_lines_of_their_own(
+    distiller, images, capfd, tmp_path
+):
+    """Also if an epoch begins after the signal."""
+    model = distiller("soft_logits")
+    checkpoint = Checkpoint(tmp_path, model.student.variables)
+    with Interruption() as interruption, pytest.raises(SystemExit):
+        model.fit(
+            *images,
+            batch_size=8,
+            epochs=2,
+            callbacks=[
+                Progress(),
+                checkpoint,
+                interruption.callback(checkpoint),
+                Told(),
+            ],
+        )
+    lines = capfd.readouterr().out.splitlines()
+    assert "SIGTERM: ends once the state is saved." in lines
+    assert "Epoch 2/2" in lines
+    assert "The state is saved. The same command goes on from here." in lines

@@ -62,7 +62,8 @@ class Interruption:
 
     def _leave(self) -> None:
         if self._agree():
-            print("The state is saved. The same command goes on from here.")
+            # Progress may have opened another line since the signal.
+            print("\nThe state is saved. The same command goes on from here.")
             replicas.leave()
             raise SystemExit(EXIT_CODE)
 
