@@ -44,10 +44,15 @@ def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:
     # One operation stands for all checks: an edge from each check to each
     # tensor would make the optimization of a large graph slow.
     passed = [tf.group(*checks)] if checks else []
+    leaves = tf.nest.flatten(structure, expand_composites=True)
+    tensors = [each for each in leaves if each is not None]
     with tf.control_dependencies(passed):
-        return tf.nest.map_structure(
-            lambda x: None if x is None else tf.identity(x), structure
-        )
+        waiting = iter(tf.identity_n(tensors))
+    return tf.nest.pack_sequence_as(
+        structure,
+        [None if each is None else next(waiting) for each in leaves],
+        expand_composites=True,
+    )
 
 
 def all_finite(values: Iterable[tf.Tensor | tf.IndexedSlices]) -> tf.Tensor:
@@ -59,13 +64,14 @@ def _are_finite(
     values: Iterable[tf.Tensor | tf.IndexedSlices],
 ) -> tf.Tensor:
     """Computes whether each of some tensors is finite: a boolean vector."""
-    sums = [
+    values = [
         # The gradient of an embedding holds only the rows that were read.
-        tf.reduce_sum(
-            each.values if isinstance(each, tf.IndexedSlices) else each
-        )
+        each.values if isinstance(each, tf.IndexedSlices) else each
         for each in values
     ]
+    # The first step takes less time if tensors share the list of their axes.
+    axes = {rank: tf.range(rank) for rank in {x.shape.rank for x in values}}
+    sums = [tf.reduce_sum(each, axes[each.shape.rank]) for each in values]
     dtypes = {each.dtype for each in sums}
     dtype = tf.float64 if tf.float64 in dtypes else tf.float32
     return tf.math.is_finite(tf.stack([tf.cast(each, dtype) for each in sums]))

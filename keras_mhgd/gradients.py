@@ -15,6 +15,7 @@ from keras_mhgd import finiteness
 from keras_mhgd.checks import require_positive, unknown
 from keras_mhgd.distribution import replicas
 from keras_mhgd.features import Features
+from keras_mhgd.tracing import traced_once
 
 __all__ = [
     "SUMMARY",
@@ -210,8 +211,9 @@ class _Separate(Rule):
         ]
         factors, share = {}, 1.0
         if both:
-            norms, of_transfer = tf.split(
-                _norms([side[i] for side in (task, transfer) for i in both]), 2
+            norms, of_transfer = (
+                _norms([side[index] for index in both])
+                for side in (task, transfer)
             )
             found = self.factors(norms, of_transfer, epoch)
             factors = dict(zip(both, tf.unstack(found), strict=True))
@@ -439,10 +441,15 @@ def _allowed(
 
 def _norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     """Computes the norms of tensors, in float32 or float64."""
+    gradients = [tf.convert_to_tensor(each) for each in gradients]
     dtypes = {gradient.dtype for gradient in gradients}
     dtype = tf.float64 if tf.float64 in dtypes else tf.float32
-    gradients = [tf.cast(gradient, dtype) for gradient in gradients]
+    norms = _measured(*(tf.cast(each, dtype) for each in gradients))
+    return tf.ensure_shape(norms, len(gradients))
 
+
+@traced_once
+def _measured(*gradients: tf.Tensor) -> tf.Tensor:
     def squares(gradients):
         return 2 * tf.stack([tf.nn.l2_loss(each) for each in gradients])
 
@@ -450,7 +457,7 @@ def _norms(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     # they may vanish. Those of float32 do neither in float64.
     def in_float64():
         wide = squares([tf.cast(each, tf.float64) for each in gradients])
-        return tf.cast(tf.sqrt(wide), dtype)
+        return tf.cast(tf.sqrt(wide), found.dtype)
 
     found = squares(gradients)
     in_range = tf.math.is_finite(found) & (found > 1e-30)

@@ -4,11 +4,10 @@ Only matrices of a few rows and columns are decomposed. XLA decomposes small
 matrices fast, but whole Gram matrices slowly.
 """
 
-import functools
-from collections.abc import Callable
-
 import numpy as np
 import tensorflow as tf
+
+from keras_mhgd.tracing import traced_once
 
 # Number of vectors that are iterated besides the wanted ones. The wanted ones
 # converge at the ratio of their eigenvalues to the first one that is left out.
@@ -29,39 +28,6 @@ _JITTER, _JITTER_PER_TERM, _FIRST_JITTER = 1e-5, 1.5e-7, 1e-7
 _TINY = 1e-37
 # Differences of eigenvalues below this fraction of the largest are round-off.
 ROUND_OFF = 4e-6
-
-
-def _traced_once(*ranks: int) -> Callable[[Callable], Callable]:
-    """Traces a function of tensors once, for tensors of any size.
-
-    A training step compresses many maps. If each call added its operations to
-    the graph of the step, the first step would take longer by a fifth.
-
-    Args:
-        ranks: The ranks of the function's tensors. All have the same dtype.
-    """
-
-    def decorate(function):
-        @functools.cache
-        def traced(dtype):
-            inputs = [tf.TensorSpec([None] * rank, dtype) for rank in ranks]
-            # On several devices, each call runs on its own device, not on that
-            # of the first call.
-            with tf.init_scope(), tf.device(None):
-                return tf.function(
-                    function,
-                    inputs,
-                    autograph=False,
-                    experimental_attributes={"_noinline": True},
-                ).get_concrete_function()
-
-        @functools.wraps(function)
-        def call(*tensors):
-            return traced(tensors[0].dtype)(*tensors)
-
-        return call
-
-    return decorate
 
 
 def eigenvectors(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -110,13 +76,12 @@ def leading_eigenvectors(
     else:
         size = k + _EXTRA
         start = np.random.default_rng(0).normal(size=(size, n))
-        jitters = np.full(size, _JITTER + _JITTER_PER_TERM * n)
-        jitters[0] = _FIRST_JITTER
-        values, vectors = _leading(
-            gram,
-            tf.constant(start, gram.dtype),
-            tf.constant(1 + np.diag(jitters), gram.dtype),
+        start = tf.constant(start, gram.dtype)
+        # TensorFlow would optimise each call with a constant separately.
+        start = tf.raw_ops.PlaceholderWithDefault(
+            input=start, shape=start.shape
         )
+        values, vectors = _leading(gram, start)
         values = tf.ensure_shape(values, (gram.shape[0], size, 1))
         vectors = tf.ensure_shape(vectors, (gram.shape[0], size, n))
     length = tf.sqrt(tf.maximum(_squares(vectors), _TINY))
@@ -124,7 +89,7 @@ def leading_eigenvectors(
     return values, tf.where(nonzero, vectors / length, 0)
 
 
-@_traced_once(3, 3, 3, 3, 3, 3)
+@traced_once
 def complete(
     gram: tf.Tensor,
     values: tf.Tensor,
@@ -180,21 +145,19 @@ def complete(
     return solution
 
 
-@_traced_once(3, 2, 2)
-def _leading(
-    gram: tf.Tensor, start: tf.Tensor, jitter: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+@traced_once
+def _leading(gram: tf.Tensor, start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes leading eigenvectors, orthogonal but of any length.
 
     Args:
         gram: As in `leading_eigenvectors`.
         start: Rows that the iteration starts from, `(m, n)`.
-        jitter: See `_orthonormal`.
 
     Returns:
         Eigenvalues `(batch, m, 1)`, descending, and rows `(batch, m, n)`.
     """
     block = tf.tile(start[tf.newaxis], [tf.shape(gram)[0], 1, 1])
+    jitter = _jitter(block)
     bound = tf.zeros_like(gram[:, :1, :1])
     for steps in _STEPS:
         block = _filter(gram, block, bound, jitter, steps)
@@ -241,6 +204,14 @@ def _filter(
     return block
 
 
+def _jitter(block: tf.Tensor) -> tf.Tensor:
+    """Computes the factors of the inner products of a block's rows."""
+    size, n = tf.unstack(tf.shape(block)[1:])
+    jitter = _JITTER + _JITTER_PER_TERM * tf.cast(n, tf.float64)
+    jitters = tf.concat([[_FIRST_JITTER], tf.fill([size - 1], jitter)], 0)
+    return tf.cast(1 + tf.linalg.diag(jitters), block.dtype)
+
+
 def _orthonormal(
     block: tf.Tensor, rows: tf.Tensor, jitter: tf.Tensor
 ) -> tf.Tensor:
@@ -249,7 +220,7 @@ def _orthonormal(
     Args:
         block: Linearly independent rows `(batch, m, n)`.
         rows: Rows `(batch, m, anything)`.
-        jitter: Factors `(m, m)` of the inner products, nearly 1.
+        jitter: From `_jitter`, `(m, m)`.
     """
     inner = jitter * tf.matmul(block, block, transpose_b=True)
     diagonal = tf.linalg.diag_part(inner) + _TINY
