@@ -25,7 +25,7 @@ def traced_once(function: Callable[..., object]) -> Callable[..., object]:
     def traced(*specs):
         # On several devices, each call runs on its own device, not on that of
         # the first call.
-        with tf.init_scope(), tf.device(None):
+        with tf.init_scope():
             return tf.function(
                 function,
                 specs,

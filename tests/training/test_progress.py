@@ -75,9 +75,7 @@ class Told(keras.callbacks.Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_last_words_have_lines_of_their_own(
-    distiller, images, capfd, tmp_path
-):
+def test_last_words_have_lines_of_their_own(distiller, images, capfd, tmp_path):
     """Also if an epoch begins after the signal."""
     model = distiller("soft_logits")
     checkpoint = Checkpoint(tmp_path, model.student.variables)
