@@ -18,20 +18,18 @@ def traced_once(function: Callable[..., object]) -> Callable[..., object]:
             depend on anything else, nor on a static size.
 
     Returns:
-        The same function. Static sizes of its results are unknown.
+        The same function. It runs on the device of each call. Static sizes of
+        its results are unknown.
     """
 
     @functools.lru_cache(maxsize=32)
     def traced(*specs):
-        # On several devices, each call runs on its own device, not on that of
-        # the first call.
-        with tf.init_scope():
-            return tf.function(
-                function,
-                specs,
-                autograph=False,
-                experimental_attributes={"_noinline": True},
-            ).get_concrete_function()
+        return tf.function(
+            function,
+            specs,
+            autograph=False,
+            experimental_attributes={"_noinline": True},
+        )
 
     @functools.wraps(function)
     def call(*tensors):
