@@ -20,8 +20,8 @@ from .reports.comparison_report import Outcome
 from .runs.comparison import Comparison, Way
 from .saved.trained import load_network, network_file
 
-options.define_positive("epochs", 40, "Passes over the training samples.")
-options.define_positive("preparation_epochs", 40, "Epochs of MHAN.")
+options.define_positive("epochs", 30, "Passes over the training samples.")
+options.define_positive("preparation_epochs", 30, "Epochs of MHAN.")
 options.define_positive("subset", 2000, "Training images, of 20 000.")
 options.define_positive(
     "jobs", 2, "Trainings at a time. A small network leaves cores idle."
