@@ -73,6 +73,7 @@ def main(argv) -> None:
             "subset": FLAGS.subset,
             "batch_size": 64,
             "epochs": FLAGS.epochs,
+            "learning_rate": 0.4,  # the best one: see docs/evidence.md
             "schedule": "cosine",
             "views": 8,
             "validation_freq": 5,
