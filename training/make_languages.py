@@ -46,10 +46,10 @@ _NO_WORDS = ("FORBIDDENWORD", "NEEDAFFIX", "ONLYINCOMPOUND", "PSEUDOROOT")
 _FOLDERS = "usr/share/dict", "usr/share/myspell/dicts", "usr/share/hunspell"
 _PREFACE = """# The languages data set
 
-{train:,} training words and {test:,} test words of each of {languages}
-languages, in {characters} characters. `training/make_languages.py` draws them,
-and says which words it leaves out. The column "words" counts what it draws
-from, before it drops the words that two languages have.
+The set has {train:,} training words and {test:,} test words of each of
+{languages} languages, in {characters} characters. `training/make_languages.py`
+draws them, and says which words it leaves out. The column "words" counts the
+words that it draws from, before it drops the words that two languages have.
 
 The words come from these packages of Debian, under the licences of the last
 column.

@@ -21,10 +21,10 @@ LENGTH, WORDS = 12, 30
 
 _HEAD = """# Sensing points that are found
 
-Without `sensing_points` a `Distiller` finds them in both networks, and pairs
-them: see `keras_mhgd.features.pair`. These are those of networks that many
-start from. `python -m benchmarks.correctness.pairs` writes this page, and tests
-hold it.
+Without `sensing_points`, a `Distiller` finds sensing points in both networks
+and pairs them: see `keras_mhgd.features.pair`. This page shows what it finds in
+widely used networks. `python -m benchmarks.correctness.pairs` writes the page,
+and tests check it.
 
 Each line of the last column is a pair, student <- teacher, front end first.
 """
@@ -203,8 +203,8 @@ def page() -> str:
     return (
         f"{_HEAD}\n## keras.applications, {IMAGE[0]} x {IMAGE[1]} pixels\n\n"
         f"{table(APPLICATIONS)}\n## KerasHub\n\n"
-        "Small ones, from their constructors. Layers in a block or an encoder "
-        "are named by their path.\n\n"
+        "The networks are small ones, made by their constructors. Layers in a "
+        "block or an\nencoder are named by their path.\n\n"
         f"{table(HUB_PAIRS)}"
     )
 

@@ -11,10 +11,11 @@ from . import tables
 
 _HEAD = """# Published results
 
-Written by `python -m training.reports.published`. The commands of the tables
-are in [BUILD.md](../BUILD.md). Nobody has run them here yet, so the last column
-is empty. Left out, since the publications don't say enough of them: students
-VGG and ResNet of WRN22-4 on CIFAR-100, and KD-EID.
+`python -m training.reports.published` writes this page. The commands of the
+tables are in [BUILD.md](../BUILD.md#reproducing-tables). Nobody has run them
+here yet, so the last column is empty. Some published results are left out,
+because the publications do not say enough about them. These are the students
+VGG and ResNet of the teacher WRN22-4 on CIFAR-100, and the method KD-EID.
 """
 
 
