@@ -47,8 +47,8 @@ TEACHER_EPOCHS = {"glyphs": 24, "fashion_mnist": 8}
 VALIDATION_FREQ = {"glyphs": 5, "fashion_mnist": 20}
 
 ALL = tuple(name for name in keras_mhgd.methods.names() if name != "mhgd_cross")
-# The strongest methods on the first pair, without review_kd, which takes ten
-# times as long on the other pairs.
+# The strongest methods on the first pair, without review_kd, which takes
+# several times as long.
 STRONGEST = (
     "soft_logits", "dkd", "dist", "kd_svdf", "overhaul", "mutual_learning",
     "mhgd",
