@@ -27,7 +27,7 @@ setup(
         "keras_mhgd": ["py.typed", "data/*.npz", "data/*.md"],
         "keras_mhgd.training.reports": ["*.toml"],
         "keras_mhgd.training.reports.templates": ["*"],
-        "keras_mhgd.saved_models": ["presets.json"],
+        "keras_mhgd.saved_models": ["presets.json", "README.md"],
         "keras_mhgd.saved_models.teachers": ["*.keras"],
         "keras_mhgd.saved_models.students": ["*.keras"],
     },

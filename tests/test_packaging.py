@@ -42,7 +42,8 @@ def wheel(tmp_path_factory):
     for file in ROOT.iterdir():
         if file.is_file():
             shutil.copy(file, source)
-    shutil.copy(ROOT / "saved_models" / "presets.json", source / "saved_models")
+    for name in ("presets.json", "README.md"):
+        shutil.copy(ROOT / "saved_models" / name, source / "saved_models")
     # What a checkout may hold beside the files of the repository.
     (source / "saved_models" / "student.keras").touch()
     code = "import sys; from setuptools import build_meta as backend; "
@@ -87,6 +88,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
             for name in files(folder)
         ),
         "keras_mhgd/saved_models/presets.json",
+        "keras_mhgd/saved_models/README.md",
     }
     assert {"keras_mhgd/py.typed", "keras_mhgd/__main__.py"} <= held
     presets = json.loads((ROOT / "saved_models" / "presets.json").read_text())
@@ -111,8 +113,22 @@ def test_wheel_describes_itself(wheel):
         if "extra ==" not in each
     }
     assert needed >= DEPENDENCIES
+    extras = {"onnx", "hub", "glyphs", "torch"}
+    assert extras <= set(described.get_all("Provides-Extra"))
+    for key in ("Project-URL", "Classifier", "Keywords", "Summary"):
+        assert described.get_all(key)
+    licences = {"LICENSE", "keras_mhgd/data/languages40.md"}
+    assert set(described.get_all("License-File")) == licences
     scripts = configparser.ConfigParser()
     scripts.read_string(archive.read(f"{folder}/entry_points.txt").decode())
     assert dict(scripts["console_scripts"]) == {
         "keras-mhgd": "keras_mhgd.training.commands:main"
     }
+
+
+def test_one_version_number():
+    version = keras_mhgd.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\n" in citation
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == version
