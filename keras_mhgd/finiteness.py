@@ -47,7 +47,7 @@ def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:
     leaves = tf.nest.flatten(structure, expand_composites=True)
     tensors = [each for each in leaves if each is not None]
     with tf.control_dependencies(passed):
-        waiting = iter(tf.identity_n(tensors))
+        waiting = iter(tf.identity_n(tensors) if tensors else [])
     return tf.nest.pack_sequence_as(
         structure,
         [None if each is None else next(waiting) for each in leaves],
@@ -70,7 +70,8 @@ def _are_finite(
         for each in values
     ]
     # The first step takes less time if tensors share the list of their axes.
-    axes = {rank: tf.range(rank) for rank in {x.shape.rank for x in values}}
+    ranks = {each.shape.rank for each in values}
+    axes = {rank: None if rank is None else tf.range(rank) for rank in ranks}
     sums = [tf.reduce_sum(each, axes[each.shape.rank]) for each in values]
     dtypes = {each.dtype for each in sums}
     dtype = tf.float64 if tf.float64 in dtypes else tf.float32

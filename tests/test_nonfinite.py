@@ -8,7 +8,7 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd import methods
 from keras_mhgd.callbacks import Checkpoint
-from keras_mhgd.finiteness import RequireFinite
+from keras_mhgd.finiteness import RequireFinite, after, check
 from keras_mhgd.methods import Method, Needs
 
 
@@ -22,6 +22,16 @@ class Steep(Method):
         zero = 0 * tf.reduce_sum(student.outputs)
         broken = tf.reduce_max(tf.abs(teacher.outputs)) > 1e3
         return {"steep": tf.cond(broken, lambda: tf.sqrt(zero), lambda: zero)}
+
+
+class Unreached(Method):
+    """A loss of the teacher alone."""
+
+    terms = ("unreached",)
+    needs = Needs(outputs=True)
+
+    def call(self, student, teacher, labels):
+        return {"unreached": tf.reduce_sum(teacher.outputs)}
 
 
 def mhgd(clipping="per_variable"):
@@ -366,3 +376,33 @@ def test_a_preparation_that_diverges_raises(method, distiller, images):
     with pytest.raises(FloatingPointError, match="losses must be finite"):
         model.prepare(*images, verbose=0)
     assert not method.preparation.done
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan])
+def test_values_of_any_kind_are_checked(value):
+    """Of an unknown rank, scalars, and rows of an embedding's gradient."""
+
+    @tf.function(input_signature=[tf.TensorSpec(None)], autograph=False)
+    def checked(x):
+        rows = tf.IndexedSlices(tf.ones((2, 3)), tf.constant([4, 0]))
+        values = {"x": x, "scalar": tf.constant(2.0), "rows": rows}
+        return after([check(values)], [x, None, rows])
+
+    x = tf.constant([[1.0, value]])
+    if np.isnan(value):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="in: x. "):
+            checked(x)
+    else:
+        same, none, rows = checked(x)
+        assert none is None and same.shape == (1, 2)
+        np.testing.assert_array_equal(rows.indices, [4, 0])
+        assert after([], [None]) == [None]
+
+
+def test_no_loss_that_reaches_a_variable_is_an_error(small_net, images):
+    """With Keras's message."""
+    x, _ = images
+    distiller = keras_mhgd.Distiller(small_net(), small_net(), Unreached())
+    distiller.compile("sgd")
+    with pytest.raises(ValueError, match="No gradients"):
+        distiller.fit(x, verbose=0)

@@ -72,3 +72,13 @@ def test_it_runs_on_the_device_of_the_call(scaled):
     assert [each.device[-5:] for each in calls] == ["CPU:1", "CPU:0"]
     (function,) = graph.library.function
     assert {node.device for node in function.node_def} == {""}
+
+
+def test_an_unknown_rank(scaled):
+    @tf.function(input_signature=[tf.TensorSpec(None)], autograph=False)
+    def step(x):
+        return scaled(x, x)
+
+    assert step(tf.ones((2, 3))).shape == (2, 3)
+    assert step(tf.ones(3)).shape == (3,)
+    assert scaled.function.traces == 1

@@ -64,6 +64,8 @@ METHODS = {
     "per_feature": lambda: methods.MHGD(
         num_heads=2, preparation_epochs=1, clipping="per_feature"
     ),
+    # Of so many channels that the SVD iterates.
+    "wide maps": lambda: methods.MHGD(num_heads=2, preparation_epochs=1),
     "as published": lambda: [
         methods.FitNet(preparation_epochs=1),
         methods.ActivationBoundaries(preparation_epochs=1),
@@ -117,12 +119,12 @@ def halved(epoch, rate):
     return rate / 2 if epoch == 2 else rate
 
 
-def network(synchronized, seed):
+def network(synchronized, seed, widths):
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
-    for stage in (1, 2):
+    for stage, width in enumerate(widths, start=1):
         x = keras.layers.Conv2D(
-            2 + 2 * stage,
+            width,
             3,
             strides=stage,
             padding="same",
@@ -161,7 +163,8 @@ def trained(strategy, method, count, loss=""):
     if bad:  # on one of the devices
         x[20] = np.nan
     with scope_of(strategy):
-        teacher, student = network(False, 1), network(True, 2)
+        widths = (32, 32) if method == "wide maps" else (4, 6)
+        teacher, student = network(False, 1, widths), network(True, 2, widths)
         for layer in student.layers:
             # Statistics of a batch would tell all devices of the overflow.
             if isinstance(layer, keras.layers.BatchNormalization):
