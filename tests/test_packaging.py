@@ -132,3 +132,11 @@ def test_one_version_number():
     assert f"\nversion: {version}\n" in citation
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == version
+
+
+def test_readme_is_two_screens():
+    """Each of 45 lines with 150 characters."""
+    text = (ROOT / "README.md").read_text()
+    shown = sum(-(-len(line) // 150) or 1 for line in text.splitlines())
+    assert shown <= 90
+    assert len(text.split()) <= 750
