@@ -327,6 +327,7 @@ class Distiller(keras.Model):
 
     @property
     def trainable_weights(self):
+        """The same as `trainable_variables`."""
         return self.trainable_variables
 
     @property
@@ -479,9 +480,38 @@ class Distiller(keras.Model):
         progress bar. The preparation uses all of `x`, whatever the
         `validation_split`.
 
+        Args:
+            x: Inputs in the form that the preprocessors take, or else the
+                student: arrays or text, alone or in a dict or tuple. Or batches
+                `(x, y)` or `(x, y, sample_weight)`: a `tf.data.Dataset`, a
+                `keras.utils.PyDataset` or a `keras_mhgd.distribution.Shared`.
+                With several workers, one array, a `tf.data.Dataset` or a
+                `Shared`.
+            y: Labels, if they are not in `x`. `None` for data without labels.
+            batch_size: Samples in a batch of arrays, over all replicas. As in
+                `keras.Model.fit`, and so are the following arguments.
+            epochs: Last epoch.
+            verbose: `0`, `1`, `2` or `"auto"`. Unless it is 0, the layers and
+                inputs that were chosen automatically are printed as well.
+            callbacks: Callbacks of the student's training. The preparation
+                does not run them.
+            validation_split: Fraction of arrays to validate on. Not supported
+                with several workers.
+            validation_data: `(x, y)`, `(x, y, sample_weight)`, or batches of
+                these.
+            shuffle: Whether arrays are shuffled before each epoch.
+            steps_per_epoch: Batches in an epoch. `None` for all of `x`.
+            **kwargs: Other arguments of `keras.Model.fit`, such as
+                `sample_weight` and `initial_epoch`.
+
         Returns:
             The `keras.callbacks.History` with `loss`, `task_loss`, one entry
             for each method term, and the metrics.
+
+        Raises:
+            ValueError: If the labels or an argument don't fit the training, or
+                if `x` is an iterator and the method must be prepared.
+            RuntimeError: If another worker is lost.
         """
         self._assert_compile_called("fit")
         if isinstance(x, tf.data.Dataset | fitting.Shared):
@@ -546,6 +576,22 @@ class Distiller(keras.Model):
         return "".join(f"{line}\n" for line in lines)
 
     def evaluate(self, x=None, y=None, **kwargs):
+        """Evaluates the student as `keras.Model.evaluate` does.
+
+        The method's terms are not computed.
+
+        Args:
+            x: As for `fit`.
+            y: Labels, if they are not in `x`.
+            **kwargs: Other arguments of `keras.Model.evaluate`.
+
+        Returns:
+            The loss and the metrics, as `keras.Model.evaluate` gives them.
+
+        Raises:
+            ValueError: If the data has no labels.
+            RuntimeError: If another worker is lost.
+        """
         x = text_as_tensors(x)
         shapes = self._student_features.shapes.outputs
         with self.distribute_strategy.scope():
@@ -553,6 +599,17 @@ class Distiller(keras.Model):
         return fitting.evaluate(self, x, y, **kwargs)
 
     def predict(self, x, **kwargs):
+        """Computes the student's outputs as `keras.Model.predict` does.
+
+        Args:
+            x: As for `keras.Model.predict`, in the form that the preprocessors
+                take, or else the student. Text may be lists or arrays.
+            **kwargs: Other arguments of `keras.Model.predict`.
+
+        Returns:
+            The outputs for all samples: an array, or a list or dict of arrays
+            for several outputs.
+        """
         return fitting.predict(self, text_as_tensors(x), **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -585,6 +642,9 @@ class Distiller(keras.Model):
 
     def targets(self, x) -> Features | list[Features]:
         """Runs the teacher, or each of several, on a batch.
+
+        Args:
+            x: A batch of inputs, before preprocessing.
 
         Returns:
             The features that the methods read: see `Method.targets`. For
@@ -880,9 +940,12 @@ class Distiller(keras.Model):
     def export(self, *args, **kwargs):
         """Exports the student alone, in inference mode.
 
-        This takes the arguments of `keras.Model.export`. If the student's own
-        `export` were called, random preprocessing inside the student would stay
-        active.
+        If the student's own `export` were called, random preprocessing inside
+        the student would stay active.
+
+        Args:
+            *args: Arguments of `keras.Model.export`, first the path.
+            **kwargs: Arguments of `keras.Model.export` by name.
         """
         in_inference_mode(self.student).export(*args, **kwargs)
 

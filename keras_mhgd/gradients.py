@@ -145,6 +145,9 @@ class Rule(abc.ABC):
         With several replicas, each computes its share. The optimizer sums the
         shares.
 
+        Args:
+            step: The losses, the tape that recorded them, and the variables.
+
         Returns:
             One gradient for each variable, `None` where no loss reaches it.
         """
@@ -153,7 +156,18 @@ class Rule(abc.ABC):
     def factors(
         self, task_norms: tf.Tensor, transfer_norms: tf.Tensor, epoch: tf.Tensor
     ) -> tf.Tensor:
-        """Computes the factors by which transfer gradients are scaled."""
+        """Computes the factors by which transfer gradients are scaled.
+
+        Args:
+            task_norms: Norms of the task's gradient over the whole batch: a
+                vector with an entry for each variable or sensing point, or a
+                scalar for one of them.
+            transfer_norms: Norms of the transfer's gradient, likewise.
+            epoch: Epochs since transfer began, a scalar.
+
+        Returns:
+            Factors >= 0, of the shape of `transfer_norms`.
+        """
 
     def norms(self, step: Step) -> Norms:
         """Computes the gradient norms, for monitoring.
@@ -202,7 +216,17 @@ class _Separate(Rule):
     def join(
         self, task: Gradients, transfer: Gradients, epoch: tf.Tensor
     ) -> Gradients:
-        """Adds the transfer's limited gradient to the task's gradient."""
+        """Adds the transfer's limited gradient to the task's gradient.
+
+        Args:
+            task: The task's gradient of each variable over the whole batch,
+                without weight decay.
+            transfer: The transfer's gradient of each variable, likewise.
+            epoch: Epochs since transfer began, a scalar.
+
+        Returns:
+            The sum for each variable, `None` where neither reaches it.
+        """
         pairs = list(zip(task, transfer, strict=True))
         both = [
             index

@@ -278,7 +278,15 @@ class DistillationHyperModel(keras_tuner.HyperModel):
     def methods_of(
         self, hp: keras_tuner.HyperParameters
     ) -> list[methods.Method]:
-        """Makes the methods of a trial."""
+        """Makes the methods of a trial.
+
+        Args:
+            hp: The trial's hyperparameters. The choices of a method and of its
+                arguments are added.
+
+        Returns:
+            The methods of the name that the trial chooses.
+        """
         chosen = hp.Choice("method", self.methods)
         method = None
         for name in self.methods:
@@ -289,7 +297,15 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         return methods.parts(method)
 
     def build(self, hp: keras_tuner.HyperParameters) -> Distiller:
-        """Builds and compiles the distiller of a trial."""
+        """Builds and compiles the distiller of a trial.
+
+        Args:
+            hp: The trial's hyperparameters. Its choices are added.
+
+        Returns:
+            The compiled distiller. Its `save_weights` and `load_weights` are
+            the student's.
+        """
         keras.config.set_dtype_policy(self._dtype_policy)
         keras.utils.set_random_seed(self.seed)
         made = self.methods_of(hp)

@@ -2,11 +2,12 @@
 
 The pages are Markdown, so that MkDocs checks their links. Each notebook runs
 in an empty folder, two at a time. An error ends the build. Text on stderr is a
-warning.
+warning, and so are guides that take too long together.
 """
 
 import concurrent.futures
 import tempfile
+import time
 from typing import Any
 
 import nbclient
@@ -16,12 +17,15 @@ from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
 _SECONDS = 300  # that a cell may take
+_MOST_SECONDS = 180  # from the first guide's start to the last one's end
 _log = get_plugin_logger("notebooks")
 _running: dict[str, concurrent.futures.Future] = {}
+_times: dict[str, tuple[float, float]] = {}  # a guide's start and end, seconds
 
 
 def on_nav(nav: Navigation, **kwargs: Any) -> None:
     """Starts the notebooks of the navigation."""
+    _times.clear()
     pool = concurrent.futures.ThreadPoolExecutor(2)
     for page in nav.pages:
         if page.file.src_uri.endswith(".ipynb"):
@@ -36,7 +40,8 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
     if not page.file.src_uri.endswith(".ipynb"):
         return markdown
     _log.info("waiting for %s", page.file.src_uri)
-    notebook = _running.pop(page.file.src_uri).result()
+    notebook, *times = _running.pop(page.file.src_uri).result()
+    _times[page.file.src_uri] = tuple(times)
     parts = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -47,7 +52,27 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _run(text: str) -> nbformat.NotebookNode:
+def on_post_build(**kwargs: Any) -> None:
+    """Logs how long the guides took, and warns if that was too long."""
+    if not _times:
+        return
+    for path, (start, end) in _times.items():
+        _log.info("%s took %.0f s", path, end - start)
+    starts, ends = zip(*_times.values(), strict=True)
+    seconds = max(ends) - min(starts)
+    _log.info("all guides took %.0f s, two at a time", seconds)
+    if seconds > _MOST_SECONDS:
+        _log.warning(
+            "The guides must take at most %d s together. Received: %.0f s. "
+            "Shorten the slowest.",
+            _MOST_SECONDS,
+            seconds,
+        )
+
+
+def _run(text: str) -> tuple[nbformat.NotebookNode, float, float]:
+    """Gives a notebook that has run, and when it started and ended."""
+    start = time.monotonic()
     notebook = nbformat.reads(text, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         nbclient.execute(
@@ -63,7 +88,7 @@ def _run(text: str) -> nbformat.NotebookNode:
                 "--IPKernelApp.capture_fd_output=False",
             ],
         )
-    return notebook
+    return notebook, start, time.monotonic()
 
 
 def _block(text: str, language: str) -> str:

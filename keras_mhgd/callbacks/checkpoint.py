@@ -129,7 +129,15 @@ class Checkpoint(keras.callbacks.Callback):
             self.save(*self.position)
 
     def epoch_ends(self, batch: int) -> bool:
-        """Checks whether a batch, counted from 0 in `fit`, ends its epoch."""
+        """Checks whether a batch ends its epoch.
+
+        Args:
+            batch: Number of the batch, counted from 0 in an epoch of `fit`.
+
+        Returns:
+            Whether it is the last one. False if `fit` doesn't know yet how many
+            batches an epoch has.
+        """
         return batch + 1 == self.params["steps"]
 
     def on_epoch_end(self, epoch, logs=None):
@@ -137,7 +145,21 @@ class Checkpoint(keras.callbacks.Callback):
         self.save(*self.position)
 
     def save(self, epochs: int, steps: int = 0) -> pathlib.Path:
-        """Saves the state after the given epochs and steps; gives the path."""
+        """Saves the state after the given epochs and steps.
+
+        Within an epoch, the metrics of the model that trains are saved as well.
+        Only the chief of several workers writes, and all wait for it.
+
+        Args:
+            epochs: Number of finished epochs.
+            steps: Number of finished steps of the next epoch.
+
+        Returns:
+            The path of the checkpoint.
+
+        Raises:
+            OSError: If the file can't be written.
+        """
         arrays = {"variable": self._variables}
         name = f"epoch_{epochs:05d}"
         if steps:

@@ -74,14 +74,28 @@ class OnDemand(abc.ABC):
         return len(self._places)
 
     def part(self, index: np.ndarray) -> "OnDemand":
-        """Gives some of the images, without reading them."""
+        """Gives some of the images, without reading them.
+
+        Args:
+            index: Positions of the images, integers `(count,)`.
+
+        Returns:
+            A set of the same kind, with these images in this order.
+        """
         chosen = copy.copy(self)
         chosen.__dict__.pop("_tensor", None)
         chosen._places = self._places[index]
         return chosen
 
     def read_unsized(self, position: tf.Tensor) -> tf.Tensor:
-        """Reads an image in a graph, in its own size."""
+        """Reads an image in a graph, in its own size.
+
+        Args:
+            position: Scalar integer.
+
+        Returns:
+            uint8 `(height, width, channels)` of the image's own size.
+        """
         return self._read(tf.gather(self._tensor, position))
 
     @functools.cached_property
@@ -170,6 +184,16 @@ class Files(OnDemand):
         return images.decode(tf.io.read_file(place))
 
     def require_whole(self, positions=None):
+        """Reads images to find one that is damaged.
+
+        Args:
+            positions: The images to read, an array of integers `(count,)`.
+                Defaults to `None`: all.
+
+        Raises:
+            ValueError: If an image is damaged, too large, or of another size.
+            OSError: If a file can't be read.
+        """
         every = np.arange(len(self))
         for _ in self._one_by_one(every if positions is None else positions):
             pass

@@ -55,6 +55,14 @@ class RandomResizedCrop(keras.layers.Layer):
         ratio: Smallest and largest width of the part, relative to its height.
         seed: Integer seed, or `None` for a random one.
 
+    Call arguments:
+        images: `(batch, height, width, channels)` or one image `(height, width,
+            channels)`, of any number type.
+        training: Whether to crop. Otherwise whole images are resized.
+
+    Returns:
+        Images of the new size, with the other axes unchanged.
+
     Example:
         >>> crop = keras_mhgd.data.RandomResizedCrop(24, 24)
         >>> photos = tf.zeros((64, 32, 32, 3))
@@ -90,6 +98,7 @@ class RandomResizedCrop(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images, training=True):
+        """Crops or resizes images: see the call arguments."""
         images = tf.convert_to_tensor(images)
         if images.shape.rank == 3:
             return self._of_batch(images[tf.newaxis], training)[0]

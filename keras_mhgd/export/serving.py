@@ -41,7 +41,20 @@ class Serving:
     classes: Sequence[str]
 
     def check(self, model: keras.Model, images: np.ndarray) -> None:
-        """Raises a ValueError if the network or the images do not fit."""
+        """Checks that a network and its images fit the signature.
+
+        Args:
+            model: A functional network.
+            images: Its inputs: normalised images `(count, height, width,
+                channels)`, floating point.
+
+        Raises:
+            ValueError: If the network does not take images of one fixed size
+                with a channel for each entry of `mean` and `std`, if its
+                outputs do not fit `classes`, or if a deviation is not positive.
+                Also if the images are not uint8 images that were normalised
+                with `mean` and `std`.
+        """
         takes = [source.shape[1:] for source in model.inputs]
         gives = [output.shape[1:] for output in model.outputs]
         shape, outputs = takes[0], gives[0]
@@ -75,7 +88,14 @@ class Serving:
             )
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
-        """Turns normalised images back into uint8."""
+        """Turns normalised images back into uint8.
+
+        Args:
+            images: Normalised images `(..., channels)`, floating point.
+
+        Returns:
+            uint8 array of the same shape, 0..255.
+        """
         mean, factor = self._mean_and_factor()
         return (images / factor + mean).round().clip(0, 255).astype("uint8")
 

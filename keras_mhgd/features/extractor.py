@@ -118,7 +118,19 @@ class FeatureExtractor:
         return self.read(x if self.view is None else self.view(x), training)
 
     def read(self, inputs: Any, training: bool = False) -> Features:
-        """Reads the features for inputs in the network's own form."""
+        """Reads the features for inputs in the network's own form.
+
+        Args:
+            inputs: A batch of the network's inputs. `view` is not applied.
+            training: Whether the network runs in training mode.
+
+        Returns:
+            The features of the batch.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If `require_finite` is set, and a
+                feature is NaN or infinite.
+        """
         fields = self._run(inputs, training=training)
         fields, own, made = _split_off(fields)
         found = Features(**fields)

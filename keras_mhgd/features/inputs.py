@@ -88,7 +88,19 @@ class Inputs:
         return self._student.taken(x)
 
     def teacher(self, x: Any) -> Any:
-        """Makes the teacher's inputs from a batch: see `student`."""
+        """Makes the teacher's inputs from a batch.
+
+        Args:
+            x: The batch: the student's inputs. A dict may have other keys too.
+                If the inputs are not `matched`, the teacher's inputs.
+
+        Returns:
+            The teacher's inputs, in the teacher's structure.
+
+        Raises:
+            ValueError: If the batch lacks an input, or has text where a network
+                takes numbers.
+        """
         if self._sources is None:
             return self._teacher.taken(x)
         own = keras.tree.flatten(self._student.taken(x))

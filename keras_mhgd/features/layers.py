@@ -49,7 +49,14 @@ def is_graph(model: keras.Layer) -> bool:
 
 
 def require_network(model: keras.Model) -> None:
-    """Raises an error unless a network is a built Keras model."""
+    """Raises an error unless a network is a built Keras model.
+
+    Args:
+        model: The network to check.
+
+    Raises:
+        TypeError: If it is no `keras.Model`, or is not built.
+    """
     if not isinstance(model, keras.Model) or not model.built:
         raise TypeError(
             "A network must be a built keras.Model. "
@@ -60,6 +67,14 @@ def require_network(model: keras.Model) -> None:
 
 def find_layer(model: keras.Model, path: str) -> keras.Layer:
     """Finds a layer by name, or by path through nested models and layers.
+
+    Args:
+        model: A built network.
+        path: Name of the layer, or names joined by `/`, such as
+            `"backbone/block3_out"`.
+
+    Returns:
+        The layer.
 
     Raises:
         ValueError: If there is no such layer; similar names are listed. Also
@@ -189,7 +204,14 @@ def input_specs(model: keras.Model) -> Any:
     """Gives the specs of a network's inputs, in their structure.
 
     Only the shapes of a subclassed network's inputs are known, and the dtype
-    is assumed to be Keras's default float. `None` if no shape is known.
+    is assumed to be Keras's default float.
+
+    Args:
+        model: A built network.
+
+    Returns:
+        A `tf.TensorSpec` of each input, with the batch axis; `None` if no
+        shape is known.
     """
     if is_graph(model):
         return keras.tree.map_structure(
@@ -206,7 +228,15 @@ def input_specs(model: keras.Model) -> Any:
 
 
 def input_shapes(model: keras.Model) -> list[tuple[int | None, ...]]:
-    """Lists a network's input shapes, with the batch axis; none if unknown."""
+    """Lists the shapes of a network's inputs.
+
+    Args:
+        model: A built network.
+
+    Returns:
+        The shape of each input, with the batch axis, in flattened order. Empty
+        if no shape is known.
+    """
     specs = input_specs(model)
     if specs is None:
         return []

@@ -161,7 +161,17 @@ class Views:
         sample_weight: Any = None,
         training: bool = False,
     ) -> tuple[Any, Any, Any]:
-        """Makes only the student's view: `x`, `y` and `sample_weight`."""
+        """Makes only the student's view.
+
+        Args:
+            x: The batch.
+            y: Its labels, or `None`.
+            sample_weight: Its weights, or `None`.
+            training: Whether the student's augmentation is applied.
+
+        Returns:
+            The student's inputs, labels and weights.
+        """
         x, y, sample_weight = self._seen(x, y, sample_weight, training)
         return self._inputs.student(x), y, sample_weight
 
@@ -172,6 +182,9 @@ class Views:
             x: `tf.TensorSpec` of each input.
             y: Those of the labels, or `None`.
             sample_weight: That of the weights, or `None`.
+
+        Returns:
+            `tf.TensorSpec` of the labels, in their structure, or `None`.
         """
         if self._student is None:
             return y
@@ -188,7 +201,14 @@ class Views:
         return x, y, sample_weight
 
     def teacher(self, x: Any) -> Any:
-        """Makes only the teacher's view, from the raw batch."""
+        """Makes only the teacher's view.
+
+        Args:
+            x: The batch, before any preprocessor.
+
+        Returns:
+            The teacher's inputs.
+        """
         return self._inputs.teacher(_applied(self._teacher, x)[0])
 
     @property

@@ -174,6 +174,12 @@ class AttentionHeads(keras.Layer):
         self.regularizer = keras.regularizers.get(regularizer)
 
     def build(self, back_shape, front_shape):
+        """Makes the weights.
+
+        Args:
+            back_shape: `(None, D_B)`.
+            front_shape: `(None, D_F)`.
+        """
         units = self.num_heads * self.head_size
         self.theta = dense(units, self.regularizer, False, "theta")
         self.theta_norm = norm(self.regularizer, "theta_norm")
@@ -185,6 +191,8 @@ class AttentionHeads(keras.Layer):
         self.phi_norm.build((None, units))
 
     def call(self, back, front, training=False, batch_statistics=False):
+        """Computes the factors of the graphs: see the call arguments."""
+
         def normalised(x, norm):
             if batch_statistics:
                 return _by_batch_statistics(x, norm)

@@ -45,6 +45,12 @@ class Estimator(keras.Layer):
         self.regularizer = keras.regularizers.get(regularizer)
 
     def build(self, front_shape, num_heads):
+        """Makes the weights.
+
+        Args:
+            front_shape: `(None, D_F)`.
+            num_heads: Number of heads of the graphs.
+        """
         self.hidden = dense(self.hidden_size, self.regularizer, False, "hidden")
         self.hidden_norm = norm(self.regularizer, "hidden_norm")
         self.project = dense(self.back_size, self.regularizer, True, "project")
@@ -53,6 +59,7 @@ class Estimator(keras.Layer):
         self.project.build((None, num_heads * self.hidden_size))
 
     def call(self, front, edge: Edge, kept):
+        """Predicts the back-end vectors: see the call arguments."""
         hidden = self.hidden_norm(self.hidden(front), training=True)
         num_heads = edge.queries.shape[0]
         values = tf.repeat(tf.nn.relu(hidden)[tf.newaxis], num_heads, axis=0)

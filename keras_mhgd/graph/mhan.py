@@ -38,6 +38,7 @@ class MHAN(keras.Model):
             mean of its edge's two sizes (published), unless that is more. The
             default leaves the published networks' heads as they are. `None`
             sets no bound.
+        name: Name of the network.
 
     Call arguments:
         vectors: A tensor `(batch, D)` of unit vectors for each sensing point.
@@ -119,6 +120,7 @@ class MHAN(keras.Model):
         self.built = True
 
     def call(self, vectors, training=False):
+        """Computes the logits of each edge: see the call arguments."""
         return [edge.logits for edge in self.edges(vectors, training)]
 
     def edges(

@@ -64,23 +64,53 @@ class GraphRecord:
         return mean * len(mean)
 
     def attended(self, part: str, edge: int, row: int, count: int) -> list[int]:
-        """Lists the samples that a row attends to most, over all heads."""
+        """Lists the samples that a row attends to most, over all heads.
+
+        Args:
+            part: `"teacher"`, `"before"` or `"student"`.
+            edge: Position of the edge.
+            row: Position of the sample whose row is read.
+            count: How many samples to list, at most.
+
+        Returns:
+            Positions of samples, the most attended one first.
+        """
         return [*self.relative(part, edge)[row].argsort()[::-1][:count]]
 
     def samples(self, count: int) -> list[int]:
-        """Picks samples of different classes, spread over the batch."""
+        """Picks samples of different classes, spread over the batch.
+
+        Args:
+            count: How many samples to pick, at most; >= 1.
+
+        Returns:
+            Positions of samples, rising. Each is the first one of its class.
+        """
         first = [0, *self.bounds]
         return first[:: max(1, len(first) // count)][:count]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes an `.npz` file, either completely or not at all."""
+        """Writes an `.npz` file, either completely or not at all.
+
+        Args:
+            path: The file to write or replace. Its folder must exist.
+
+        Raises:
+            OSError: If the file can't be written.
+        """
         content = io.BytesIO()
         np.savez_compressed(content, **vars(self))
         write_atomically(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "GraphRecord | None":
-        """Reads a file of `save`; gives `None` if the file does not exist.
+        """Reads a file of `save`.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The record, or `None` if the file does not exist.
 
         Raises:
             OSError: If the file can't be read.

@@ -137,6 +137,12 @@ def names() -> list[str]:
 def name_of(method: Method) -> str:
     """Gives the name by which `get` makes a method of the same class.
 
+    Args:
+        method: A method.
+
+    Returns:
+        The name, one of `names()`.
+
     Raises:
         ValueError: If the method's class has no name.
     """

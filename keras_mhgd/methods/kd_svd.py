@@ -115,6 +115,16 @@ class _SingularVectors(Method):
         self.projections = projections(student.maps, teacher.maps)
 
     def compare(self, student, teacher):
+        """Computes the loss of a batch, before it is weighted.
+
+        Args:
+            student: Unit vectors `(batch, D)` for each sensing point, aligned
+                to the teacher's vectors.
+            teacher: The teacher's vectors, of the same shapes.
+
+        Returns:
+            Scalar >= 0.
+        """
         raise NotImplementedError
 
     def targets(self, teacher):

@@ -53,6 +53,9 @@ class Preparations:
 
         Methods that are already prepared are not changed.
 
+        Args:
+            built: Methods of a distiller, as in `Distiller.methods`.
+
         Raises:
             OSError: If a file can't be read.
             ValueError: If a file is damaged.
@@ -70,6 +73,12 @@ class Preparations:
         """Saves the networks that methods have learnt, if not saved yet.
 
         A method that is not prepared has learnt nothing and is skipped.
+
+        Args:
+            built: Methods of a distiller, as in `Distiller.methods`.
+
+        Raises:
+            OSError: If a file can't be written.
         """
         for method in built:
             if method.preparation and not method.preparation.done:

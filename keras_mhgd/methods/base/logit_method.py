@@ -76,6 +76,14 @@ class LogitMethod(Method):
 
         An independent label becomes a row of its own with two classes, no and
         yes: sigmoid(z) is the second entry of softmax(0, z).
+
+        Args:
+            student: As for `call`.
+            teacher: As for `call`.
+            labels: As for `call`.
+
+        Returns:
+            The `Rows` of both networks, with their weights and labels.
         """
         rows = Rows(student.logits, teacher.logits, student.weights, labels)
         width = rows.student.shape[-1]
@@ -100,13 +108,24 @@ class LogitMethod(Method):
     ) -> tf.Tensor | None:
         """Gives the weights of the rows of `student.logits` that count.
 
+        Args:
+            student: As for `call`.
+            labels: As for `call`.
+
         Returns:
             `(rows,)`, 0 for rows that don't count; `None` if all count.
         """
         return student.weights
 
     def difference(self, rows: Rows) -> tf.Tensor:
-        """Computes the difference of values: see `values_difference`."""
+        """Computes the difference of values: see `values_difference`.
+
+        Args:
+            rows: Values or embeddings. No gradient flows into the teacher's.
+
+        Returns:
+            Scalar >= 0.
+        """
         return values_difference(
             *student_and_target(rows.student, rows.teacher),
             self.task.kind,

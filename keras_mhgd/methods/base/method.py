@@ -157,6 +157,11 @@ class Method(keras.Layer):
 
         A subclass calls this method first in its own `build`.
 
+        Args:
+            student: The shapes of the student's features: `Features` with a
+                tuple in place of each tensor. A size that is unknown is `None`.
+            teacher: The shapes of the teacher's features, likewise.
+
         Raises:
             ValueError: If the method reads maps and there are too few sensing
                 points.
@@ -184,6 +189,12 @@ class Method(keras.Layer):
         Runs once per step, outside the student's gradient tape unless the
         method `trains_teacher`. With a `keras_mhgd.TeacherCache` it runs once
         for all epochs.
+
+        Args:
+            teacher: The teacher's features of a batch.
+
+        Returns:
+            The features that `reduce` gets.
         """
         # Another method may have asked for the sensing points.
         return teacher if self.needs.points else teacher.without_points()
@@ -198,6 +209,9 @@ class Method(keras.Layer):
         Args:
             student: The student's features.
             teacher: The teacher's `targets`.
+
+        Returns:
+            The student's and the teacher's features for `call`.
         """
         fields = [*self.needs.fields, *(["layers"] * bool(self.needs.layers))]
         return student.only(fields), teacher.only(fields)
@@ -205,6 +219,16 @@ class Method(keras.Layer):
     def call(
         self, student: Features, teacher: Features, labels: tf.Tensor
     ) -> dict[str, tf.Tensor]:
+        """Computes the terms of a batch. Each subclass defines it.
+
+        Args:
+            student: See the call arguments of the class.
+            teacher: Likewise.
+            labels: Likewise.
+
+        Returns:
+            A scalar for each name in `terms`, by name.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `call`."
         )
@@ -215,8 +239,12 @@ class Method(keras.Layer):
         """Updates state that no gradient trains, such as a memory bank.
 
         Runs once per training step, after the optimizer's update. Every
-        replica gets the arguments of `call` for the whole batch. `call`
-        itself must not change any state.
+        replica gets the whole batch. `call` itself must not change any state.
+
+        Args:
+            student: As for `call`.
+            teacher: As for `call`.
+            labels: As for `call`.
         """
 
     def compute_mask(self, inputs, previous_mask):

@@ -75,6 +75,7 @@ class Paraphraser(keras.Model):
         channels: The teacher's channels D.
         rate: Paraphrase rate k, > 0.
         pyramid: Whether factors are smaller than the maps, as above.
+        name: Name of the network.
 
     Call arguments:
         inputs: Maps `(batch, height, width, channels)`.
