@@ -44,7 +44,8 @@ def test_unknown_command(monkeypatch):
 
 @pytest.mark.parametrize("program", ["train", "tune"])
 def test_full_help_names_the_command_and_all_its_flags(program):
-    _, output = launch(f"training.{program}", "--helpfull")
+    code, output = launch(f"training.{program}", "--helpfull")
+    assert code == 0
     assert f"\npython -m training.{program} --dataset=glyphs" in output
     assert f"\npython -m training.{program}:\n" in output
     for flag in ("--epochs", "--dataset", "--[no]fused"):
@@ -64,7 +65,8 @@ def test_help_is_a_screen_with_all_flags(program):
     own, _, _ = own.partition("\n\n")
     flags = re.findall(r"^  (?:-\w,)?(--\S+):", own, re.MULTILINE)
     for switch in ("--help", "--helpshort"):
-        _, output = launch(f"training.{program}", switch)
+        code, output = launch(f"training.{program}", switch)
+        assert code == 0
         lines = output.splitlines()
         assert len(lines) <= 45 and max(map(len, lines)) <= 100, output
         assert f"\n{command}" in output and "%s" not in output
@@ -92,6 +94,12 @@ def test_wrong_usage_is_told_without_all_flags():
     assert code == 1 and "--epochs" not in output
     assert "needs the environment variable TF_CONFIG" in output
     assert output.endswith("See python -m training.distill --help.\n")
+
+
+def test_an_unknown_flag_is_told():
+    code, output = launch("training.train", "--epoch=1")
+    assert code == 1
+    assert "Unknown command line flag 'epoch'. Did you mean: epochs" in output
 
 
 def test_a_mistake_is_told_in_one_line():
