@@ -34,8 +34,8 @@ _GROUPS = {
     "data": "dataset subset validation_split batch_size image_size "
     "| data_dir download",
     "networks and methods": "model teacher student alone method methods set "
-    "sensing_points ways cache_teacher preparation_dir preparation_epochs "
-    "| cache_dir cache_dtype cache_top_k nonfinite gradient_norms",
+    "sensing_points ways cache_teacher cache_dtype preparation_dir "
+    "preparation_epochs nonfinite | cache_dir cache_top_k gradient_norms",
     "search": "tuner trials learning_rate_factor",
     "training": "epochs optimizer learning_rate schedule weight_decay seed "
     "views augmentation view_size unlabeled validation_freq | fused",

@@ -58,12 +58,16 @@ SCREENS = [each for each in commands.PROGRAMS if each != "make_glyphs"]
 
 @pytest.mark.parametrize("program", SCREENS)
 def test_help_is_a_screen_with_all_flags(program):
-    """Of the program and of `options`, each named once, in 45 lines of 100."""
+    """Of the program and of `options`, each named once, in 45 lines of 100.
+
+    A flag with a fixed set of values has a line, which begins with them.
+    """
     command = f"python -m training.{program}"
     _, full = launch(f"training.{program}", "--helpfull")
     _, _, own = full.partition(f"\n{command}:\n")
     own, _, _ = own.partition("\n\n")
     flags = re.findall(r"^  (?:-\w,)?(--\S+):", own, re.MULTILINE)
+    limited = re.findall(r"^  (--\S+): (<\S+>):", own, re.MULTILINE)
     for switch in ("--help", "--helpshort"):
         code, output = launch(f"training.{program}", switch)
         assert code == 0
@@ -74,6 +78,8 @@ def test_help_is_a_screen_with_all_flags(program):
         assert set(listed) == set(flags)
         described = re.findall(r"^  (--\S+)", output, re.MULTILINE)
         assert len(described) == len(set(described))
+        for flag, values in limited:
+            assert f"\n  {flag:<24}{values}: " in output
 
 
 def test_help_tells_the_group_meaning_and_default_of_a_flag():
