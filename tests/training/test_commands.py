@@ -53,10 +53,7 @@ def test_full_help_names_the_command_and_all_its_flags(program):
     assert "%s" not in output
 
 
-SCREENS = [each for each in commands.PROGRAMS if each != "make_glyphs"]
-
-
-@pytest.mark.parametrize("program", SCREENS)
+@pytest.mark.parametrize("program", commands.PROGRAMS)
 def test_help_is_a_screen_with_all_flags(program):
     """Of the program and of `options`, each named once, in 45 lines of 100.
 
