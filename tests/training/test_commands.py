@@ -4,9 +4,11 @@ import pathlib
 import re
 
 import pytest
+import tensorflow as tf
+from absl import app
 
 from tests.training.launcher import launch
-from training import commands
+from training import commands, options
 from training.saved.trained import load_network, network_file
 
 FOLDER = pathlib.Path(commands.__file__).parent
@@ -96,7 +98,19 @@ def test_wrong_usage_is_told_without_all_flags():
     )  # fmt: skip
     assert code == 1 and "--epochs" not in output
     assert "needs the environment variable TF_CONFIG" in output
+    assert "Received: an environment without it. Set it on each" in output
     assert output.endswith("See python -m training.distill --help.\n")
+
+
+def test_a_missing_tpu_is_told(monkeypatch):
+    def connect():
+        raise ValueError("no name")
+
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver
+    monkeypatch.setattr(resolver, "connect", connect)
+    text = r"needs a TPU, .*Received: none \(no name\)\. Set the variable"
+    with pytest.raises(app.UsageError, match=text):
+        options._tpu()
 
 
 def test_an_unknown_flag_is_told():
@@ -140,6 +154,7 @@ def test_presets_are_found_from_any_folder(tmp_path, monkeypatch):
     assert network_file(PRESET) == pathlib.Path(PRESET, "last.keras")
     for other in ("saved_models/teachers/mine.keras", "vgg_small"):
         assert network_file(other) == pathlib.Path(other)
-    near = f"{PRESET}.* no vgg_small. Did you mean '{PRESET}'"
+    near = f"{PRESET}.* Received: vgg_small, which is not there. "
+    near += f"Did you mean '{PRESET}'. Correct the path, or train"
     with pytest.raises(FileNotFoundError, match=near):
         load_network("vgg_small")

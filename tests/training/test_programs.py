@@ -192,7 +192,8 @@ def test_another_configuration_is_refused(student, distill):
     output = run(
         "distill", *distill, f"--run={student}", "--seed=7", fails=True
     )
-    assert "holds a run of another configuration (seed: 0 there, 7" in output
+    assert "must hold a run of this configuration. Received: a run of" in output
+    assert "another configuration (seed: 0 there, 7 now). Choose" in output
 
 
 def test_tests_after_some_epochs_only(folder, data):
@@ -259,6 +260,7 @@ def test_exports_and_evaluates_every_format(data, student, exported):
     wrong = [f"--model={student}", f"--out={out}"]
     printed = run("export", *held_out, *wrong, fails=True)
     assert "--validation_split is for choosing settings" in printed
+    assert "Received: 0.5. Leave it out." in printed
 
 
 def test_the_model_card_says_what_and_how(exported):
@@ -576,7 +578,8 @@ def test_told_to_end_while_the_teacher_trains(folder, data):
 def test_a_comparison_with_other_flags_is_refused(compared):
     path, arguments = compared
     output = run("compare", *arguments, "--epochs=2", fails=True)
-    assert "holds a comparison with other flags (all ways: " in output
+    assert "must hold a comparison with these flags. Received: " in output
+    assert "a comparison with other flags (all ways: " in output
     output = run("compare", *arguments, "--set=mhgd.num_heads=3", fails=True)
     assert "(mhgd: {" in output
 
@@ -660,12 +663,13 @@ WRONG = {
     "way of a comparison": (
         "compare",
         ["--teacher=TEACHER", "--student=resnet_small", "--ways=NAMELESS"],
-        "must hold tables .*, each with a name and flags.*'method': 'rkd'",
+        "must hold tables .*, each with a name and flags.*'method': 'rkd'"
+        ".*Begin each way",
     ),
     "ways that are no TOML": (
         "compare",
         ["--teacher=TEACHER", "--student=resnet_small", "--ways=CORRUPT"],
-        "--ways=.* must be TOML: ",
+        "--ways=.* must be TOML. Received: .*line 1, .*Correct it",
     ),
     "argument of a way": (
         "compare",
@@ -685,12 +689,22 @@ WRONG = {
     "teacher": (
         "distill",
         ["--teacher=nowhere.keras", "--student=resnet_small"],
-        "There is no nowhere.keras",
+        "Received: nowhere.keras, which is not there. Correct the path",
     ),
     "corrupt teacher": (
         "distill",
         ["--teacher=CORRUPT", "--student=resnet_small"],
-        "must be a Keras model in the .keras format",
+        "must be a Keras model in the .keras format. Received: .*Save the",
+    ),
+    "workers of a comparison": (
+        "compare",
+        ["--teacher=a", "--student=b", "--strategy=multi_worker"],
+        "needs a --strategy other than.*Received: .*Run train and distill",
+    ),
+    "workers of a search": (
+        "tune",
+        ["--teacher=a", "--student=b", "--trials=1", "--strategy=multi_worker"],
+        "needs a --strategy other than.*Received: .*Start several processes",
     ),
     "sensing point": (
         "distill",

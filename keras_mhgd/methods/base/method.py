@@ -206,7 +206,9 @@ class Method(keras.Layer):
         self, student: Features, teacher: Features, labels: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         raise NotImplementedError(
-            f"{type(self).__name__} must implement `call`."
+            "A method must implement `call`. Received: "
+            f"{type(self).__name__}, which doesn't. Give it a `call` that "
+            "returns its losses by their names."
         )
 
     def update(
