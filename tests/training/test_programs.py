@@ -32,6 +32,7 @@ from tests.training.runs import (
     run,
     weights,
 )
+from training.messages import closing
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +77,29 @@ def test_a_run_leaves_its_files(student):
         right = found["labels"] == found["predicted"]
     assert right.mean() == pytest.approx(result["accuracy"])
     assert_self_contained((student / "report.html").read_text())
+
+
+def test_a_distillation_says_its_facts_and_its_gain(said, student, teacher):
+    lines = said.splitlines()
+    result = json.loads((student / "result.json").read_text())
+    count, taught = result["parameters"], result["teacher"]
+    share = f"{100 * count / taught['parameters']:.0f} % of the teacher's"
+    accuracy = f"{100 * taught['accuracy']:.2f} %"
+    assert lines[:6] == [
+        f"Teacher: vgg_small from {teacher}, {accuracy} of the 30 test images",
+        f"Student: resnet_small, {count:,} parameters, {share} "
+        f"{taught['parameters']:,}",
+        "Method: mhgd, num_heads=2, preparation_epochs=2",
+        "Sensing points, student <- teacher: stage1 <- stage1, "
+        "stage2 <- stage2, stage3 <- stage3",
+        f"Data: 60 training images of {student.parent}/bars.npz, tested on 30 "
+        "test images",
+        f"Written to: {student}",
+    ]
+    end = closing.of_run(student, result).splitlines()
+    assert lines[-6:] == end
+    starts = [line.partition(":")[0] for line in end[1:4]]
+    assert starts == ["Gained", "Costs", "Next"]
 
 
 def events(path):
@@ -820,3 +844,20 @@ def test_demo(folder):
     assert (folder / "demo" / "result.png").stat().st_size > 10_000
     assert (folder / "demo_export" / "model.tflite").exists()
     assert (folder / "demo" / "table.md").read_text() in output
+    for line in (
+        "Teacher: vgg_small from vgg_small_glyphs, 84.84 % of the 5,000 test "
+        "images",
+        "Data: 200 training images of glyphs, tested on 5,000 test images",
+        f"Written to: {folder}/demo/recommended_0",
+    ):
+        assert f"\nrecommended_0 | {line}\n" in output
+    gained, costs, *following = output.splitlines()[-5:]
+    known = "the student alone has .* %, the teacher 84.84 %."
+    assert re.match(f"Gained: .*{known}", gained)
+    assert re.fullmatch("Costs: 84,276 parameters.* kB .* training.", costs)
+    assert following == [
+        "Next:",
+        "  python -m training.evaluate --dataset=glyphs "
+        f"--model={folder}/demo_export/model.tflite",
+        "For data of your own, see python -m training.distill --help.",
+    ]
