@@ -34,8 +34,8 @@ _GROUPS = {
     "data": "dataset subset validation_split batch_size image_size "
     "| data_dir download",
     "networks and methods": "model teacher student alone method methods set "
-    "sensing_points ways cache_teacher preparation_dir preparation_epochs "
-    "| cache_dir cache_dtype cache_top_k nonfinite gradient_norms",
+    "sensing_points ways cache_teacher cache_dtype preparation_dir "
+    "preparation_epochs nonfinite | cache_dir cache_top_k gradient_norms",
     "search": "tuner trials learning_rate_factor",
     "training": "epochs optimizer learning_rate schedule weight_decay seed "
     "views augmentation view_size unlabeled validation_freq | fused",
@@ -76,8 +76,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     sys.argv[0] = command
     flags.FLAGS.verbosity = logging.WARNING  # absl's default tells more
     app.define_help_flags()
-    for kind in (_Help, _HelpShort):
-        flags.DEFINE_flag(kind())
+    for flag in (_Help(), _HelpShort(), _HelpFull()):
+        flag.allow_override = True  # it takes the place of absl's
+        flags.DEFINE_flag(flag)
     app.run(functools.partial(_run, main))
 
 
@@ -113,20 +114,27 @@ def _is_told(error: Exception) -> bool:
 
 
 class _Help(app.HelpFlag):
-    """Shows the flags by group, each by the first sentence of its help."""
+    """Shows the flags by group, each by the first sentence of its help.
 
-    def __init__(self):
-        super().__init__()
-        self.allow_override = True  # it takes the place of absl's
+    The program then exits with 0. absl's flags of help exit with 1.
+    """
 
     def parse(self, arg):
         if self._parse(arg):
             print(_help(sys.argv[0]))
-            sys.exit(1)  # as absl does
+            sys.exit()
 
 
 class _HelpShort(_Help):
     NAME, SHORT_NAME = "helpshort", None
+
+
+class _HelpFull(app.HelpfullFlag):
+    """Shows all flags with their whole help, and exits with 0."""
+
+    def parse(self, arg):
+        if self._parse(arg):
+            app.usage(writeto_stdout=True, exitcode=0)
 
 
 def _help(command: str) -> str:

@@ -81,7 +81,8 @@ def main(argv) -> None:
     """Trains and compares the methods that the flags name."""
     if FLAGS.strategy == "multi_worker":
         raise app.UsageError(
-            "--strategy=multi_worker is for a single training: run "
+            "A comparison needs a --strategy other than multi_worker, which is "
+            "for a single training. Received: --strategy=multi_worker. Run "
             "train and distill on all workers."
         )
     # Loading these now reports wrong networks and data before any training.
@@ -220,7 +221,10 @@ def _read_ways(path: str | None) -> list[dict[str, Any]]:
         with open(path, "rb") as file:
             content = tomllib.load(file)
     except tomllib.TOMLDecodeError as error:
-        raise app.UsageError(f"--ways={path} must be TOML: {error}.") from error
+        raise app.UsageError(
+            f"--ways={path} must be TOML. Received: a file with an error "
+            f"({error}). Correct it at this place."
+        ) from error
     ways = content.get("way")
     if content.keys() != {"way"} or not all(
         isinstance(each, dict) and isinstance(each.get("name"), str)
@@ -228,7 +232,8 @@ def _read_ways(path: str | None) -> list[dict[str, Any]]:
     ):
         raise app.UsageError(
             f"--ways={path} must hold tables [[way]], each with a name and "
-            f"flags of distill. Received: {content}."
+            f"flags of distill. Received: {content}. Begin each way with "
+            "[[way]] and its name."
         )
     return [_flags(way, path) for way in ways]
 

@@ -75,8 +75,9 @@ def main(argv) -> None:
     """Exports the network that the flags name."""
     if FLAGS.validation_split:
         raise app.UsageError(
-            "--validation_split is for choosing settings: the model card tells "
-            "the accuracy on the test samples. Leave it out."
+            "--validation_split is for choosing settings. An export must be "
+            "without it: the model card tells the accuracy on the test "
+            f"samples. Received: {FLAGS.validation_split}. Leave it out."
         )
     least = dict(map(_fraction, FLAGS.least_agreement))
     network = load_network(FLAGS.model)

@@ -9,6 +9,7 @@ Example:
     %s --out=glyphs.npz --seed=0
 """
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +18,6 @@ import numpy as np
 from absl import app, flags
 
 from . import commands
-
-try:
-    from fontTools.ttLib import TTFont, TTLibError
-    from PIL import Image, ImageDraw, ImageFont
-except ImportError as error:
-    raise ImportError(
-        "Rendering glyphs needs fontTools and Pillow. "
-        f"Received: {error}. Run `pip install keras-mhgd[glyphs]`."
-    ) from error
 
 FLAGS = flags.FLAGS
 CHARACTERS = (*map(chr, range(33, 127)), *"éñüçÅß")
@@ -60,6 +52,10 @@ def find_families(folder: Path = _FONTS) -> dict[str, list[Path]]:
 
 
 def _is_usable(path: Path) -> bool:
+    # Imported here, since `--help` must need no packages of the extra.
+    from fontTools.ttLib import TTFont, TTLibError
+    from PIL import ImageFont
+
     try:
         with path.open("rb") as file:
             covered = TTFont(file, lazy=True, fontNumber=0).getBestCmap() or {}
@@ -87,6 +83,8 @@ def draw(path: Path, character: str, rng: np.random.Generator) -> np.ndarray:
     Returns:
         uint8 `(28, 28)`, white on black.
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     # Draws at twice the final size, on a canvas with room for the rotation.
     font = ImageFont.truetype(
         str(path), 2 * int(round(20 * rng.uniform(0.85, 1.2)))
@@ -141,6 +139,12 @@ def draw_classes(
 
 def main(_: Sequence[str]) -> None:
     """Renders and writes the data set."""
+    if not all(map(importlib.util.find_spec, ("fontTools", "PIL"))):
+        raise ImportError(
+            "Rendering glyphs must have the packages of the extra glyphs. "
+            "Received: an environment without them. Run "
+            "`pip install 'keras-mhgd[glyphs]'`."
+        )
     rng = np.random.default_rng(FLAGS.seed)
     fonts = find_families()
     if len(fonts) < 2:

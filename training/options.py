@@ -38,7 +38,9 @@ def _multi_worker() -> tf.distribute.Strategy:
     if "TF_CONFIG" not in os.environ:
         raise app.UsageError(
             "--strategy=multi_worker needs the environment variable TF_CONFIG, "
-            "which names all workers and which of them this is: see BUILD.md."
+            "which names all workers and which of them this is. "
+            "Received: an environment without it. Set it on each worker: see "
+            "BUILD.md."
         )
     return tf.distribute.MultiWorkerMirroredStrategy()
 
@@ -48,7 +50,9 @@ def _tpu() -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
     except ValueError as error:
         raise app.UsageError(
-            f"--strategy=tpu needs a TPU, which TPU_NAME may name: {error}"
+            "--strategy=tpu needs a TPU, which the environment variable "
+            f"TPU_NAME may name. Received: none ({error}). Set the variable, "
+            "or choose another --strategy."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 

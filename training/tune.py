@@ -127,9 +127,10 @@ def _main() -> None:
     )
     if FLAGS.strategy == "multi_worker":
         raise app.UsageError(
-            "--strategy=multi_worker is for a single training. Several "
-            "processes search together by keras-tuner's variables: see "
-            "BUILD.md."
+            "A search needs a --strategy other than multi_worker, which is for "
+            "a single training. Received: --strategy=multi_worker. Start "
+            "several processes that search together by keras-tuner's "
+            "variables: see BUILD.md."
         )
     if run.result:
         _report(run)

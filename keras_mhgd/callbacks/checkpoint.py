@@ -210,8 +210,9 @@ class Checkpoint(keras.callbacks.Callback):
             return
         if files:
             raise ValueError(
-                f"No checkpoint in {self.directory} can be read. "
-                "Delete the folder to start this training anew."
+                f"{self.directory} must hold a checkpoint that can be read. "
+                f"Received: {len(files)} that are damaged. Delete the folder "
+                "to start this training anew."
             )
 
     def _restore(self, path: pathlib.Path, arrays: dict[str, np.ndarray]):

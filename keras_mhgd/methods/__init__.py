@@ -151,7 +151,8 @@ def name_of(method: Method) -> str:
             return name
     raise ValueError(
         "`method` must be one of the methods that have a name: "
-        f"{', '.join(_METHODS)}. Received: {method!r}."
+        f"{', '.join(_METHODS)}. Received: {method!r}. "
+        "Make it by `get`, from one of these."
     )
 
 

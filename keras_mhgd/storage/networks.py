@@ -32,17 +32,19 @@ def read_network(path: str | os.PathLike) -> keras.Model:
         pass
     try:
         if path.suffix != ".keras":
-            raise ValueError("its name must end in .keras.")
+            raise ValueError("its name must end in .keras")
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
         if not isinstance(network, keras.Model):
-            raise TypeError(f"it holds a {type(network).__name__}.")
+            raise TypeError(f"it holds a {type(network).__name__}")
         return network
     # The file names the classes to make and their arguments, so any exception
     # may be raised.
     except Exception as error:
         raise ValueError(
             f"{path} must be a Keras model in the .keras format. "
-            f"It can't be loaded: {error}"
+            f"Received: a file that can't be loaded ({error}). Save the model "
+            "anew by its method `save`. It must have no layers of code, such "
+            "as Lambda."
         ) from error
 
 

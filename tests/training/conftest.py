@@ -1,9 +1,11 @@
 """A small data set, a teacher and a student, made by the programs."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
-from tests.training.runs import PREPARATION, STUDENT, TEACHER, run
+from tests.training.runs import PREPARATION, STUDENT, TEACHER, command, run
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,17 @@ def distill(data, teacher):
 
 
 @pytest.fixture(scope="module")
-def student(folder, distill):
+def said(folder, distill):
+    """What `distill` says as it makes `student`, started as by a user."""
+    return subprocess.run(
+        command("distill", *distill, f"--run={folder}/student"),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def student(folder, said):
     """An uninterrupted run."""
-    run("distill", *distill, f"--run={folder}/student")
     return folder / "student"

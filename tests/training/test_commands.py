@@ -4,9 +4,11 @@ import pathlib
 import re
 
 import pytest
+import tensorflow as tf
+from absl import app
 
 from tests.training.launcher import launch
-from training import commands
+from training import commands, options
 from training.saved.trained import load_network, network_file
 
 FOLDER = pathlib.Path(commands.__file__).parent
@@ -44,7 +46,8 @@ def test_unknown_command(monkeypatch):
 
 @pytest.mark.parametrize("program", ["train", "tune"])
 def test_full_help_names_the_command_and_all_its_flags(program):
-    _, output = launch(f"training.{program}", "--helpfull")
+    code, output = launch(f"training.{program}", "--helpfull")
+    assert code == 0
     assert f"\npython -m training.{program} --dataset=glyphs" in output
     assert f"\npython -m training.{program}:\n" in output
     for flag in ("--epochs", "--dataset", "--[no]fused"):
@@ -52,19 +55,21 @@ def test_full_help_names_the_command_and_all_its_flags(program):
     assert "%s" not in output
 
 
-SCREENS = [each for each in commands.PROGRAMS if each != "make_glyphs"]
-
-
-@pytest.mark.parametrize("program", SCREENS)
+@pytest.mark.parametrize("program", commands.PROGRAMS)
 def test_help_is_a_screen_with_all_flags(program):
-    """Of the program and of `options`, each named once, in 45 lines of 100."""
+    """Of the program and of `options`, each named once, in 45 lines of 100.
+
+    A flag with a fixed set of values has a line, which begins with them.
+    """
     command = f"python -m training.{program}"
     _, full = launch(f"training.{program}", "--helpfull")
     _, _, own = full.partition(f"\n{command}:\n")
     own, _, _ = own.partition("\n\n")
     flags = re.findall(r"^  (?:-\w,)?(--\S+):", own, re.MULTILINE)
+    limited = re.findall(r"^  (--\S+): (<\S+>):", own, re.MULTILINE)
     for switch in ("--help", "--helpshort"):
-        _, output = launch(f"training.{program}", switch)
+        code, output = launch(f"training.{program}", switch)
+        assert code == 0
         lines = output.splitlines()
         assert len(lines) <= 45 and max(map(len, lines)) <= 100, output
         assert f"\n{command}" in output and "%s" not in output
@@ -72,6 +77,8 @@ def test_help_is_a_screen_with_all_flags(program):
         assert set(listed) == set(flags)
         described = re.findall(r"^  (--\S+)", output, re.MULTILINE)
         assert len(described) == len(set(described))
+        for flag, values in limited:
+            assert f"\n  {flag:<24}{values}: " in output
 
 
 def test_help_tells_the_group_meaning_and_default_of_a_flag():
@@ -91,7 +98,25 @@ def test_wrong_usage_is_told_without_all_flags():
     )  # fmt: skip
     assert code == 1 and "--epochs" not in output
     assert "needs the environment variable TF_CONFIG" in output
+    assert "Received: an environment without it. Set it on each" in output
     assert output.endswith("See python -m training.distill --help.\n")
+
+
+def test_a_missing_tpu_is_told(monkeypatch):
+    def connect():
+        raise ValueError("no name")
+
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver
+    monkeypatch.setattr(resolver, "connect", connect)
+    text = r"needs a TPU, .*Received: none \(no name\)\. Set the variable"
+    with pytest.raises(app.UsageError, match=text):
+        options._tpu()
+
+
+def test_an_unknown_flag_is_told():
+    code, output = launch("training.train", "--epoch=1")
+    assert code == 1
+    assert "Unknown command line flag 'epoch'. Did you mean: epochs" in output
 
 
 def test_a_mistake_is_told_in_one_line():
@@ -129,6 +154,7 @@ def test_presets_are_found_from_any_folder(tmp_path, monkeypatch):
     assert network_file(PRESET) == pathlib.Path(PRESET, "last.keras")
     for other in ("saved_models/teachers/mine.keras", "vgg_small"):
         assert network_file(other) == pathlib.Path(other)
-    near = f"{PRESET}.* no vgg_small. Did you mean '{PRESET}'"
+    near = f"{PRESET}.* Received: vgg_small, which is not there. "
+    near += f"Did you mean '{PRESET}'. Correct the path, or train"
     with pytest.raises(FileNotFoundError, match=near):
         load_network("vgg_small")

@@ -1,5 +1,7 @@
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import matplotlib
 import numpy as np
@@ -39,3 +41,27 @@ def test_draws_every_class_the_same_for_a_seed(families):
     assert images.max(axis=(1, 2, 3)).min() >= 60
     for a, b in zip(draw(), (images, labels), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("package", ["fontTools", "PIL"])
+def test_tells_what_to_install(package):
+    """In an environment without a package of the extra."""
+    code = f"import sys; sys.modules[{package!r}] = None\n"
+    code += "from training import commands; commands.main()"
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", code, "make_glyphs", *arguments],
+            capture_output=True,
+            text=True,
+        )
+
+    done = run()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "Error: Rendering glyphs must have the packages of the extra glyphs. "
+        "Received: an environment without them. Run "
+        "`pip install 'keras-mhgd[glyphs]'`.\n"
+    )
+    done = run("--help")
+    assert done.returncode == 0 and "\n  --out " in done.stdout

@@ -32,6 +32,7 @@ from tests.training.runs import (
     run,
     weights,
 )
+from training.messages import closing
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +77,29 @@ def test_a_run_leaves_its_files(student):
         right = found["labels"] == found["predicted"]
     assert right.mean() == pytest.approx(result["accuracy"])
     assert_self_contained((student / "report.html").read_text())
+
+
+def test_a_distillation_says_its_facts_and_its_gain(said, student, teacher):
+    lines = said.splitlines()
+    result = json.loads((student / "result.json").read_text())
+    count, taught = result["parameters"], result["teacher"]
+    share = f"{100 * count / taught['parameters']:.0f} % of the teacher's"
+    accuracy = f"{100 * taught['accuracy']:.2f} %"
+    assert lines[:6] == [
+        f"Teacher: vgg_small from {teacher}, {accuracy} of the 30 test images",
+        f"Student: resnet_small, {count:,} parameters, {share} "
+        f"{taught['parameters']:,}",
+        "Method: mhgd, num_heads=2, preparation_epochs=2",
+        "Sensing points, student <- teacher: stage1 <- stage1, "
+        "stage2 <- stage2, stage3 <- stage3",
+        f"Data: 60 training images of {student.parent}/bars.npz, tested on 30 "
+        "test images",
+        f"Written to: {student}",
+    ]
+    end = closing.of_run(student, result).splitlines()
+    assert lines[-6:] == end
+    starts = [line.partition(":")[0] for line in end[1:4]]
+    assert starts == ["Gained", "Costs", "Next"]
 
 
 def events(path):
@@ -192,7 +216,8 @@ def test_another_configuration_is_refused(student, distill):
     output = run(
         "distill", *distill, f"--run={student}", "--seed=7", fails=True
     )
-    assert "holds a run of another configuration (seed: 0 there, 7" in output
+    assert "must hold a run of this configuration. Received: a run of" in output
+    assert "another configuration (seed: 0 there, 7 now). Choose" in output
 
 
 def test_tests_after_some_epochs_only(folder, data):
@@ -259,6 +284,7 @@ def test_exports_and_evaluates_every_format(data, student, exported):
     wrong = [f"--model={student}", f"--out={out}"]
     printed = run("export", *held_out, *wrong, fails=True)
     assert "--validation_split is for choosing settings" in printed
+    assert "Received: 0.5. Leave it out." in printed
 
 
 def test_the_model_card_says_what_and_how(exported):
@@ -576,7 +602,8 @@ def test_told_to_end_while_the_teacher_trains(folder, data):
 def test_a_comparison_with_other_flags_is_refused(compared):
     path, arguments = compared
     output = run("compare", *arguments, "--epochs=2", fails=True)
-    assert "holds a comparison with other flags (all ways: " in output
+    assert "must hold a comparison with these flags. Received: " in output
+    assert "a comparison with other flags (all ways: " in output
     output = run("compare", *arguments, "--set=mhgd.num_heads=3", fails=True)
     assert "(mhgd: {" in output
 
@@ -660,12 +687,13 @@ WRONG = {
     "way of a comparison": (
         "compare",
         ["--teacher=TEACHER", "--student=resnet_small", "--ways=NAMELESS"],
-        "must hold tables .*, each with a name and flags.*'method': 'rkd'",
+        "must hold tables .*, each with a name and flags.*'method': 'rkd'"
+        ".*Begin each way",
     ),
     "ways that are no TOML": (
         "compare",
         ["--teacher=TEACHER", "--student=resnet_small", "--ways=CORRUPT"],
-        "--ways=.* must be TOML: ",
+        "--ways=.* must be TOML. Received: .*line 1, .*Correct it",
     ),
     "argument of a way": (
         "compare",
@@ -685,12 +713,22 @@ WRONG = {
     "teacher": (
         "distill",
         ["--teacher=nowhere.keras", "--student=resnet_small"],
-        "There is no nowhere.keras",
+        "Received: nowhere.keras, which is not there. Correct the path",
     ),
     "corrupt teacher": (
         "distill",
         ["--teacher=CORRUPT", "--student=resnet_small"],
-        "must be a Keras model in the .keras format",
+        "must be a Keras model in the .keras format. Received: .*Save the",
+    ),
+    "workers of a comparison": (
+        "compare",
+        ["--teacher=a", "--student=b", "--strategy=multi_worker"],
+        "needs a --strategy other than.*Received: .*Run train and distill",
+    ),
+    "workers of a search": (
+        "tune",
+        ["--teacher=a", "--student=b", "--trials=1", "--strategy=multi_worker"],
+        "needs a --strategy other than.*Received: .*Start several processes",
     ),
     "sensing point": (
         "distill",
@@ -806,3 +844,20 @@ def test_demo(folder):
     assert (folder / "demo" / "result.png").stat().st_size > 10_000
     assert (folder / "demo_export" / "model.tflite").exists()
     assert (folder / "demo" / "table.md").read_text() in output
+    for line in (
+        "Teacher: vgg_small from vgg_small_glyphs, 84.84 % of the 5,000 test "
+        "images",
+        "Data: 200 training images of glyphs, tested on 5,000 test images",
+        f"Written to: {folder}/demo/recommended_0",
+    ):
+        assert f"\nrecommended_0 | {line}\n" in output
+    gained, costs, *following = output.splitlines()[-5:]
+    known = "the student alone has .* %, the teacher 84.84 %."
+    assert re.match(f"Gained: .*{known}", gained)
+    assert re.fullmatch("Costs: 84,276 parameters.* kB .* training.", costs)
+    assert following == [
+        "Next:",
+        "  python -m training.evaluate --dataset=glyphs "
+        f"--model={folder}/demo_export/model.tflite",
+        "For data of your own, see python -m training.distill --help.",
+    ]

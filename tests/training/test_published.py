@@ -110,7 +110,10 @@ def test_tiny_imagenet(tmp_path):
     "arguments, message",
     [
         (["--teacher=vgg_smal"], "`model` must be one of .*'vgg_small'"),
-        (["--teacher=runs/none"], "There is no runs/none"),
+        (
+            ["--teacher=runs/none"],
+            "Received: runs/none, which is not there. Correct",
+        ),
         (["--student=resnet8"], "resnet8 from vgg16 on cifar100"),
         # Of the methods that have published results, each is made.
         (["--set=kd_svdf.clip_bound=0"], "`clip_bound` must be positive"),

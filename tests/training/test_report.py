@@ -132,3 +132,12 @@ def test_curves_hold_all_values(values, log):
     assert low <= min(y for _, y in kept) <= max(y for _, y in kept) <= high
     assert line.get_label() == f"a < b {kept[-1][1]:.4g}"
     assert (axes.get_yscale() == "log") == log
+
+
+def test_twelve_curves_differ_in_colour_and_line():
+    """The first six differ in colour alone."""
+    figure = pictures.curves({f"{i}": [(1, 0.5), (2, 0.6)] for i in range(12)})
+    (axes,) = figure.axes
+    styles = [(each.get_color(), each.get_linestyle()) for each in axes.lines]
+    assert len(styles) == len(set(styles)) == 12
+    assert len({colour for colour, _ in styles[:6]}) == 6

@@ -125,9 +125,10 @@ class Comparison:
         ]
         if changed:
             raise ValueError(
-                f"The folder {self.directory} holds a comparison with other "
-                f"flags ({'; '.join(changed)}). Choose another --run, or "
-                "delete the folder."
+                f"The folder {self.directory} must hold a comparison with "
+                "these flags. Received: a comparison with other flags "
+                f"({'; '.join(changed)}). Choose another --run, or delete the "
+                "folder."
             )
         config["ways"] |= {way.name: _described(way) for way in ways}
         write_atomically(path, json.dumps(config, indent=2) + "\n")

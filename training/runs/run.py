@@ -446,9 +446,10 @@ def _require_equal(path: pathlib.Path, config: dict[str, Any]) -> None:
     ]
     if changed:
         raise ValueError(
-            f"The run folder {path.parent} holds a run of another "
-            f"configuration ({'; '.join(changed)}). Choose another --run, or "
-            "delete the folder."
+            f"The run folder {path.parent} must hold a run of this "
+            "configuration. Received: a run of another configuration "
+            f"({'; '.join(changed)}). Choose another --run, or delete the "
+            "folder."
         )
 
 

@@ -153,9 +153,9 @@ def read_predictions(directory: str | os.PathLike) -> np.ndarray:
     path = pathlib.Path(directory, "predictions.npz")
     if not path.exists():
         raise FileNotFoundError(
-            f"A finished run must hold its predictions. There is no {path}. "
-            "Delete the run's result.json: the same command again then ends "
-            "it anew, without training."
+            "A finished run must hold its predictions. Received: a run "
+            f"without {path}. Delete the run's result.json: the same command "
+            "again then ends it anew, without training."
         )
     try:
         return read_arrays(path)["predicted"]

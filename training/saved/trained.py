@@ -30,8 +30,9 @@ def load_network(path: str | os.PathLike) -> keras.Model:
     if not path.exists():
         raise FileNotFoundError(
             "A network must be a .keras file, a finished run folder, or one "
-            f"of {', '.join(presets.names())}. There is no {path}."
-            f"{hint(path, presets.names())}"
+            f"of {', '.join(presets.names())}. Received: {path}, which is not "
+            f"there.{hint(path, presets.names())} Correct the path, or train "
+            "the network first."
         )
     network = read_network(path)
     return getattr(network, "student", network)

@@ -230,7 +230,9 @@ class Method(keras.Layer):
             A scalar for each name in `terms`, by name.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} must implement `call`."
+            "A method must implement `call`. Received: "
+            f"{type(self).__name__}, which doesn't. Give it a `call` that "
+            "returns its losses by their names."
         )
 
     def update(
