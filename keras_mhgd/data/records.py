@@ -14,6 +14,8 @@ from keras_mhgd.data.files import OnDemand
 
 _HEADER = struct.Struct("<QI")  # length of the data, and a checksum of it
 _CHECKSUM = 4
+# ArrayRecord files that are open at once, and bytes that each reads at once.
+_OPEN, _BUFFER = 64, 2**15
 
 
 class Reader(Protocol):
@@ -36,7 +38,7 @@ class TFRecords:
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike]):
-        self._files = [os.open(path, os.O_RDONLY) for path in paths]
+        self._paths = paths
         found = [
             (number, *place)
             for number, path in enumerate(paths)
@@ -50,11 +52,10 @@ class TFRecords:
 
     def __getitem__(self, index: int) -> bytes:
         number, offset, length = self._places[index].tolist()
-        return os.pread(self._files[number], length, offset)
-
-    def __del__(self):
-        for each in getattr(self, "_files", ()):
-            os.close(each)
+        # Opening takes microseconds. A large set has more files than a process
+        # may keep open.
+        with open(self._paths[number], "rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
 
 
 def _places(path: str | os.PathLike) -> list[tuple[int, int]]:
@@ -77,6 +78,42 @@ def _places(path: str | os.PathLike) -> list[tuple[int, int]]:
             found.append((offset, length))
             offset = end
     return found
+
+
+class ArrayRecords:
+    """Reads records by index from ArrayRecord files.
+
+    Args:
+        paths: The files, one after another.
+
+    Raises:
+        RuntimeError: If a file can't be read or is damaged.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike]):
+        from array_record.python import array_record_module
+
+        self._paths = paths
+        # A file is closed when its reader is dropped.
+        self._opened = functools.lru_cache(_OPEN)(
+            functools.partial(
+                array_record_module.ArrayRecordReader,
+                options="readahead_buffer_size:0",
+                file_reader_buffer_size=_BUFFER,
+            )
+        )
+        self._ends = np.cumsum(
+            [self._opened(path).num_records() for path in paths]
+        )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> bytes:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        reader = self._opened(self._paths[number])
+        from_end = index - int(self._ends[number])
+        return reader.read([reader.num_records() + from_end])[0]
 
 
 class Records(OnDemand):

@@ -1,6 +1,8 @@
 import gzip
 import io
+import os
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -628,6 +630,31 @@ def test_records_are_read_when_they_are_needed(
                 assert x.shape == images.shape  # cropped in their own size
             else:
                 np.testing.assert_array_equal(x, images)
+
+
+@pytest.mark.parametrize("kind", [records.TFRecords, records.ArrayRecords])
+def test_more_record_files_than_may_be_open(tmp_path, kind):
+    module = pytest.importorskip("array_record.python.array_record_module")
+    paths = [str(tmp_path / f"{number:03}") for number in range(300)]
+    for number, path in enumerate(paths):
+        if kind is records.TFRecords:
+            writer = tf.io.TFRecordWriter(path)
+        else:
+            writer = module.ArrayRecordWriter(path, "group_size:1")
+        for each in range(2):
+            writer.write(b"%d" % (2 * number + each))
+        writer.close()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = len(os.listdir("/proc/self/fd")) + 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+    try:
+        readers = [kind(paths), kind(paths[:2])]
+        found = [readers[0][index] for index in range(600)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [len(each) for each in readers] == [600, 4]
+    assert found == [b"%d" % index for index in range(600)]
+    assert readers[1][3] == b"3"
 
 
 def test_a_split_gives_images_without_labels(tmp_path, prepare, monkeypatch):
