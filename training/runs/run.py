@@ -223,6 +223,7 @@ class Run:
                 self.config["batch_size"],
                 self.config["seed"],
                 *checkpoint.position,
+                self.config["views"],
             )
             raise
 
