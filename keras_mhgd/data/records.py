@@ -148,7 +148,12 @@ class Records(OnDemand):
         for number in places:
             try:
                 self._image_of(tf.constant(self._reader[int(number)]))
-            except (tf.errors.OpError, ValueError) as error:
+            except (
+                tf.errors.OpError,
+                OSError,
+                RuntimeError,  # of ArrayRecord
+                ValueError,
+            ) as error:
                 raise ValueError(
                     f"A record of {self._name} must hold a whole image. "
                     f"Received: record {number}: {error}. Prepare the set anew."

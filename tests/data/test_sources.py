@@ -696,8 +696,9 @@ def test_a_cut_record_file_is_refused(tmp_path, prepare, cut):
         data.load("toy", data_dir=tmp_path)
 
 
-def test_a_damaged_record_is_found_by_number(tmp_path, prepare):
-    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3))
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_a_damaged_record_is_found_by_number(tmp_path, prepare, file_format):
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), file_format=file_format)
     (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
     content = bytearray(path.read_bytes())
     third = [each.start() for each in re.finditer(b"IDAT", content)][2]
@@ -707,6 +708,16 @@ def test_a_damaged_record_is_found_by_number(tmp_path, prepare):
         ValueError, match="record of toy, split train must.*record 2: "
     ):
         data.load("toy", data_dir=tmp_path)
+
+
+def test_a_record_file_that_is_gone_is_named(tmp_path, prepare, monkeypatch):
+    monkeypatch.setattr(files, "_IN_MEMORY", 100)
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3))
+    dataset = data.load("toy", data_dir=tmp_path)
+    (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"record 2: .*{path.name}"):
+        dataset.x_train[[2, 3]]
 
 
 def test_tensorflow_datasets_of_several_sizes(tmp_path, prepare):

@@ -31,11 +31,9 @@ def paths(tmp_path):
     return found
 
 
-def train(folder, paths, callback=None):
-    """Trains, and calls `callback` when the first epoch is tested."""
-    keras.utils.set_random_seed(0)
+def dataset_of(paths):
     labels = np.arange(len(paths), dtype=np.int32) % 2
-    dataset = Dataset(
+    return Dataset(
         "files",
         Files(paths[:64]),
         labels[:64],
@@ -45,6 +43,12 @@ def train(folder, paths, callback=None):
         flip=True,
         padding=1,
     )
+
+
+def train(folder, paths, callback=None):
+    """Trains, and calls `callback` when an epoch is tested."""
+    keras.utils.set_random_seed(0)
+    dataset = dataset_of(paths)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -92,3 +96,16 @@ def test_a_damaged_file_is_named_and_the_run_goes_on(paths, tmp_path):
         assert 2 <= len(rows) <= 3
     train(tmp_path / "run", paths)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_error_of_any_kind_is_searched_for_damage(paths, tmp_path):
+    """A function that reads a file, such as a record, may raise any."""
+    places = dataset_of(paths).train_with_places(4, seed=0, initial_epoch=1)
+    damaged = paths[int(next(iter(places))[2][0])]
+
+    def damage():
+        damaged.write_bytes(b"")
+        raise RuntimeError("can't be read")
+
+    with pytest.raises(ValueError, match=f"{damaged.name} of 0 bytes"):
+        train(tmp_path / "run", paths, damage)

@@ -218,7 +218,7 @@ class Run:
         """Names the damaged file that ends a training: TensorFlow doesn't."""
         try:
             yield
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        except tf.errors.OpError:
             dataset.require_readable(
                 self.config["batch_size"],
                 self.config["seed"],
