@@ -668,6 +668,19 @@ class Dataset:
         drawn = tf.gather(drawn, tf.gather(_on_host(self.index_train), order))
         return order, drawn, tf.fill(tf.shape(order), view)
 
+    def require_whole(self) -> None:
+        """Reads all images, the test's first, to find one that can't be read.
+
+        Images in memory can always be read.
+
+        Raises:
+            ValueError: If an image is damaged, too large, or of another size.
+            OSError: If a file can't be read.
+        """
+        for images in (self.x_test, self.x_train):
+            if not isinstance(images, np.ndarray):
+                images.require_whole()
+
     def require_readable(
         self,
         batch_size: int,
