@@ -1,8 +1,11 @@
 """Reads images by index from the record files of TensorFlow Datasets."""
 
+import contextlib
 import functools
 import hashlib
+import io
 import os
+import pathlib
 import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -11,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.data.files import OnDemand
+from keras_mhgd.storage.arrays import read_arrays
+from keras_mhgd.storage.files import write_atomically
 
 _HEADER = struct.Struct("<QI")  # length of the data, and a checksum of it
 _CHECKSUM = 4
@@ -39,13 +44,16 @@ class TFRecords:
 
     def __init__(self, paths: Sequence[str | os.PathLike]):
         self._paths = paths
+        self._places = kept_beside(paths, "places", self._found)
+
+    def _found(self) -> np.ndarray:
+        """Finds each record: its file's number, the data's place and length."""
         found = [
             (number, *place)
-            for number, path in enumerate(paths)
+            for number, path in enumerate(self._paths)
             for place in _places(path)
         ]
-        # Number of the file, place of the data in it, and its length.
-        self._places = np.array(found, np.int64).reshape(-1, 3)
+        return np.array(found, np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -93,7 +101,7 @@ class ArrayRecords:
     def __init__(self, paths: Sequence[str | os.PathLike]):
         from array_record.python import array_record_module
 
-        self._paths = paths
+        self._paths = list(map(os.fspath, paths))
         # A file is closed when its reader is dropped.
         self._opened = functools.lru_cache(_OPEN)(
             functools.partial(
@@ -103,7 +111,7 @@ class ArrayRecords:
             )
         )
         self._ends = np.cumsum(
-            [self._opened(path).num_records() for path in paths]
+            [self._opened(path).num_records() for path in self._paths]
         )
 
     def __len__(self) -> int:
@@ -114,6 +122,45 @@ class ArrayRecords:
         reader = self._opened(self._paths[number])
         from_end = index - int(self._ends[number])
         return reader.read([reader.num_records() + from_end])[0]
+
+
+def kept_beside(
+    paths: Sequence[str | os.PathLike],
+    name: str,
+    make: Callable[[], np.ndarray],
+) -> np.ndarray:
+    """Gives an array about record files, which a file beside them keeps.
+
+    The array is made anew if a record file has another name, size or time. It
+    is made each time if the file can't be read or written.
+
+    Args:
+        paths: The record files.
+        name: Name of the array.
+        make: Makes the array.
+
+    Raises:
+        OSError: If a record file is not there.
+    """
+    first = pathlib.Path(paths[0])
+    file = first.with_name(f".{first.name}.{name}.npz")
+    stats = [os.stat(path) for path in paths]
+    known = [
+        (os.path.basename(path), stat.st_size, stat.st_mtime_ns)
+        for path, stat in zip(paths, stats, strict=True)
+    ]
+    digest = hashlib.sha256(repr(known).encode()).digest()
+    of_files = np.frombuffer(digest, np.uint8)
+    with contextlib.suppress(KeyError, OSError, ValueError):
+        kept = read_arrays(file)
+        if np.array_equal(kept["files"], of_files):
+            return kept[name]
+    made = make()
+    content = io.BytesIO()
+    np.savez_compressed(content, files=of_files, **{name: made})
+    with contextlib.suppress(OSError):
+        write_atomically(file, content.getvalue())
+    return made
 
 
 class Records(OnDemand):

@@ -26,6 +26,7 @@ from keras_mhgd.data.records import (
     Reader,
     Records,
     TFRecords,
+    kept_beside,
     read_bytes,
 )
 
@@ -270,8 +271,15 @@ class _Prepared:
         )
 
     def labels(self, split: str) -> np.ndarray:
-        """Gives the labels of a split."""
-        reader = self._reader(split)
+        """Gives the labels of a split, which are read once in its life."""
+        return kept_beside(
+            self.splits[split],
+            "labels",
+            functools.partial(self._read_labels, self._reader(split)),
+        )
+
+    def _read_labels(self, reader: Reader) -> np.ndarray:
+        """Reads the labels: whole records, as they hold the images too."""
 
         @tf.autograph.experimental.do_not_convert
         def label(index):
