@@ -133,6 +133,7 @@ def read_when_needed():
     files._IN_MEMORY, files._CHECKED, data_set._SAMPLE = 0, 1, 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "flags"),
     [("test", []), ("train", ["--cache_teacher", "--views=1"])],
