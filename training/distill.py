@@ -12,7 +12,7 @@ from keras_mhgd.reuse.teacher_cache import fingerprint, fingerprint_of
 from . import commands, options
 from .messages import closing, opening
 from .runs.interruption import Interruption
-from .runs.run import Run
+from .runs.run import Run, damage_named
 from .saved.trained import load_network
 
 options.define_data()
@@ -151,7 +151,8 @@ def _distill(run: Run, interruption: Interruption) -> None:
     )
     options.compile_model(distiller, dataset, nonfinite=FLAGS.nonfinite)
     if keras_mhgd.distribution.is_chief():
-        teaching = run.measured_teacher(distiller, dataset)
+        with damage_named(dataset):
+            teaching = run.measured_teacher(distiller, dataset)
         print(
             opening.of_distillation(
                 distiller, teaching, dataset, run.config, run.directory
@@ -174,17 +175,18 @@ def _distill(run: Run, interruption: Interruption) -> None:
         )
     cache = None
     if FLAGS.cache_teacher:
-        cache = keras_mhgd.TeacherCache(
-            distiller,
-            dataset,
-            FLAGS.batch_size,
-            FLAGS.views,
-            FLAGS.seed,
-            FLAGS.cache_dir,
-            FLAGS.cache_dtype,
-            verbose=True,
-            top_k=FLAGS.cache_top_k,
-        )
+        with damage_named(dataset):
+            cache = keras_mhgd.TeacherCache(
+                distiller,
+                dataset,
+                FLAGS.batch_size,
+                FLAGS.views,
+                FLAGS.seed,
+                FLAGS.cache_dir,
+                FLAGS.cache_dtype,
+                verbose=True,
+                top_k=FLAGS.cache_top_k,
+            )
     run.fit(
         distiller,
         student,

@@ -577,36 +577,23 @@ class Dataset:
             require_not_negative(**{name: check_integer(name, value)})
         if views is not None:
             require_one_or_more(views=check_integer("views", views))
-        index = _on_host(self.index_train)
 
         # AutoGraph would take longer than reading the first batch.
         @tf.autograph.experimental.do_not_convert
         def places(epoch):
-            view = epoch if views is None else epoch % views
-            _, view_seed = _seeds(seed, view)
-            order = self._order(seed, epoch)
             skipped = tf.where(epoch == initial_epoch, initial_step, 0)
-            order = order[skipped * batch_size :]
-            drawn = tf.gather(draw(view_seed), tf.gather(index, order))
-            view = tf.fill(tf.shape(order), view)
             return tf.data.Dataset.from_tensor_slices(
-                (order, drawn, view)
+                tuple(
+                    each[skipped * batch_size :]
+                    for each in self._places(seed, epoch, views)
+                )
             ).batch(batch_size)
 
         labels = _on_host(self.y_train)
-        by_image = augment and (self.layers or self.mixing)
-
-        def draw(seed):
-            if by_image:
-                number = 4 if self.mixing else 1
-                return random_layers.seeds(seed, self.full_size, number)
-            return augmentation.draw_views(
-                seed, self.full_size, self.padding, self.flip
-            )
 
         def batch(order, drawn, view):
             mixed_with = ()
-            if by_image:
+            if augment and self._by_image:
                 images, *mixed_with = self._views(order, drawn)
             elif augment:
                 images = self._crops(order, drawn)
@@ -649,42 +636,93 @@ class Dataset:
         batches = tf.data.Dataset.range(len(self.x_test)).batch(batch_size)
         return _streamed(batches, share, batch)
 
-    def _order(self, seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    @property
+    def _by_image(self) -> bool:
+        """Whether views are made of single images."""
+        return bool(self.layers or self.mixing)
+
+    def _places(
+        self, seed: int, epoch: tf.Tensor, views: int | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Draws an epoch.
+
+        Returns:
+            In the epoch's order: the positions of the images `(count,)`, the
+            random numbers of their views, and their view numbers `(count,)`.
+        """
         order_seed, _ = _seeds(seed, epoch)
-        return tf.random.experimental.stateless_shuffle(
+        order = tf.random.experimental.stateless_shuffle(
             tf.range(len(self.x_train), dtype=tf.int64),
             order_seed,
             alg="philox",
         )
+        view = epoch if views is None else epoch % views
+        _, view_seed = _seeds(seed, view)
+        if self._by_image:
+            number = 4 if self.mixing else 1
+            drawn = random_layers.seeds(view_seed, self.full_size, number)
+        else:
+            drawn = augmentation.draw_views(
+                view_seed, self.full_size, self.padding, self.flip
+            )
+        drawn = tf.gather(drawn, tf.gather(_on_host(self.index_train), order))
+        return order, drawn, tf.fill(tf.shape(order), view)
+
+    def require_whole(self) -> None:
+        """Reads all images, the test's first, to find one that can't be read.
+
+        Images in memory can always be read.
+
+        Raises:
+            ValueError: If an image is damaged, too large, or of another size.
+            OSError: If a file can't be read.
+        """
+        for images in (self.x_test, self.x_train):
+            if not isinstance(images, np.ndarray):
+                images.require_whole()
 
     def require_readable(
-        self, batch_size: int, seed: int, epoch: int, step: int
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        step: int,
+        views: int | None = None,
     ) -> None:
         """Reads the images of a training's step to find one that can't be read.
 
         Batches are read ahead, so the next ones are read as well; at the end of
-        an epoch, those of the test too. Images in memory can always be read.
+        an epoch, those of the test too. So are the images that others are mixed
+        with. Images in memory can always be read.
 
         Args:
             batch_size: Images in a batch.
             seed: The training's seed.
             epoch: Number of the epoch, from 0.
             step: Number of finished steps of the epoch.
+            views: As in `train`.
 
         Raises:
             ValueError: If an image is damaged, too large, or of another size.
             OSError: If a file can't be read.
         """
         if not isinstance(self.x_train, np.ndarray):
-            orders = [
-                self._order(seed, tf.constant(each, tf.int64)).numpy()
+            epochs = [
+                self._places(seed, tf.constant(each, tf.int64), views)
                 for each in (epoch, epoch + 1)
             ]
             first = step * batch_size
             count = (_PARALLEL + _WAITING) * batch_size
-            self.x_train.require_whole(
-                np.concatenate(orders)[first : first + count]
+            order, drawn, _ = (
+                tf.concat(parts, 0)[first : first + count]
+                for parts in zip(*epochs, strict=True)
             )
+            if self.mixing:
+                partners = tf.map_fn(
+                    self._partner, drawn[:, -1], fn_output_signature=tf.int64
+                )
+                order = tf.concat([order, partners], 0)
+            self.x_train.require_whole(order.numpy())
         at_end = step == self.steps_per_epoch(batch_size)
         if at_end and not isinstance(self.x_test, np.ndarray):
             self.x_test.require_whole()
@@ -702,7 +740,6 @@ class Dataset:
             Views `(batch, height, width, channels)`, normalised, positions of
             the images that they are mixed with, and their own shares.
         """
-        size = len(self.x_train)
 
         def one(place):
             order, seeds = place
@@ -711,9 +748,7 @@ class Dataset:
             if not self.mixing:
                 return self._prepared(image), order, tf.constant(1.0)
             other, how, which = others
-            partner = tf.random.stateless_uniform(
-                (), which, 0, size, tf.int64, "philox"
-            )
+            partner = self._partner(which)
             image, share = random_layers.mixed(
                 self.mixing, image, self._view_of(partner, other), how
             )
@@ -727,6 +762,12 @@ class Dataset:
                 tf.int64,
                 tf.float32,
             ),
+        )
+
+    def _partner(self, seed: tf.Tensor) -> tf.Tensor:
+        """Draws the position of the image that another is mixed with."""
+        return tf.random.stateless_uniform(
+            (), seed, 0, len(self.x_train), tf.int64, "philox"
         )
 
     def _labels_of(

@@ -150,7 +150,7 @@ class OnDemand(abc.ABC):
         )
         try:
             yield from read
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        except tf.errors.OpError:
             self.require_whole(positions)
             raise
 

@@ -1,8 +1,11 @@
 """Reads images by index from the record files of TensorFlow Datasets."""
 
+import contextlib
 import functools
 import hashlib
+import io
 import os
+import pathlib
 import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -11,9 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mhgd.data.files import OnDemand
+from keras_mhgd.storage.arrays import read_arrays
+from keras_mhgd.storage.files import write_atomically
 
 _HEADER = struct.Struct("<QI")  # length of the data, and a checksum of it
 _CHECKSUM = 4
+# ArrayRecord files that are open at once, and bytes that each reads at once.
+_OPEN, _BUFFER = 64, 2**15
 
 
 class Reader(Protocol):
@@ -36,25 +43,27 @@ class TFRecords:
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike]):
-        self._files = [os.open(path, os.O_RDONLY) for path in paths]
+        self._paths = paths
+        self._places = kept_beside(paths, "places", self._found)
+
+    def _found(self) -> np.ndarray:
+        """Finds each record: its file's number, the data's place and length."""
         found = [
             (number, *place)
-            for number, path in enumerate(paths)
+            for number, path in enumerate(self._paths)
             for place in _places(path)
         ]
-        # Number of the file, place of the data in it, and its length.
-        self._places = np.array(found, np.int64).reshape(-1, 3)
+        return np.array(found, np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> bytes:
         number, offset, length = self._places[index].tolist()
-        return os.pread(self._files[number], length, offset)
-
-    def __del__(self):
-        for each in getattr(self, "_files", ()):
-            os.close(each)
+        # Opening takes microseconds. A large set has more files than a process
+        # may keep open.
+        with open(self._paths[number], "rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
 
 
 def _places(path: str | os.PathLike) -> list[tuple[int, int]]:
@@ -77,6 +86,81 @@ def _places(path: str | os.PathLike) -> list[tuple[int, int]]:
             found.append((offset, length))
             offset = end
     return found
+
+
+class ArrayRecords:
+    """Reads records by index from ArrayRecord files.
+
+    Args:
+        paths: The files, one after another.
+
+    Raises:
+        RuntimeError: If a file can't be read or is damaged.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike]):
+        from array_record.python import array_record_module
+
+        self._paths = list(map(os.fspath, paths))
+        # A file is closed when its reader is dropped.
+        self._opened = functools.lru_cache(_OPEN)(
+            functools.partial(
+                array_record_module.ArrayRecordReader,
+                options="readahead_buffer_size:0",
+                file_reader_buffer_size=_BUFFER,
+            )
+        )
+        self._ends = np.cumsum(
+            [self._opened(path).num_records() for path in self._paths]
+        )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> bytes:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        reader = self._opened(self._paths[number])
+        from_end = index - int(self._ends[number])
+        return reader.read([reader.num_records() + from_end])[0]
+
+
+def kept_beside(
+    paths: Sequence[str | os.PathLike],
+    name: str,
+    make: Callable[[], np.ndarray],
+) -> np.ndarray:
+    """Gives an array about record files, which a file beside them keeps.
+
+    The array is made anew if a record file has another name, size or time. It
+    is made each time if the file can't be read or written.
+
+    Args:
+        paths: The record files.
+        name: Name of the array.
+        make: Makes the array.
+
+    Raises:
+        OSError: If a record file is not there.
+    """
+    first = pathlib.Path(paths[0])
+    file = first.with_name(f".{first.name}.{name}.npz")
+    stats = [os.stat(path) for path in paths]
+    known = [
+        (os.path.basename(path), stat.st_size, stat.st_mtime_ns)
+        for path, stat in zip(paths, stats, strict=True)
+    ]
+    digest = hashlib.sha256(repr(known).encode()).digest()
+    of_files = np.frombuffer(digest, np.uint8)
+    with contextlib.suppress(KeyError, OSError, ValueError):
+        kept = read_arrays(file)
+        if np.array_equal(kept["files"], of_files):
+            return kept[name]
+    made = make()
+    content = io.BytesIO()
+    np.savez_compressed(content, files=of_files, **{name: made})
+    with contextlib.suppress(OSError):
+        write_atomically(file, content.getvalue())
+    return made
 
 
 class Records(OnDemand):
@@ -111,7 +195,12 @@ class Records(OnDemand):
         for number in places:
             try:
                 self._image_of(tf.constant(self._reader[int(number)]))
-            except (tf.errors.OpError, ValueError) as error:
+            except (
+                tf.errors.OpError,
+                OSError,
+                RuntimeError,  # of ArrayRecord
+                ValueError,
+            ) as error:
                 raise ValueError(
                     f"A record of {self._name} must hold a whole image. "
                     f"Received: record {number}: {error}. Prepare the set anew."

@@ -6,6 +6,7 @@ the two.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import socket
@@ -21,9 +22,11 @@ from keras_mhgd.data import images
 from keras_mhgd.data.dataset import Dataset
 from keras_mhgd.data.files import kept_if_small
 from keras_mhgd.data.records import (
+    ArrayRecords,
     Reader,
     Records,
     TFRecords,
+    kept_beside,
     read_bytes,
 )
 
@@ -247,6 +250,8 @@ class _Prepared:
             )
         self._resizes = image_size is not None
         self._size, self._channels = image_size or size, channels or 3
+        # Images and labels of a split have one reader.
+        self._reader = functools.cache(self._read)
 
     def has(self, split: str) -> bool:
         """Checks whether all files of a split are there."""
@@ -266,8 +271,15 @@ class _Prepared:
         )
 
     def labels(self, split: str) -> np.ndarray:
-        """Gives the labels of a split."""
-        reader = self._reader(split)
+        """Gives the labels of a split, which are read once in its life."""
+        return kept_beside(
+            self.splits[split],
+            "labels",
+            functools.partial(self._read_labels, self._reader(split)),
+        )
+
+    def _read_labels(self, reader: Reader) -> np.ndarray:
+        """Reads the labels: whole records, as they hold the images too."""
 
         @tf.autograph.experimental.do_not_convert
         def label(index):
@@ -279,13 +291,11 @@ class _Prepared:
         labels = labels.batch(1024).as_numpy_iterator()
         return np.concatenate(list(labels))
 
-    def _reader(self, split: str) -> Reader:
+    def _read(self, split: str) -> Reader:
         paths = self.splits[split]
-        if ".array_record" not in os.path.basename(paths[0]):
-            return TFRecords(paths)
-        from array_record.python import array_record_data_source
-
-        return array_record_data_source.ArrayRecordDataSource(paths)
+        if ".array_record" in os.path.basename(paths[0]):
+            return ArrayRecords(paths)
+        return TFRecords(paths)
 
     def _image(self, data: tf.Tensor) -> tf.Tensor:
         return self._features.deserialize_example(data)[self._image_key]

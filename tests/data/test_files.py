@@ -1,5 +1,6 @@
 """Images that are read from files when they are needed."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -9,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from keras_mhgd import data
-from keras_mhgd.data import Dataset, Files
+from keras_mhgd.data import Dataset, Files, Mixing
+from keras_mhgd.data import dataset as dataset_module
 from keras_mhgd.data import files as files_module
 from keras_mhgd.data.files import Joined
 from keras_mhgd.distribution import fitting
@@ -187,6 +189,41 @@ def test_a_step_looks_at_its_own_images_only(paths, tmp_path):
     copies[2].unlink()  # a test image, and one of the first steps'
     with pytest.raises(ValueError, match=copies[2].name):
         dataset.require_readable(1, 3, 1, len(paths))
+
+
+def test_a_step_looks_at_the_images_that_its_own_are_mixed_with(
+    paths, tmp_path
+):
+    """In the views of the epoch, which come again."""
+    copies = []
+    for path in paths:
+        copies.append(tmp_path / path.name)
+        copies[-1].write_bytes(path.read_bytes())
+    dataset = Dataset(
+        "set",
+        Files(copies, (8, 8)),
+        np.arange(24, dtype=np.int32),
+        np.zeros((1, 8, 8, 3), np.uint8),
+        np.zeros(1, np.int32),
+        classes=tuple(map(str, range(24))),
+        mixing=Mixing(mixup_alpha=1.0, cutmix_alpha=None),
+    )
+    stream = dataset.train_with_places(1, 3, 4, views=2, initial_step=2)
+    own, shown = set(), set()
+    ahead = dataset_module._PARALLEL + dataset_module._WAITING
+    for (_, shares), _, positions in stream.take(ahead):
+        own.add(int(positions[0]))
+        # Each image has a class of its own.
+        shown.update(np.flatnonzero(shares[0]).tolist())
+    assert shown > own
+    for number in range(24):
+        copies[number].write_bytes(b"")
+        read = contextlib.nullcontext()
+        if number in shown:
+            read = pytest.raises(ValueError, match=copies[number].name)
+        with read:
+            dataset.require_readable(1, 3, 4, 2, views=2)
+        copies[number].write_bytes(paths[number].read_bytes())
 
 
 def test_joined_sets_are_one_array(paths):

@@ -1,6 +1,9 @@
 import gzip
 import io
+import itertools
+import os
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -630,6 +633,36 @@ def test_records_are_read_when_they_are_needed(
                 np.testing.assert_array_equal(x, images)
 
 
+def write_records(path, contents):
+    if ".array_record" in str(path):
+        module = pytest.importorskip("array_record.python.array_record_module")
+        writer = module.ArrayRecordWriter(str(path), "group_size:1")
+    else:
+        writer = tf.io.TFRecordWriter(str(path))
+    for each in contents:
+        writer.write(each)
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", [records.TFRecords, records.ArrayRecords])
+def test_more_record_files_than_may_be_open(tmp_path, kind):
+    suffix = "array_record" if kind is records.ArrayRecords else "tfrecord"
+    paths = [str(tmp_path / f"{number:03}.{suffix}") for number in range(300)]
+    for number, path in enumerate(paths):
+        write_records(path, [b"%d" % (2 * number + each) for each in range(2)])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = len(os.listdir("/proc/self/fd")) + 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+    try:
+        readers = [kind(paths), kind(paths[:2])]
+        found = [readers[0][index] for index in range(600)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [len(each) for each in readers] == [600, 4]
+    assert found == [b"%d" % index for index in range(600)]
+    assert readers[1][3] == b"3"
+
+
 def test_a_split_gives_images_without_labels(tmp_path, prepare, monkeypatch):
     splits = ("train", "test", "unlabelled")
     images = prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), splits)
@@ -669,8 +702,9 @@ def test_a_cut_record_file_is_refused(tmp_path, prepare, cut):
         data.load("toy", data_dir=tmp_path)
 
 
-def test_a_damaged_record_is_found_by_number(tmp_path, prepare):
-    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3))
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_a_damaged_record_is_found_by_number(tmp_path, prepare, file_format):
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), file_format=file_format)
     (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
     content = bytearray(path.read_bytes())
     third = [each.start() for each in re.finditer(b"IDAT", content)][2]
@@ -680,6 +714,64 @@ def test_a_damaged_record_is_found_by_number(tmp_path, prepare):
         ValueError, match="record of toy, split train must.*record 2: "
     ):
         data.load("toy", data_dir=tmp_path)
+
+
+def test_records_are_found_once(tmp_path, monkeypatch):
+    path = tmp_path / "set.tfrecord"
+    write_records(path, [b"one", b"three"])
+    assert records.TFRecords([path])[1] == b"three"
+    monkeypatch.setattr(records, "_places", None)
+    assert records.TFRecords([path])[1] == b"three"
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_labels_are_read_once(tmp_path, prepare, monkeypatch, file_format):
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), file_format=file_format)
+    folder = tmp_path / "toy" / "1.0.0"
+    (path,) = folder.glob("toy-train*")
+    kind = records.TFRecords
+    if file_format == "array_record":
+        kind = records.ArrayRecords
+    count = itertools.count()
+    read = kind.__getitem__
+
+    def counted(reader, index):
+        next(count)
+        return read(reader, index)
+
+    monkeypatch.setattr(kind, "__getitem__", counted)
+
+    def reads(labels):
+        before = next(count)
+        dataset = data.load("toy", data_dir=tmp_path)
+        np.testing.assert_array_equal(dataset.y_train, labels)
+        return next(count) - before - 1
+
+    once, of_split = reads(range(6)), 6
+    assert reads(range(6)) == once - 2 * of_split
+    # Another file, also if it has the size of the one before.
+    write_records(path, [read(kind([path]), i) for i in reversed(range(6))])
+    assert reads(range(5, -1, -1)) == once - of_split
+    kept = folder / f".{path.name}.labels.npz"
+    kept.write_bytes(b"damaged")
+    for expected in (once - of_split, once - 2 * of_split):
+        assert reads(range(5, -1, -1)) == expected
+    # Nothing can be written here, as in a folder that is read-only.
+    kept.unlink()
+    kept.mkdir()
+    for _ in range(2):
+        assert reads(range(5, -1, -1)) == once - of_split
+    assert not list(folder.glob(".[0-9]*"))
+
+
+def test_a_record_file_that_is_gone_is_named(tmp_path, prepare, monkeypatch):
+    monkeypatch.setattr(files, "_IN_MEMORY", 100)
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3))
+    dataset = data.load("toy", data_dir=tmp_path)
+    (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"record 2: .*{path.name}"):
+        dataset.x_train[[2, 3]]
 
 
 def test_tensorflow_datasets_of_several_sizes(tmp_path, prepare):

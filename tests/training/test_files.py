@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mhgd.data import Dataset, Files
+import keras_mhgd
+from keras_mhgd.data import Dataset, Files, files
+from keras_mhgd.data import dataset as data_set
+from tests.training.launcher import launch
 from tests.training.runs import assert_same_run
 from training.runs.interruption import Interruption
 from training.runs.run import Run
@@ -31,11 +34,9 @@ def paths(tmp_path):
     return found
 
 
-def train(folder, paths, callback=None):
-    """Trains, and calls `callback` when the first epoch is tested."""
-    keras.utils.set_random_seed(0)
+def dataset_of(paths):
     labels = np.arange(len(paths), dtype=np.int32) % 2
-    dataset = Dataset(
+    return Dataset(
         "files",
         Files(paths[:64]),
         labels[:64],
@@ -45,6 +46,12 @@ def train(folder, paths, callback=None):
         flip=True,
         padding=1,
     )
+
+
+def train(folder, paths, callback=None):
+    """Trains, and calls `callback` when an epoch is tested."""
+    keras.utils.set_random_seed(0)
+    dataset = dataset_of(paths)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -92,3 +99,65 @@ def test_a_damaged_file_is_named_and_the_run_goes_on(paths, tmp_path):
         assert 2 <= len(rows) <= 3
     train(tmp_path / "run", paths)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_error_of_any_kind_is_searched_for_damage(paths, tmp_path):
+    """A function that reads a file, such as a record, may raise any."""
+    places = dataset_of(paths).train_with_places(4, seed=0, initial_epoch=1)
+    damaged = paths[int(next(iter(places))[2][0])]
+
+    def damage():
+        damaged.write_bytes(b"")
+        raise RuntimeError("can't be read")
+
+    with pytest.raises(ValueError, match=f"{damaged.name} of 0 bytes"):
+        train(tmp_path / "run", paths, damage)
+
+
+def test_a_damaged_file_is_named_wherever_it_is(paths, tmp_path):
+    """More may be read ahead than the next batches."""
+    places = dataset_of(paths).train_with_places(4, seed=0, initial_epoch=1)
+    *_, last = places.take(16)
+    damaged = paths[int(last[2][0])]
+
+    def damage():
+        damaged.write_bytes(b"")
+        raise RuntimeError("can't be read")
+
+    with pytest.raises(ValueError, match=f"{damaged.name} of 0 bytes"):
+        train(tmp_path / "run", paths, damage)
+
+
+def read_when_needed():
+    """Makes a small set be read as a large one is, and no image beforehand."""
+    files._IN_MEMORY, files._CHECKED, data_set._SAMPLE = 0, 1, 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "flags"),
+    [("test", []), ("train", ["--cache_teacher", "--views=1"])],
+)
+def test_a_damaged_file_is_named_before_a_distillation(tmp_path, part, flags):
+    """In measuring the teacher, and in running it for the cache."""
+    image = tf.io.encode_png(np.zeros((16, 16, 3), np.uint8)).numpy()
+    for each in ("train/a", "train/b", "test/a", "test/b"):
+        folder = tmp_path / "set" / each
+        folder.mkdir(parents=True)
+        for number in range(2):
+            (folder / f"{number}.png").write_bytes(image)
+    (tmp_path / "set" / part / "b" / "1.png").write_bytes(b"")
+    teacher = keras_mhgd.models.get("resnet_small", (16, 16, 3), 2)
+    teacher.save(tmp_path / "teacher.keras")
+    code, output = launch(
+        "training.distill",
+        f"--dataset={tmp_path / 'set'}",
+        f"--teacher={tmp_path / 'teacher.keras'}",
+        "--student=resnet_small",
+        "--method=soft_logits",
+        f"--run={tmp_path / 'run'}",
+        *flags,
+        limit=read_when_needed,
+    )
+    assert code
+    assert f"{part}/b/1.png of 0 bytes" in output

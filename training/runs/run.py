@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -39,6 +39,24 @@ from ..saved.results import (
 from . import watching
 from .interruption import Interruption
 from .progress import Progress
+
+
+@contextlib.contextmanager
+def damage_named(dataset: keras_mhgd.data.Dataset) -> Iterator[None]:
+    """Names the damaged file that ends work on a set: TensorFlow doesn't.
+
+    Raises:
+        ValueError: Instead of TensorFlow's error, if an image is damaged.
+        OSError: Instead of it, if a file can't be read.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError:
+        raise  # memory is full, which no image explains
+    except tf.errors.OpError:
+        print("TensorFlow has failed: looking for a damaged image.")
+        dataset.require_whole()
+        raise
 
 
 class Run:
@@ -170,7 +188,8 @@ class Run:
                 [*variables, *model.optimizer.variables],
                 save_freq=save_freq,
             )
-            stack.enter_context(self._damage_named(dataset, checkpoint))
+            stack.enter_context(damage_named(dataset))
+            stack.enter_context(self._damage_found(dataset, checkpoint))
             position = checkpoint.restore()
             data = self._data(dataset, cache)
             if any(position):
@@ -214,15 +233,19 @@ class Run:
             replicas.leave()
 
     @contextlib.contextmanager
-    def _damage_named(self, dataset, checkpoint):
-        """Names the damaged file that ends a training: TensorFlow doesn't."""
+    def _damage_found(self, dataset, checkpoint):
+        """Looks for a damaged file first where the training has ended.
+
+        Reading all images of a large set would take long.
+        """
         try:
             yield
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        except tf.errors.OpError:
             dataset.require_readable(
                 self.config["batch_size"],
                 self.config["seed"],
                 *checkpoint.position,
+                self.config["views"],
             )
             raise
 
@@ -273,7 +296,7 @@ class Run:
             position = checkpoint.restore()
             if any(position):
                 print(f"Resuming {trainer.name} {_after(position)}.")
-            with self._damage_named(dataset, checkpoint):
+            with self._damage_found(dataset, checkpoint):
                 _fit_from(
                     position,
                     _fit_of(trainer),
