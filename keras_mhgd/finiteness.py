@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from keras_mhgd.distribution import replicas
 
+_MESSAGE = "Losses and gradients must be finite. Received NaN or infinity in"
+
 
 def check(
     values: Mapping[str, tf.Tensor | tf.IndexedSlices],
@@ -22,14 +24,18 @@ def check(
     lost = tf.boolean_mask(tf.constant(list(values)), ~finite)
     message = tf.strings.join(
         [
-            "Losses and gradients must be finite. Received NaN or infinity "
-            "in: ",
+            f"{_MESSAGE}: ",
             tf.strings.reduce_join(lost[:3], separator=", "),
             ". Lower the learning rate or the method's weight, and look for "
             "images that are not finite.",
         ]
     )
     return tf.raw_ops.Assert(condition=tf.reduce_all(finite), data=[message])
+
+
+def raised(error: Exception) -> bool:
+    """Tells whether an operation of `check` raised an error."""
+    return _MESSAGE in str(error)
 
 
 def after(checks: Sequence[tf.Operation | None], structure: Any) -> Any:

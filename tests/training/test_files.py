@@ -6,12 +6,13 @@ import pytest
 import tensorflow as tf
 
 import keras_mhgd
+from keras_mhgd import finiteness
 from keras_mhgd.data import Dataset, Files, files
 from keras_mhgd.data import dataset as data_set
 from tests.training.launcher import launch
 from tests.training.runs import assert_same_run
 from training.runs.interruption import Interruption
-from training.runs.run import Run
+from training.runs.run import Run, damage_named
 
 CONFIG = {
     "batch_size": 4,
@@ -126,6 +127,26 @@ def test_a_damaged_file_is_named_wherever_it_is(paths, tmp_path):
 
     with pytest.raises(ValueError, match=f"{damaged.name} of 0 bytes"):
         train(tmp_path / "run", paths, damage)
+
+
+@tf.function
+def not_finite():
+    finiteness.check({"loss": tf.constant(np.nan)})
+
+
+def disconnected():
+    raise tf.errors.UnavailableError(None, None, "a worker is gone")
+
+
+@pytest.mark.parametrize("fail", [not_finite, disconnected])
+def test_all_images_are_read_only_if_a_file_may_be_the_cause(
+    paths, monkeypatch, fail
+):
+    """A large set takes long."""
+    dataset = dataset_of(paths)
+    monkeypatch.setattr(Dataset, "require_whole", pytest.fail)
+    with pytest.raises(tf.errors.OpError), damage_named(dataset):
+        fail()
 
 
 def read_when_needed():

@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 import keras_mhgd
+from keras_mhgd import finiteness
 from keras_mhgd.callbacks import Checkpoint, Position
 from keras_mhgd.distribution import fitting, replicas
-from keras_mhgd.finiteness import RequireFinite
 from keras_mhgd.graph import GraphRecord, drawing
 from keras_mhgd.storage.files import (
     locked,
@@ -40,6 +40,15 @@ from . import watching
 from .interruption import Interruption
 from .progress import Progress
 
+# What TensorFlow raises if a file can't be read or decoded.
+_OF_FILES = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,  # an error in Python
+)
+
 
 @contextlib.contextmanager
 def damage_named(dataset: keras_mhgd.data.Dataset) -> Iterator[None]:
@@ -51,11 +60,11 @@ def damage_named(dataset: keras_mhgd.data.Dataset) -> Iterator[None]:
     """
     try:
         yield
-    except tf.errors.ResourceExhaustedError:
-        raise  # memory is full, which no image explains
-    except tf.errors.OpError:
-        print("TensorFlow has failed: looking for a damaged image.")
-        dataset.require_whole()
+    except _OF_FILES as error:
+        # Reading all images of a large set takes long.
+        if not finiteness.raised(error):
+            print("TensorFlow has failed: looking for a damaged image.")
+            dataset.require_whole()
         raise
 
 
@@ -217,7 +226,7 @@ class Run:
                 verbose=0,  # `Progress` shows it
                 callbacks=[
                     *shown,
-                    RequireFinite(),
+                    finiteness.RequireFinite(),
                     recorder,
                     *watching.callbacks(
                         self.directory, model, dataset, epochs, profile
@@ -240,7 +249,7 @@ class Run:
         """
         try:
             yield
-        except tf.errors.OpError:
+        except _OF_FILES:
             dataset.require_readable(
                 self.config["batch_size"],
                 self.config["seed"],
