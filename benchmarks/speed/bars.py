@@ -198,7 +198,7 @@ def _compile(result, pair, method) -> Iterator[Bar]:
 
 def _imports(result) -> Iterator[Bar]:
     added = "import keras_mhgd after import keras, s"
-    yield _at_most(added, Spread.of(result), 0.15)
+    yield _at_most(added, Spread.of(result["seconds"]), 0.15)
 
 
 _BARS: dict[str, Callable[..., Iterator[Bar]]] = {
