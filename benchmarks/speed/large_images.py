@@ -1,6 +1,6 @@
 """Compares the steps of a distillation with those of the student alone.
 
-python -m benchmarks.speed.first_steps [<rounds>]
+python -m benchmarks.speed.large_images [<rounds>]
 
 A first step traces and optimises the graph. For three pairs of networks at 224
 pixels, batch 8, each way runs in processes of its own, in turns. Methods are
