@@ -119,10 +119,10 @@ def raising(
         logs = run(iterator)
         if lost.result() > 0:
             raise FloatingPointError(
-                "Losses and gradients must be finite. Received NaN or infinity "
-                "in a step that XLA compiled. compile(jit_compile=False) names "
-                "the loss or the layer. Lower the learning rate or the "
-                "method's weight, and look for images that are not finite."
+                f"{_MESSAGE} a step that XLA compiled. "
+                "compile(jit_compile=False) names the loss or the layer. Lower "
+                "the learning rate or the method's weight, and look for images "
+                "that are not finite."
             )
         return logs
 
