@@ -159,15 +159,26 @@ def test_sizes_that_differ():
     assert np.isfinite(loss)
 
 
-def test_modules_have_at_most_512_channels():
-    student = types.SimpleNamespace(maps=[(None, 2, 2, 6)], embedding=(None, 9))
-    method = ReviewKD()
+@pytest.mark.parametrize(
+    ("channels", "embedding", "expected"),
+    [(None, 9, 9), (None, 600, 512), (256, 600, 256), (16, 9, 16)],
+)
+def test_channels_of_the_modules(channels, embedding, expected):
+    student = types.SimpleNamespace(
+        maps=[(None, 2, 2, 6)], embedding=(None, embedding)
+    )
+    method = ReviewKD(channels)
     method.build(student, student)
-    assert [fusion.channels for fusion in method.fusions] == [9, 9]
-    student.embedding = (None, 600)
-    method = ReviewKD()
-    method.build(student, student)
-    assert [fusion.channels for fusion in method.fusions] == [512, 512]
+    for fusion in method.fusions:
+        assert fusion.inner.filters == expected
+        assert fusion.outer.kernel.shape[-2] == expected
+    assert method.get_config()["channels"] == channels
+
+
+@pytest.mark.parametrize("channels", [0, -1, 2.5, "512"])
+def test_channels_out_of_range(channels):
+    with pytest.raises((TypeError, ValueError), match="`channels` must be"):
+        ReviewKD(channels)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -21,8 +21,6 @@ import tensorflow as tf
 from keras_mhgd.features import Features, without_padding
 from keras_mhgd.linalg.precision import as_float
 
-_AXES = "xyz"
-
 Masked = tuple[tf.Tensor, tf.Tensor | None]
 """A map and its mask."""
 
@@ -262,9 +260,11 @@ def _average_axis(x: tf.Tensor, axis: int, size: int) -> tf.Tensor:
     weights = np.zeros((size, x.shape[axis]))
     for cell, (start, stop) in enumerate(_windows(x.shape[axis], size)):
         weights[cell, start:stop] = 1 / (stop - start)
-    before = "b" + _AXES[: axis - 1]
-    equation = f"oi,{before}i...->{before}o..."
-    return tf.einsum(equation, tf.constant(weights, x.dtype), x)
+    # A product of matrices is enough. tf.einsum would transpose the maps.
+    before, after = tf.shape(x)[:axis], tf.shape(x)[axis + 1 :]
+    matrices = tf.reshape(x, (-1, x.shape[axis], tf.reduce_prod(after)))
+    pooled = tf.matmul(tf.constant(weights, x.dtype), matrices)
+    return tf.reshape(pooled, tf.concat([before, [size], after], 0))
 
 
 def _max_axis(x: tf.Tensor, axis: int, size: int) -> tf.Tensor:
