@@ -13,6 +13,7 @@ from keras_mhgd.features import Features
 from keras_mhgd.methods.base.method import Method, Needs
 from keras_mhgd.methods.pieces.maps import to_one_size
 from keras_mhgd.methods.pieces.targets import student_and_target
+from keras_mhgd.models import fuse_batch_normalization
 
 _LEVELS = (4, 2, 1)
 _MOST_CHANNELS = 512
@@ -173,6 +174,7 @@ class _Fusion(keras.Layer):
         fused = (None, *self.sizes, self.channels)
         self.outer.build(fused)
         self.outer_norm.build(self.outer.compute_output_shape(fused))
+        fuse_batch_normalization(self)
 
     def call(self, x, later=None):
         x = self.inner_norm(self.inner(x), training=True)

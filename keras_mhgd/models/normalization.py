@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 
-def fuse_batch_normalization(model: keras.Model) -> int:
+def fuse_batch_normalization(model: keras.Layer) -> int:
     """Makes each batch normalisation of a network run as one operation.
 
     Keras 3 runs batch normalisation as several operations. On a processor, a
@@ -22,7 +22,7 @@ def fuse_batch_normalization(model: keras.Model) -> int:
     not fused. In float16 and bfloat16, statistics are float32, as in Keras.
 
     Args:
-        model: A built network.
+        model: A built network, or a built layer that consists of others.
 
     Returns:
         The number of fused layers, including layers that were fused before.
@@ -70,7 +70,7 @@ def synchronize_batch_normalization(model: keras.Model) -> int:
     return len(layers)
 
 
-def _layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+def _layers(model: keras.Layer) -> list[keras.layers.BatchNormalization]:
     return [
         layer
         for layer in model._flatten_layers()
