@@ -7,9 +7,8 @@ import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd import finiteness
-from keras_mhgd.data import Dataset, Files, files
-from keras_mhgd.data import dataset as data_set
-from tests.training.launcher import launch
+from keras_mhgd.data import Dataset, Files
+from tests.training.launcher import launch, read_when_needed
 from tests.training.runs import assert_same_run
 from training.runs.interruption import Interruption
 from training.runs.run import Run, damage_named
@@ -147,11 +146,6 @@ def test_all_images_are_read_only_if_a_file_may_be_the_cause(
     monkeypatch.setattr(Dataset, "require_whole", pytest.fail)
     with pytest.raises(tf.errors.OpError), damage_named(dataset):
         fail()
-
-
-def read_when_needed():
-    """Makes a small set be read as a large one is, and no image beforehand."""
-    files._IN_MEMORY, files._CHECKED, data_set._SAMPLE = 0, 1, 1
 
 
 @pytest.mark.slow
