@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -158,3 +159,48 @@ def distiller(small_net, task):
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def prepare():
+    """Writes a set as TensorFlow Datasets does, and gives its images.
+
+    All splits have the same images. Their classes are 0 to 5, in turns, of 10.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of the import
+        tfds = pytest.importorskip("tensorflow_datasets")
+
+    def write(
+        folder,
+        name,
+        version,
+        shape,
+        splits=("train", "test"),
+        more=False,
+        file_format=None,
+        count=6,
+    ):
+        features = {
+            "image": tfds.features.Image(shape=shape),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
+        size = (count, *(side or 9 for side in shape))
+        images = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+        split = {"image": images, "label": np.arange(count) % 6}
+        if more:
+            features["more"] = features["label"]
+            split["more"] = split["label"]
+        split = tf.data.Dataset.from_tensor_slices(split)
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version=version,
+            features=tfds.features.FeaturesDict(features),
+            split_datasets=dict.fromkeys(splits, split),
+            data_dir=folder,
+            disable_shuffling=True,
+            file_format=file_format,
+        )
+        return images
+
+    return write

@@ -331,7 +331,7 @@ def load_training_data() -> keras_mhgd.data.Dataset:
     if dataset.unlabeled:
         print(
             f"{dataset.unlabeled:,} of {len(dataset.x_train):,} training "
-            f"{dataset.kind} teach without labels."
+            f"{dataset.kind} have no labels."
         )
     if not isinstance(dataset.x_train, np.ndarray):
         print(

@@ -327,13 +327,15 @@ class Dataset:
             `Dataset` with these images after the others.
 
         Raises:
-            ValueError: If the images are of another size.
+            ValueError: If the images are of another size or have another
+                number of channels.
         """
         if images.shape[1:] != self.input_shape:
             raise ValueError(
                 f"{self.name}: images without labels must have the size of the "
-                f"others, {self.input_shape}. Received: images of shape "
-                f"{images.shape}. Resize them."
+                f"others, {self.input_shape}: height, width and channels. "
+                f"Received: images of shape {images.shape}. Resize or convert "
+                "them; those of a folder have 3 channels."
             )
         arrays = [isinstance(x, np.ndarray) for x in (self.x_train, images)]
         join = np.concatenate if all(arrays) else Joined

@@ -145,14 +145,17 @@ def read_file(path: Path) -> tf.Tensor:
             )
         return tf.io.decode_image(data, channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError as error:
-        # Without the names of TensorFlow's functions around the reason.
-        reason = error.message.splitlines()[0]
-        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", reason).strip(" .")
         raise ValueError(
             f"An image file must be a whole PNG or JPEG. Received: {path} "
-            f"of {len(data)} bytes: {reason}. "
+            f"of {len(data)} bytes: {reason(error)}. "
             "Replace or delete it."
         ) from error
+
+
+def reason(error: Exception) -> str:
+    """Gives an error's reason, without the names of TensorFlow's functions."""
+    text = getattr(error, "message", str(error)).splitlines()[0]
+    return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text).strip(" .")
 
 
 def _header(data: bytes) -> tuple[int, int]:

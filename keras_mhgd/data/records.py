@@ -1,5 +1,6 @@
 """Reads images by index from the record files of TensorFlow Datasets."""
 
+import abc
 import contextlib
 import functools
 import hashlib
@@ -8,11 +9,11 @@ import os
 import pathlib
 import struct
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from keras_mhgd.data import images
 from keras_mhgd.data.files import OnDemand
 from keras_mhgd.storage.arrays import read_arrays
 from keras_mhgd.storage.files import write_atomically
@@ -23,28 +24,68 @@ _CHECKSUM = 4
 _OPEN, _BUFFER = 64, 2**15
 
 
-class Reader(Protocol):
-    """Reads the bytes of a record by its index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> bytes: ...
-
-
-class TFRecords:
-    """Reads records by index from TFRecord files, which have no index.
+class Reader(abc.ABC):
+    """Reads the bytes of a record by its index in files, one after another.
 
     Args:
-        paths: The files, one after another.
+        paths: The files.
+        lengths: Number of records that each file must have. Defaults to
+            `None`: any.
 
     Raises:
         OSError: If a file can't be read.
-        ValueError: If a file ends within a record.
+        ValueError: If a file is damaged, or has another number of records.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike]):
-        self._paths = paths
-        self._places = kept_beside(paths, "places", self._found)
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        lengths: Sequence[int] | None = None,
+    ):
+        self._paths = list(map(os.fspath, paths))
+        found = self._counts()
+        for path, count, length in zip(
+            self._paths,
+            found,
+            found if lengths is None else lengths,
+            strict=True,
+        ):
+            if count != length:
+                raise ValueError(
+                    f"{path} must have the {length} records of which the set's "
+                    f"dataset_info.json tells. Received: {count} records in "
+                    f"{os.path.getsize(path)} bytes. Prepare the set anew."
+                )
+        self._ends = np.cumsum(found)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @abc.abstractmethod
+    def stream(self) -> tf.data.Dataset:
+        """Streams all records once, in order, with their checksums checked."""
+
+    @abc.abstractmethod
+    def _counts(self) -> Sequence[int]:
+        """Counts the records of each file."""
+
+    def path(self, index: int) -> str:
+        """Gives the file of a record."""
+        return self._paths[self._number(index)]
+
+    def _number(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+
+class TFRecords(Reader):
+    """Reads records by index from TFRecord files, which have no index."""
+
+    def _counts(self):
+        self._places = kept_beside(self._paths, "places", self._found)
+        return np.bincount(self._places[:, 0], minlength=len(self._paths))
 
     def _found(self) -> np.ndarray:
         """Finds each record: its file's number, the data's place and length."""
@@ -55,8 +96,8 @@ class TFRecords:
         ]
         return np.array(found, np.int64).reshape(-1, 3)
 
-    def __len__(self) -> int:
-        return len(self._places)
+    def stream(self):
+        return tf.data.TFRecordDataset(self._paths)
 
     def __getitem__(self, index: int) -> bytes:
         number, offset, length = self._places[index].tolist()
@@ -88,20 +129,15 @@ def _places(path: str | os.PathLike) -> list[tuple[int, int]]:
     return found
 
 
-class ArrayRecords:
+class ArrayRecords(Reader):
     """Reads records by index from ArrayRecord files.
 
-    Args:
-        paths: The files, one after another.
-
-    Raises:
-        RuntimeError: If a file can't be read or is damaged.
+    A file that is cut has no index, and thus no records.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike]):
+    def _counts(self):
         from array_record.python import array_record_module
 
-        self._paths = list(map(os.fspath, paths))
         # A file is closed when its reader is dropped.
         self._opened = functools.lru_cache(_OPEN)(
             functools.partial(
@@ -110,15 +146,18 @@ class ArrayRecords:
                 file_reader_buffer_size=_BUFFER,
             )
         )
-        self._ends = np.cumsum(
-            [self._opened(path).num_records() for path in self._paths]
+        return [self._opened(path).num_records() for path in self._paths]
+
+    def stream(self):
+        return tf.data.Dataset.range(len(self)).map(
+            tf.autograph.experimental.do_not_convert(
+                functools.partial(read_bytes, self)
+            ),
+            num_parallel_calls=os.cpu_count(),
         )
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
     def __getitem__(self, index: int) -> bytes:
-        number = int(np.searchsorted(self._ends, index, side="right"))
+        number = self._number(index)
         reader = self._opened(self._paths[number])
         from_end = index - int(self._ends[number])
         return reader.read([reader.num_records() + from_end])[0]
@@ -201,9 +240,8 @@ class Records(OnDemand):
                 RuntimeError,  # of ArrayRecord
                 ValueError,
             ) as error:
-                raise ValueError(
-                    f"A record of {self._name} must hold a whole image. "
-                    f"Received: record {number}: {error}. Prepare the set anew."
+                raise damaged(
+                    self._name, self._reader, number, error
                 ) from error
 
     def fingerprint(self):
@@ -212,6 +250,24 @@ class Records(OnDemand):
         digest.update(repr(self._resizes and self._image_shape).encode())
         digest.update(self._places.tobytes())
         return digest.hexdigest()[:16]
+
+
+def damaged(
+    name: str, reader: Reader, index: int, error: Exception
+) -> ValueError:
+    """Makes the error for a damaged record.
+
+    Args:
+        name: Name of the set.
+        reader: Gives the record's file.
+        index: Number of the record in the set.
+        error: What reading the record has raised.
+    """
+    return ValueError(
+        f"A record of {name} must hold a whole image and its label. Received: "
+        f"{reader.path(index)}, record {index}: {images.reason(error)}. "
+        "Prepare the set anew."
+    )
 
 
 def read_bytes(reader: Reader, index: tf.Tensor) -> tf.Tensor:

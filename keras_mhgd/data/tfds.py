@@ -26,8 +26,8 @@ from keras_mhgd.data.records import (
     Reader,
     Records,
     TFRecords,
+    damaged,
     kept_beside,
-    read_bytes,
 )
 
 _SERVER = "storage.googleapis.com"
@@ -152,7 +152,13 @@ def _opened(
         if not info.splits:
             raise _not_found(name, root, hint)
         splits = {
-            each: [str(path) for path in info.splits[each].filepaths]
+            each: dict(
+                zip(
+                    map(str, info.splits[each].filepaths),
+                    info.splits[each].shard_lengths,
+                    strict=True,
+                )
+            )
             for each in info.splits
             if info.splits[each].num_examples
         }
@@ -231,7 +237,8 @@ class _Prepared:
     """Reads the splits of a prepared set.
 
     Attributes:
-        splits: The files of each split, by its name.
+        splits: By the name of each split, its files and how many records each
+            has.
         classes: Names of the classes.
         not_found: The error if a split's files are missing.
     """
@@ -266,36 +273,43 @@ class _Prepared:
                 self._size,
                 self._resizes,
                 self._channels,
-                f"{self._name}, split {split}",
+                self._named(split),
             )
         )
 
     def labels(self, split: str) -> np.ndarray:
         """Gives the labels of a split, which are read once in its life."""
         return kept_beside(
-            self.splits[split],
+            list(self.splits[split]),
             "labels",
-            functools.partial(self._read_labels, self._reader(split)),
+            functools.partial(self._read_labels, split),
         )
 
-    def _read_labels(self, reader: Reader) -> np.ndarray:
+    def _read_labels(self, split: str) -> np.ndarray:
         """Reads the labels: whole records, as they hold the images too."""
-
-        @tf.autograph.experimental.do_not_convert
-        def label(index):
-            return self._label(read_bytes(reader, index))
-
-        labels = tf.data.Dataset.range(len(reader)).map(
-            label, num_parallel_calls=os.cpu_count()
+        reader = self._reader(split)
+        labels = reader.stream().map(
+            tf.autograph.experimental.do_not_convert(self._label),
+            num_parallel_calls=os.cpu_count(),
         )
-        labels = labels.batch(1024).as_numpy_iterator()
-        return np.concatenate(list(labels))
+        found = []
+        try:
+            for label in labels.as_numpy_iterator():
+                found.append(label)
+        except tf.errors.OpError as error:
+            raise damaged(
+                self._named(split), reader, len(found), error
+            ) from error
+        return np.array(found)
 
     def _read(self, split: str) -> Reader:
-        paths = self.splits[split]
+        paths, lengths = zip(*self.splits[split].items(), strict=True)
         if ".array_record" in os.path.basename(paths[0]):
-            return ArrayRecords(paths)
-        return TFRecords(paths)
+            return ArrayRecords(paths, lengths)
+        return TFRecords(paths, lengths)
+
+    def _named(self, split: str) -> str:
+        return f"{self._name}, split {split}"
 
     def _image(self, data: tf.Tensor) -> tf.Tensor:
         return self._features.deserialize_example(data)[self._image_key]

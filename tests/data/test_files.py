@@ -256,6 +256,20 @@ def test_images_without_labels_from_files_join_images_in_memory(paths):
     assert sorted(weights) == [0] * 6 + [1] * 24
     with pytest.raises(ValueError, match="size of the others"):
         kept.with_unlabeled(Files(paths[:6], (8, 9)))
+    grey = Dataset(
+        "grey",
+        kept.x_train[..., :1],
+        kept.y_train,
+        kept.x_test[..., :1],
+        kept.y_test,
+        kept.classes,
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"\(8, 8, 1\): height, width and channels. Received: images of "
+        r"shape \(6, 8, 8, 3\). Resize or convert them",
+    ):
+        grey.with_unlabeled(Files(paths[:6], (8, 8)))
 
 
 def test_a_large_folder_is_not_read_into_memory(paths, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import resource
 import struct
 import subprocess
 import sys
-import warnings
 import zlib
 
 import numpy as np
@@ -222,6 +221,17 @@ def test_npz_that_is_none(tmp_path):
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(ValueError, match="Received: .*not a zip file"):
+        data.load(path)
+
+
+def test_npz_whose_labels_are_damaged(tmp_path):
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays(y_train=np.arange(8, dtype=np.uint8) + 100))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"defg", b"dddd"))
+    with pytest.raises(
+        ValueError, match=r"set\.npz must be a whole .*Bad CRC-32 .*y_train"
+    ):
         data.load(path)
 
 
@@ -536,46 +546,6 @@ def test_download_without_network_fails_soon(monkeypatch, tmp_path):
         data.load("cifar10", data_dir=tmp_path, download=True)
 
 
-@pytest.fixture(scope="module")
-def prepare():
-    """Writes a set of three classes as TensorFlow Datasets does."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of the import
-        tfds = pytest.importorskip("tensorflow_datasets")
-
-    def write(
-        folder,
-        name,
-        version,
-        shape,
-        splits=("train", "test"),
-        more=False,
-        file_format=None,
-    ):
-        features = {
-            "image": tfds.features.Image(shape=shape),
-            "label": tfds.features.ClassLabel(num_classes=10),
-        }
-        images = pixels(6, *(side or 9 for side in shape))
-        split = {"image": images, "label": np.arange(6)}
-        if more:
-            features["more"] = features["label"]
-            split["more"] = split["label"]
-        split = tf.data.Dataset.from_tensor_slices(split)
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name=name,
-            version=version,
-            features=tfds.features.FeaturesDict(features),
-            split_datasets=dict.fromkeys(splits, split),
-            data_dir=folder,
-            disable_shuffling=True,
-            file_format=file_format,
-        )
-        return images
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("name", "version", "shape", "flip", "padding"),
     [
@@ -661,6 +631,7 @@ def test_more_record_files_than_may_be_open(tmp_path, kind):
     assert [len(each) for each in readers] == [600, 4]
     assert found == [b"%d" % index for index in range(600)]
     assert readers[1][3] == b"3"
+    assert [readers[0].path(index) for index in (1, 2)] == paths[:2]
 
 
 def test_a_split_gives_images_without_labels(tmp_path, prepare, monkeypatch):
@@ -703,6 +674,49 @@ def test_a_cut_record_file_is_refused(tmp_path, prepare, cut):
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_a_record_file_that_lacks_records_is_refused(
+    tmp_path, prepare, file_format
+):
+    """Also one that is cut where it tells nothing of what is missing."""
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), file_format=file_format)
+    (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
+    first = path.with_suffix(".first")
+    write_records(first, [b"one record"])
+    contents = {0: b"", 1: first.read_bytes()}
+    if file_format == "array_record":
+        contents = {0: path.read_bytes()[:-3]}
+    for count, content in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError,
+            match=rf"{path.name} must have the 6 records .* Received: {count} "
+            rf"records in {len(content)} bytes\. Prepare",
+        ):
+            data.load("toy", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_damage_is_named_where_only_labels_are_read(
+    tmp_path, prepare, monkeypatch, file_format
+):
+    """A label that has become another one, which only a checksum tells."""
+    monkeypatch.setattr(files, "_IN_MEMORY", 100)
+    monkeypatch.setattr(files, "_CHECKED", 1)
+    prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), file_format=file_format)
+    (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
+    content = bytearray(path.read_bytes())
+    label = re.search(rb"label\x12.\x1a.\n\x01\x02", content, re.DOTALL)
+    content[label.end() - 1] = 3
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError,
+        match="record of toy, split train must hold .* Received: .*"
+        rf"{path.name}, record 2: .*orrupted .*\. Prepare the set anew",
+    ):
+        data.load("toy", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_a_damaged_record_is_found_by_number(tmp_path, prepare, file_format):
     prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), file_format=file_format)
     (path,) = (tmp_path / "toy" / "1.0.0").glob("toy-train*")
@@ -729,17 +743,14 @@ def test_labels_are_read_once(tmp_path, prepare, monkeypatch, file_format):
     prepare(tmp_path, "toy", "1.0.0", (8, 8, 3), file_format=file_format)
     folder = tmp_path / "toy" / "1.0.0"
     (path,) = folder.glob("toy-train*")
-    kind = records.TFRecords
-    if file_format == "array_record":
-        kind = records.ArrayRecords
     count = itertools.count()
-    read = kind.__getitem__
+    read = tfds._Prepared._read_labels
 
-    def counted(reader, index):
+    def counted(prepared, split):
         next(count)
-        return read(reader, index)
+        return read(prepared, split)
 
-    monkeypatch.setattr(kind, "__getitem__", counted)
+    monkeypatch.setattr(tfds._Prepared, "_read_labels", counted)
 
     def reads(labels):
         before = next(count)
@@ -747,20 +758,24 @@ def test_labels_are_read_once(tmp_path, prepare, monkeypatch, file_format):
         np.testing.assert_array_equal(dataset.y_train, labels)
         return next(count) - before - 1
 
-    once, of_split = reads(range(6)), 6
-    assert reads(range(6)) == once - 2 * of_split
+    assert reads(range(6)) == 2  # of both splits
+    assert reads(range(6)) == 0
     # Another file, also if it has the size of the one before.
-    write_records(path, [read(kind([path]), i) for i in reversed(range(6))])
-    assert reads(range(5, -1, -1)) == once - of_split
+    kind = records.TFRecords
+    if file_format == "array_record":
+        kind = records.ArrayRecords
+    reader = kind([path])
+    write_records(path, [reader[i] for i in reversed(range(6))])
+    assert reads(range(5, -1, -1)) == 1
     kept = folder / f".{path.name}.labels.npz"
     kept.write_bytes(b"damaged")
-    for expected in (once - of_split, once - 2 * of_split):
+    for expected in (1, 0):
         assert reads(range(5, -1, -1)) == expected
     # Nothing can be written here, as in a folder that is read-only.
     kept.unlink()
     kept.mkdir()
     for _ in range(2):
-        assert reads(range(5, -1, -1)) == once - of_split
+        assert reads(range(5, -1, -1)) == 1
     assert not list(folder.glob(".[0-9]*"))
 
 

@@ -294,6 +294,25 @@ def test_gradient_agrees_with_differences(name):
     np.testing.assert_allclose(difference, square**0.5, rtol=tolerance)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        *methods.names(),
+        *(
+            wrapper(method)
+            for wrapper in (methods.EAKD, methods.SDD)
+            for method in (methods.DKD(), methods.SoftLogits())
+        ),
+    ],
+    ids=str,
+)
+def test_without_a_label_only_some_methods_teach_nothing(method):
+    method = made(method)
+    nobody = tf.fill([BATCH], -1)
+    terms = called(method, features(0), features(1), nobody)
+    assert (float(total(terms)) == 0) == method.needs_labels
+
+
 def test_refuses_a_negative_weight(name):
     with pytest.raises(ValueError, match="`weight` must be 0 or more.*-0.5"):
         type(methods.get(name))(weight=-0.5)

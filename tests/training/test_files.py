@@ -7,9 +7,9 @@ import tensorflow as tf
 
 import keras_mhgd
 from keras_mhgd import finiteness
-from keras_mhgd.data import Dataset, Files
+from keras_mhgd.data import Dataset, Files, files
 from tests.training.launcher import launch, read_when_needed
-from tests.training.runs import assert_same_run
+from tests.training.runs import assert_same_run, weights
 from training.runs.interruption import Interruption
 from training.runs.run import Run, damage_named
 
@@ -146,6 +146,93 @@ def test_all_images_are_read_only_if_a_file_may_be_the_cause(
     monkeypatch.setattr(Dataset, "require_whole", pytest.fail)
     with pytest.raises(tf.errors.OpError), damage_named(dataset):
         fail()
+
+
+def not_kept():
+    """Makes every set be read when it is needed."""
+    files._IN_MEMORY = 0
+
+
+def write_photos(folder, count, seed):
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        image = tf.io.encode_jpeg(rng.integers(0, 256, (16, 16, 3), np.uint8))
+        (folder / f"{number}.jpg").write_bytes(image.numpy())
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_without_labels_teaches(tmp_path):
+    """In memory as from files, and what it shows counts."""
+    for number, part in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        write_photos(tmp_path / "set" / part, 4, number)
+    write_photos(tmp_path / "more" / "inside", 6, 4)
+    write_photos(tmp_path / "others", 6, 5)
+    teacher = keras_mhgd.models.get("resnet_small", (16, 16, 3), 2)
+    teacher.save(tmp_path / "teacher.keras")
+
+    def distill(run, unlabeled, method="soft_logits", limit=None):
+        code, output = launch(
+            "training.distill",
+            f"--dataset={tmp_path / 'set'}",
+            f"--unlabeled={tmp_path / unlabeled}",
+            f"--teacher={tmp_path / 'teacher.keras'}",
+            "--student=vgg_thin",
+            f"--method={method}",
+            "--batch_size=7",
+            "--epochs=1",
+            f"--run={tmp_path / run}",
+            limit=limit,
+        )
+        assert (tmp_path / run / "last.keras").exists() == (not code), output
+        return output
+
+    output = distill("kept", "more")
+    assert "6 of 14 training images have no labels." in output
+    assert "Warning: the 6 images" not in output
+    output = distill("lazy", "more", limit=not_kept)
+    assert "Reads 14 training images" in output
+    assert_same_run(tmp_path / "lazy", tmp_path / "kept")
+    distill("other", "others")
+    first, other = (weights(tmp_path / run) for run in ("kept", "other"))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+    output = distill("labels", "more", method="dkd")
+    assert "the 6 images without labels teach nothing here: dkd" in output
+    damaged = tmp_path / "more" / "inside" / "3.jpg"
+    damaged.write_bytes(b"")
+    assert f"{damaged} of 0 bytes" in distill("damaged", "more")
+
+
+@pytest.mark.slow
+def test_record_files_of_both_formats_give_one_training(tmp_path, prepare):
+    """In memory as from the files, held out and in part."""
+    for file_format in ("tfrecord", "array_record"):
+        prepare(
+            tmp_path / file_format,
+            "toy",
+            "1.0.0",
+            (16, 16, 3),
+            file_format=file_format,
+            count=60,
+        )
+        for name, limit in (("kept", None), ("lazy", not_kept)):
+            run = tmp_path / f"{file_format}_{name}"
+            code, output = launch(
+                "training.train",
+                "--dataset=toy",
+                f"--data_dir={tmp_path / file_format}",
+                "--model=resnet_small",
+                "--validation_split=0.3",
+                "--subset=24",
+                "--batch_size=8",
+                "--epochs=2",
+                f"--run={run}",
+                limit=limit,
+            )
+            assert not code, output
+            assert "24 training images of toy, tested on 18 held-out" in output
+            assert ("Reads 24 training images" in output) == bool(limit)
+            assert_same_run(run, tmp_path / "tfrecord_kept")
 
 
 @pytest.mark.slow

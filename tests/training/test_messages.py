@@ -66,6 +66,24 @@ def test_a_teacher_that_guesses_is_warned_of(taught, bars, accuracy, warned):
     assert ("classes in another order?" in text) == warned
 
 
+def test_samples_that_teach_nothing_are_warned_of(distiller, bars):
+    facts = {"name": "big", "parameters": 99, "accuracy": 0.75}
+    some = bars.take(12, "unlabeled")
+    warning = "Warning: the 20 images without labels teach nothing here: "
+    for method, dataset, warned in (
+        (["dkd", "nkd"], some, True),
+        (["dkd", "soft_logits"], some, False),
+        ("dkd", bars, False),
+    ):
+        made = distiller(method)
+        text = opening.of_distillation(made, facts, dataset, CONFIG, "x")
+        assert (warning in text) == warned
+        assert ("dkd and nkd must know the label. Add" in text) == warned
+    for dataset, warned in ((some, True), (bars, False)):
+        text = opening.of_training(made.student, dataset, CONFIG, "x")
+        assert (warning + "there is no teacher. Use distill" in text) == warned
+
+
 def test_a_teacher_is_measured_as_it_teaches(taught, bars, small_net):
     x = bars.normalise(bars.x_test)
     right = taught.teacher.predict(x, verbose=0).argmax(-1) == bars.y_test

@@ -447,7 +447,7 @@ def test_images_without_labels_teach_by_mixed_views(folder, data, teacher):
     arguments += ["--augmentation=strong", "--epochs=3"]
     arguments += ["--learning_rate=0.01"]
     output = run("distill", *arguments, f"--run={folder}/whole")
-    assert "48 of 60 training images teach without labels." in output
+    assert "48 of 60 training images have no labels." in output
     path = folder / "ended"
     arguments += [f"--run={path}", "--save_freq=1"]
     with started("training.distill", *arguments) as (process, output):
@@ -781,6 +781,11 @@ WRONG = {
         "train",
         ["--model=resnet_small", "--unlabeled=/nowhere"],
         "must be in a folder. Received: /nowhere",
+    ),
+    "folder without images": (
+        "train",
+        ["--model=resnet_small", "--unlabeled=EMPTY"],
+        "folder must have images .*Received: none in .*Add some",
     ),
     "views of another kind": (
         "train",

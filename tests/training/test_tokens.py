@@ -124,7 +124,7 @@ def test_the_rest_teaches_without_labels(folder, teacher, data):
         "--unlabeled=rest",
         f"--run={folder}/rest",
     )
-    assert "60 of 90 training sequences teach without labels" in output
+    assert "60 of 90 training sequences have no labels" in output
 
 
 def test_exports(folder, data, student):

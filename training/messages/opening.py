@@ -33,12 +33,17 @@ def of_training(
         directory: The run folder.
 
     Returns:
-        A line for each fact.
+        A line for each fact, and a warning of samples without labels.
     """
-    return (
-        f"Network: {network.name}, {network.count_params():,} parameters\n"
-        + _places(dataset, config, directory)
-    )
+    lines = [
+        f"Network: {network.name}, {network.count_params():,} parameters",
+        _places(dataset, config, directory),
+    ]
+    if dataset.unlabeled:
+        lines.append(
+            _teaching_nothing(dataset, "there is no teacher. Use distill")
+        )
+    return "\n".join(lines)
 
 
 def of_distillation(
@@ -58,7 +63,8 @@ def of_distillation(
         directory: The run folder.
 
     Returns:
-        A line for each fact, and a warning of a teacher that only guesses.
+        A line for each fact, and warnings of a teacher that only guesses and
+        of samples that teach nothing.
     """
     accuracy = f"{100 * teacher['accuracy']:.2f} %"
     parameters = distiller.student.count_params()
@@ -79,6 +85,16 @@ def of_distillation(
     lines.append(_places(dataset, config, directory))
     if config["method"] == "recommended" and not config["unlabeled"]:
         lines.append(_GAINS_MORE)
+    needy = [each for each in distiller.methods if each.needs_labels]
+    if dataset.unlabeled and len(needy) == len(distiller.methods):
+        names = " and ".join(map(keras_mhgd.methods.name_of, needy))
+        lines.append(
+            _teaching_nothing(
+                dataset,
+                f"{names} must know the label. Add a method that needs none, "
+                "such as soft_logits",
+            )
+        )
     if _may_guess(teacher["accuracy"], dataset.y_test):
         lines.append(
             f"Warning: the teacher's {accuracy} may be mere guessing. Was it "
@@ -88,6 +104,13 @@ def of_distillation(
             "classes are in the data set's order."
         )
     return "\n".join(lines)
+
+
+def _teaching_nothing(dataset, reason: str) -> str:
+    return (
+        f"Warning: the {dataset.unlabeled:,} {dataset.kind} without labels "
+        f"teach nothing here: {reason}, or leave out --unlabeled."
+    )
 
 
 def _places(dataset, config, directory) -> str:

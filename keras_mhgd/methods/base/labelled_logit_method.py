@@ -15,6 +15,8 @@ class LabelledLogitMethod(LogitMethod):
         ValueError: If the data has no labels of classes.
     """
 
+    needs_labels = True
+
     def rows(self, student, teacher, labels):
         if labels is None:
             raise ValueError(

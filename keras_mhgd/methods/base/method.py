@@ -143,6 +143,9 @@ class Method(keras.Layer):
     in training mode, and its features carry gradients.
     """
 
+    needs_labels: bool = False
+    """Whether samples without a label teach nothing: they are left out."""
+
     preparation: Preparation | None = None
 
     def __init__(self, weight: float = 1.0, **kwargs):
