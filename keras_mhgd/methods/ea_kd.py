@@ -104,7 +104,6 @@ class EAKD(LogitMethod):
         self.method = inner_method(method, "a method on logits")
         self.terms = tuple(f"ea_{term}" for term in self.method.terms)
         self.spans = self.method.spans
-        self.needs_labels = self.method.needs_labels
         # Values and embeddings have no entropy.
         tasks = [
             each

@@ -157,7 +157,8 @@ class SDD(Method):
         self.complementary = complementary
         self.terms = tuple(f"sdd_{term}" for term in self.method.terms)
         self.spans = self.method.spans
-        self.needs_labels = self.method.needs_labels
+        labels = self.method.needs.labels
+        self.needs = self.needs._replace(labels=labels)
 
     def build(self, student, teacher):
         super().build(student, teacher)

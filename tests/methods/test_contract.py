@@ -310,7 +310,7 @@ def test_without_a_label_only_some_methods_teach_nothing(method):
     method = made(method)
     nobody = tf.fill([BATCH], -1)
     terms = called(method, features(0), features(1), nobody)
-    assert (float(total(terms)) == 0) == method.needs_labels
+    assert (float(total(terms)) == 0) == method.needs.labels
 
 
 def test_refuses_a_negative_weight(name):

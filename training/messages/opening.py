@@ -85,7 +85,7 @@ def of_distillation(
     lines.append(_places(dataset, config, directory))
     if config["method"] == "recommended" and not config["unlabeled"]:
         lines.append(_GAINS_MORE)
-    needy = [each for each in distiller.methods if each.needs_labels]
+    needy = [each for each in distiller.methods if each.needs.labels]
     if dataset.unlabeled and len(needy) == len(distiller.methods):
         names = " and ".join(map(keras_mhgd.methods.name_of, needy))
         lines.append(

@@ -15,7 +15,7 @@ class LabelledLogitMethod(LogitMethod):
         ValueError: If the data has no labels of classes.
     """
 
-    needs_labels = True
+    needs = LogitMethod.needs._replace(labels=True)
 
     def rows(self, student, teacher, labels):
         if labels is None:

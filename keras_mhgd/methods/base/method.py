@@ -39,6 +39,8 @@ class Needs(NamedTuple):
         tasks: Kinds of outputs that the method is defined for, from
             `keras_mhgd.tasks.KINDS`; `None` if the method reads neither
             outputs nor labels.
+        labels: Whether samples without a label teach nothing. The method
+            leaves them out.
     """
 
     outputs: bool = False
@@ -52,6 +54,7 @@ class Needs(NamedTuple):
     least_points: int = 1
     logits_as_point: bool = False
     tasks: tuple[str, ...] | None = None
+    labels: bool = False
 
     @property
     def points(self) -> bool:
@@ -77,7 +80,7 @@ class Needs(NamedTuple):
 def joined_needs(needs: Iterable[Needs]) -> Needs:
     """Joins the needs of several methods.
 
-    `tasks` stays `None`, because each method has its own.
+    `tasks` and `labels` keep their defaults, because each method has its own.
     """
     needs = list(needs)
     layers = dict.fromkeys(pair for each in needs for pair in each.layers)
@@ -142,9 +145,6 @@ class Method(keras.Layer):
     """Whether the method's terms train the teacher too. The teacher then runs
     in training mode, and its features carry gradients.
     """
-
-    needs_labels: bool = False
-    """Whether samples without a label teach nothing: they are left out."""
 
     preparation: Preparation | None = None
 
