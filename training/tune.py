@@ -10,7 +10,7 @@ setting is then trained in the run folder `best`, on all training samples or the
 --subset of them, with none held out. Its student is tested once.
 
 Run the same command again to resume an interrupted search. With keras-tuner's
-environment variables, several processes search together: see BUILD.md.
+environment variables, several processes search together: see docs/search.md.
 """
 
 import functools
@@ -130,7 +130,7 @@ def _main() -> None:
             "A search needs a --strategy other than multi_worker, which is for "
             "a single training. Received: --strategy=multi_worker. Start "
             "several processes that search together by keras-tuner's "
-            "variables: see BUILD.md."
+            "variables: see docs/search.md."
         )
     if run.result:
         _report(run)

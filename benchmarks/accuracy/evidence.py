@@ -9,7 +9,9 @@ that rate, it then finds each method's main argument: its weight, or the bound
 that its gradient is clipped to.
 
 After the search, all ways are compared. Then recommended is compared over more
-trials with the best single methods, and with its own parts without MHGD.
+trials with the best single methods, and with its own parts without MHGD. At
+last, MHGD with fixed signs of the singular vectors is compared with MHGD as
+published, where the signs vary from sample to sample.
 
 Run folders are in `runs/evidence`. Run the same command again to resume. Tables
 and pictures go to `benchmarks/accuracy/evidence`, and a summary of all tables
@@ -36,7 +38,7 @@ from training.saved.results import read_result
 
 RUNS = pathlib.Path("runs/evidence")
 RESULTS = summary.RESULTS
-CLOSE_TRIALS, JOBS = 10, 2
+CLOSE_TRIALS, SIGNS_TRIALS, JOBS = 10, 5, 2
 FACTOR = 4  # ratio of neighbouring values of a search
 MOST = 3  # powers of FACTOR away from the default
 LEARNING_RATE = 0.1
@@ -68,6 +70,8 @@ def _cross(**arguments: Any) -> dict[str, Any]:
     return {"method": "mhgd_cross", "set": arguments}
 
 
+# What a cache keeps would be the same in all epochs.
+VARIED_SIGNS = {"method": "mhgd", "cache_teacher": False}
 CROSS = {"MHGD, cross": {"method": "mhgd_cross"}}
 # Compared with recommended: its parts, alone and in pairs.
 OURS = CROSS | {
@@ -97,7 +101,7 @@ ABLATIONS = {
     "clipped per feature": _mhgd(clipping="per_feature"),
     "clipped to 0.3": _mhgd(clip_bound=0.3),
     "clipped to 2": _mhgd(clip_bound=2),
-    "varied signs": {"method": "mhgd", "cache_teacher": False},
+    "varied signs": VARIED_SIGNS,
     "published gradient": _mhgd({"svd_gradient": "published"}),
     "MHAN of 10 epochs": _mhgd(preparation_epochs=10),
     "MHAN of 80 epochs": _mhgd(preparation_epochs=80),
@@ -200,17 +204,17 @@ def main(names: list[str]) -> None:
         # The close comparison is outdated if other methods are best now.
         for ending in ("md", "csv"):
             (folder / f"close.{ending}").unlink(missing_ok=True)
-        for file in ("table.md", "table.csv", "result.png"):
-            shutil.copy(RUNS / name / file, folder / file)
+        shutil.copy(RUNS / name / "result.png", folder)
+        _keep(name, "table")
         if TABLES[name].methods:
             singles = summary.best_singles(folder / "table.csv")
             close = (*singles, summary.WITHOUT_MHGD, "recommended")
             chosen = {way: ways[way] for way in close}
             _compare(name, rate, chosen, CLOSE_TRIALS)
-            for ending in ("md", "csv"):
-                shutil.copy(
-                    RUNS / name / f"table.{ending}", folder / f"close.{ending}"
-                )
+            _keep(name, "close")
+            both = {"mhgd": _mhgd(), "mhgd, varied signs": VARIED_SIGNS}
+            _compare(name, rate, both, SIGNS_TRIALS)
+            _keep(name, "signs")
         summary.main(RESULTS)
 
 
@@ -381,6 +385,14 @@ def _compare(
     )
     for cache in RUNS.glob(f"{name}*/teacher_*"):
         shutil.rmtree(cache)
+
+
+def _keep(name: str, file: str) -> None:
+    """Copies the table that was made last beside the others."""
+    for ending in ("md", "csv"):
+        shutil.copy(
+            RUNS / name / f"table.{ending}", RESULTS / name / f"{file}.{ending}"
+        )
 
 
 def toml(ways: Mapping[str, Flags]) -> str:

@@ -1,6 +1,8 @@
 import collections
 import itertools
+import json
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -11,6 +13,9 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd import methods
 from keras_mhgd.reuse import teacher_cache
+from tests.data import viewing
+from tests.reuse import filling
+from tests.training.launcher import launch
 
 
 def trained(distiller, method, bars, cached):
@@ -314,6 +319,41 @@ def test_mixed_views_are_those_of_the_live_teacher(distiller, bars):
         expected = model.targets(taught.images).logits
         np.testing.assert_allclose(taught.features.logits, expected, atol=1e-6)
         np.testing.assert_allclose(tf.reduce_sum(labels, 1), 1, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_mixed_views_of_a_filling_that_was_killed_twice(tmp_path):
+    """SIGKILL in each view; then they are the live teacher's to the last bit.
+
+    In float32, from images that are read when they are needed.
+    """
+    images, directory = tmp_path / "images", tmp_path / "cache"
+    images.mkdir()
+    viewing.write_images(images)
+    for batches, kept in ((4, (0, 3)), (5, (1, 2))):
+        code, output = launch("tests.reuse.filling", images, directory, batches)
+        assert code == -signal.SIGKILL, output
+        state = json.loads((directory / "filling.json").read_text())
+        assert (state["view"], state["steps"]) == kept
+    distiller, dataset = filling.parts(images)
+    cache = filling.cache_of(distiller, dataset, directory)
+    live = tf.function(distiller.targets, autograph=False)
+    steps = filling.VIEWS * dataset.steps_per_epoch(filling.BATCH)
+    for (taught, labels), (views, shares) in zip(
+        cache.train().take(steps),
+        dataset.train(filling.BATCH).take(steps),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(taught.images, views)
+        np.testing.assert_array_equal(labels, shares)
+        both = [
+            keras.tree.flatten(each) for each in (taught.features, live(views))
+        ]
+        kept = [pair for pair in zip(*both, strict=True) if pair[0] is not None]
+        assert len(kept) == 4  # outputs, logits and two maps
+        for found, expected in kept:
+            assert found.dtype == "float32"
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_refuses_an_unknown_dtype(distiller, bars):

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
+from keras_mhgd.data import dataset, files
 from training.runs import processes
 
 
@@ -45,6 +46,14 @@ def launch(module: str, *arguments: str, **options) -> tuple[int, str]:
     with started(module, *arguments, **options) as (process, output):
         process.join()
         return process.exitcode, output.read_text()
+
+
+def read_when_needed() -> None:
+    """Makes a small set be read as a large one is: a `limit`.
+
+    The first image alone is read beforehand.
+    """
+    files._IN_MEMORY, files._CHECKED, dataset._SAMPLE = 0, 1, 1
 
 
 def _begin(output, environment, limit):

@@ -151,7 +151,7 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch, capsys):
         "mutual_learning,weight,4,60.00",
     ]
     assert "All trainings must succeed." in capsys.readouterr().err
-    (teacher, _), (compare, ways), (close, closest) = started
+    (teacher, _), (compare, ways), (close, closest), (signs, both) = started
     # What weights are chosen by was held out when their teacher was trained.
     config = json.loads(
         (tmp_path / "runs/small_search/config.json").read_text()
@@ -182,9 +182,18 @@ def test_a_table_is_made_with_what_was_found(tmp_path, monkeypatch, capsys):
         **found,
         "soft_logits + dist": {"method": "soft_logits+dist"},
     }
-    assert (compare["trials"], close["trials"]) == (3, 10)
-    assert close["run"] == compare["run"] == tmp_path / "runs/small"
-    assert (tmp_path / "results/small/close.csv").exists()
+    # MHGD with fixed signs and as published, and the student alone.
+    assert signs["methods"] == ["student"]
+    assert both == {
+        "mhgd": {"method": "mhgd", "set": fixed},
+        "mhgd, varied signs": {"method": "mhgd", "cache_teacher": False},
+    }
+    trials = [each["trials"] for each in (compare, close, signs)]
+    assert trials == [3, 10, 5]
+    for each in (compare, close, signs):
+        assert each["run"] == tmp_path / "runs/small"
+    for name in ("close.csv", "signs.csv", "signs.md"):
+        assert (tmp_path / "results/small" / name).exists()
     assert not list((tmp_path / "runs/small").glob("teacher_*"))
 
 

@@ -8,8 +8,7 @@ import tensorflow as tf
 import keras_mhgd
 from keras_mhgd import finiteness
 from keras_mhgd.data import Dataset, Files, files
-from keras_mhgd.data import dataset as data_set
-from tests.training.launcher import launch
+from tests.training.launcher import launch, read_when_needed
 from tests.training.runs import assert_same_run, weights
 from training.runs.interruption import Interruption
 from training.runs.run import Run, damage_named
@@ -234,11 +233,6 @@ def test_record_files_of_both_formats_give_one_training(tmp_path, prepare):
             assert "24 training images of toy, tested on 18 held-out" in output
             assert ("Reads 24 training images" in output) == bool(limit)
             assert_same_run(run, tmp_path / "tfrecord_kept")
-
-
-def read_when_needed():
-    """Makes a small set be read as a large one is, and no image beforehand."""
-    files._IN_MEMORY, files._CHECKED, data_set._SAMPLE = 0, 1, 1
 
 
 @pytest.mark.slow
