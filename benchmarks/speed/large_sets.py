@@ -4,6 +4,7 @@ python -m benchmarks.speed.large_sets input <folder> [<rounds>]
 python -m benchmarks.speed.large_sets start <folder>
 python -m benchmarks.speed.large_sets memory <seconds> <folder> ...
 python -m benchmarks.speed.large_sets cache <folder> [<seconds>]
+python -m benchmarks.speed.large_sets kept <folder> [<rounds>]
 
 The folders are those of `benchmarks.speed.photos`. `input` reads 224-pixel
 crops, normalised, in turns with Keras's `image_dataset_from_directory`: crops
@@ -13,9 +14,17 @@ how long the first batch of an epoch takes, from its begin and after 90 % of it.
 the most memory that it held. `cache` fills a teacher cache with 20 views, in a
 process that is killed twice after so many seconds, and then to its end. It
 compares the vectors with the teacher's. It compares the time to read them from
-the disk, none of them in memory before, with that of the teacher.
+the disk, none of them in memory before, with that of the teacher. `kept` reads
+from as many images as 512 MB hold, in memory and from their files in turns:
+shifted crops of 256 pixels (`crop`), and resized ones of 224 pixels in changed
+colours (`standard`). It prints the memory that each of the two processes needs
+for the images.
 """
 
+import dataclasses
+import math
+import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import signal
@@ -29,6 +38,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_mhgd
+from keras_mhgd.data import files
 
 _SIDE, _CROP, _BATCH = 256, 224, 32
 
@@ -37,7 +47,7 @@ def _loaded(folder: str, side: int = _SIDE) -> keras_mhgd.data.Dataset:
     return keras_mhgd.data.load(folder, image_size=(side, side))
 
 
-def _rate(batches: tf.data.Dataset, steps: int) -> float:
+def rate(batches: tf.data.Dataset, steps: int) -> float:
     """Computes images a second, after the first two batches."""
     iterator = iter(batches)
     for _ in range(2):
@@ -75,7 +85,7 @@ def compare_input(folder: str, rounds: str = "5") -> None:
     rates = {name: [] for name in streams}
     for _ in range(int(rounds)):
         for name, stream in streams.items():
-            rates[name].append(_rate(stream, steps))
+            rates[name].append(rate(stream, steps))
     for name, found in rates.items():
         print(name, *(f"{rate:.0f}" for rate in found), "images a second")
     for name in list(rates)[1:]:
@@ -199,11 +209,65 @@ def _forget(folder: str) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def compare_kept(folder: str, rounds: str = "5") -> None:
+    """Prints images a second of a set in memory and of its files, in turns."""
+    context = multiprocessing.get_context("spawn")
+    readers = {}
+    for way in ("kept", "read when needed"):
+        ours, theirs = context.Pipe()
+        arguments = folder, way == "kept", theirs
+        process = context.Process(target=_measured, args=arguments, daemon=True)
+        process.start()
+        readers[way] = ours
+        count, grown = ours.recv()
+        print(f"{way}: {count} images, {grown / 2**10:.0f} MB more memory")
+    for augmentation in ("crop", "standard"):
+        rates = {way: [] for way in readers}
+        for _ in range(int(rounds)):
+            for way, connection in readers.items():
+                connection.send(augmentation)
+                rates[way].append(connection.recv())
+        for way, found in rates.items():
+            each = " ".join(f"{rate:.0f}" for rate in found)
+            print(f"{augmentation}, {way}: {each} images a second")
+        ratios = np.divide(*rates.values())
+        low, middle, high = np.percentile(ratios, (0, 50, 100))
+        print(f"kept / read: {middle:.2f} ({low:.2f} to {high:.2f})")
+    for connection in readers.values():
+        connection.send(None)
+
+
+def _measured(
+    folder: str, kept: bool, connection: multiprocessing.connection.Connection
+) -> None:
+    """Sends a set's size and memory, and a rate for each word received."""
+    before = _resident()
+    dataset = _loaded(folder)
+    count = files._IN_MEMORY // math.prod(dataset.input_shape)
+    dataset = dataset.take(min(count, len(dataset.x_train)))
+    if kept:
+        dataset = dataclasses.replace(dataset, x_train=dataset.x_train[:])
+    steps = min(30, dataset.steps_per_epoch(_BATCH) - 3)
+    rate(dataset.train(_BATCH), steps)
+    connection.send((len(dataset.x_train), _resident() - before))
+    sizes = {"crop": None, "standard": (_CROP, _CROP)}
+    for augmentation in iter(connection.recv, None):
+        shown = dataset.augmented(augmentation, sizes[augmentation])
+        connection.send(rate(shown.train(_BATCH), steps))
+
+
+def _resident() -> int:
+    """Gives the memory of this process in kB."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0])
+
+
 if __name__ == "__main__":
     {
         "input": compare_input,
         "start": start,
         "memory": memory,
         "cache": cache,
+        "kept": compare_kept,
         "fill": _cache,
     }[sys.argv[1]](*sys.argv[2:])

@@ -16,8 +16,7 @@ import tensorflow as tf
 from keras_mhgd.data import images
 
 _AT_ONCE = 1024
-# Sets of at most so many bytes are kept in memory: gathering images is faster
-# than decoding them in each epoch.
+# Sets of at most so many bytes are kept in memory: see `kept_if_small`.
 _IN_MEMORY = 2**29
 # Images of larger sets that are read at once to check them.
 _CHECKED = 100
@@ -367,7 +366,12 @@ class Joined:
 
 
 def kept_if_small(lazy: OnDemand) -> np.ndarray | OnDemand:
-    """Reads a set of images into memory if it takes 512 MB at most."""
+    """Reads a set of images into memory if it takes 512 MB at most.
+
+    Shifted crops of images in memory come twice as fast as those of files that
+    are decoded in each epoch, but memory holds the images more than once: see
+    benchmarks/README.md.
+    """
     if lazy.size <= _IN_MEMORY:
         return lazy[:]
     # Finds soon that images differ in size, or are of another kind.
