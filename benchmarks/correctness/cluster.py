@@ -37,7 +37,9 @@ def results(
         for each in variables:
             output, end = multiprocessing.Pipe(duplex=False)
             begin = functools.partial(_begin, dict(each))
-            started.append(processes.start(module, arguments, end, begin))
+            started.append(
+                processes.start(module, arguments, end, before=begin)
+            )
             outputs.append(output)
             end.close()
         with concurrent.futures.ThreadPoolExecutor(len(outputs)) as pool:

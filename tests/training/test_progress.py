@@ -23,14 +23,14 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def train(distiller, images):
-    def run(verbose):
+    def run(verbose, *others):
         distiller("soft_logits").fit(
             *images,
             batch_size=8,
             epochs=2,
             verbose=verbose,
             validation_data=images,
-            callbacks=[Progress()],
+            callbacks=[Progress(), *others],
         )
 
     return run
@@ -66,6 +66,39 @@ def test_a_terminal_has_a_bar_until_the_epoch_ends(train, monkeypatch):
         ]
         assert all(len(each) < 60 for each in bars)
         assert re.fullmatch(LINE.format(number), end)
+
+
+class Clock(keras.callbacks.Callback):
+    """Tells the time as if a step took two minutes, and nothing else any."""
+
+    now = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.now += 120
+
+    def monotonic(self):
+        return self.now
+
+
+def test_a_relayed_line_tells_what_all_epochs_need(train, monkeypatch):
+    """To another process, which shows it in a terminal or not."""
+    output, clock = io.StringIO(), Clock()
+    monkeypatch.setattr("sys.stdout", output)
+    monkeypatch.setattr(progress, "_relayed", True)
+    monkeypatch.setattr(progress, "time", clock)
+    train(0, clock)
+    lines = output.getvalue().split("\n")
+    assert lines.pop() == "" and len(lines) == 2
+    for number, line, left in zip(
+        (1, 2),
+        lines,
+        (["14 min", "12 min", "10 min"], ["6 min", "4 min", "2 min"]),
+        strict=True,
+    ):
+        begin, *states, _ = line.replace("\x1b[K", "").split("\r")
+        assert begin == f"Epoch {number}/2"
+        assert states == [f"{begin}, {each} left" for each in left]
+        assert re.fullmatch(LINE.format(number), progress.redrawn(line))
 
 
 class Told(keras.callbacks.Callback):

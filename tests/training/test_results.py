@@ -150,7 +150,7 @@ def test_a_way_may_have_a_teacher_of_its_own(tmp_path):
         def join(self):
             pass
 
-    def start(program, flags, output):
+    def start(program, flags, output, errors):
         started.append(
             [each for each in flags if re.match("--(teacher|epochs)", each)]
         )

@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
-import os
 import pathlib
 import re
 import shlex
@@ -26,6 +25,8 @@ from .. import commands
 from . import processes
 from .flags import Flags, command_line
 from .interruption import EXIT_CODE, Interruption
+from .progress import relayed
+from .relay import Relay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Comparison:
         self._shared = dict(shared)
         self._teacher = teacher
         self._processes = _Processes()
+        self._relay = Relay()
         names = [way.name for way in [*ways, teacher] if way]
         if len(set(map(_slug, names))) < len(names):
             raise ValueError(
@@ -166,6 +168,7 @@ class Comparison:
         trainings = {}
         makers = {}  # the first training that prepares a method
         with (
+            self._relay,
             concurrent.futures.ThreadPoolExecutor(jobs) as pool,
             self._processes,
             Interruption(),
@@ -213,15 +216,19 @@ class Comparison:
                 flags["teacher"] = self.folder(self._teacher, 0)
         flags |= {**self._shared, **way.flags, "seed": trial, "run": folder}
         arguments = command_line(flags)
-        output, end = multiprocessing.Pipe(duplex=False)
-        process = self._processes.start(
-            commands.module(way.program), arguments, end
-        )
-        end.close()
-        _print(f"$ {commands.called(way.program)} {shlex.join(arguments)}\n")
-        with os.fdopen(os.dup(output.fileno())) as lines, output:
-            for line in lines:
-                _print(f"{folder.name} | {line}")
+        output, output_end = multiprocessing.Pipe(duplex=False)
+        errors, errors_end = multiprocessing.Pipe(duplex=False)
+        with output, errors:
+            with output_end, errors_end:
+                process = self._processes.start(
+                    commands.module(way.program),
+                    arguments,
+                    output_end,
+                    errors_end,
+                )
+            command = f"{commands.called(way.program)} {shlex.join(arguments)}"
+            self._relay.print(f"$ {command}")
+            self._relay.follow(folder.name, output, errors)
         process.join()
         return process.exitcode
 
@@ -235,13 +242,17 @@ class _Processes:
         self._ended = False
 
     def start(
-        self, program: str, flags: Sequence[str], output: Connection
+        self,
+        program: str,
+        flags: Sequence[str],
+        output: Connection,
+        errors: Connection,
     ) -> BaseProcess:
         with self._lock:
             # No training may start after the others were terminated.
             if self._ended:
                 raise SystemExit(EXIT_CODE)
-            process = processes.start(program, flags, output)
+            process = processes.start(program, flags, output, errors, relayed)
             self._all.append(process)
         return process
 
@@ -291,11 +302,3 @@ def _slug(name: str) -> str:
 
 def _described(way: Way) -> dict[str, Any]:
     return {"program": way.program, **way.flags}
-
-
-_printing = threading.Lock()
-
-
-def _print(text: str) -> None:
-    with _printing:
-        print(text, end="", flush=True)

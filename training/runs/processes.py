@@ -24,6 +24,7 @@ def start(
     module: str,
     arguments: Sequence[Any],
     output: Connection | None = None,
+    errors: Connection | None = None,
     before: Callable[[], None] | None = None,
 ) -> BaseProcess:
     """Starts a program like `python -m module`, in its own session.
@@ -33,21 +34,24 @@ def start(
         arguments: Its flags.
         output: Connection for the program's standard output; `None` uses the
             standard output of this process.
+        errors: The same for its standard error.
         before: Function that the program calls first; it must be picklable.
     """
     process = _CONTEXT.Process(
-        target=_run, args=(module, list(map(str, arguments)), output, before)
+        target=_run,
+        args=(module, list(map(str, arguments)), output, errors, before),
     )
     with _starting, _no_main():
         process.start()
     return process
 
 
-def _run(module, arguments, output, before):
+def _run(module, arguments, output, errors, before):
     os.setsid()  # a terminal sends SIGINT only to the parent then
-    if output is not None:
-        os.dup2(output.fileno(), sys.stdout.fileno())
-        output.close()
+    for descriptor, connection in ((1, output), (2, errors)):
+        if connection is not None:
+            os.dup2(connection.fileno(), descriptor)
+            connection.close()
     sys.stdout.reconfigure(write_through=True)
     if before is not None:
         before()
