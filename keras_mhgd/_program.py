@@ -6,21 +6,25 @@ is.
 
 Errors reach a program as exceptions, and TensorFlow always logs what ends the
 process. `TF_CPP_MIN_LOG_LEVEL=3` silences the rest, except for what TensorFlow
-2.21 logs while it is imported. A filter drops these lines and lets all others
+2.21 logs while it is imported and while it quantizes, and what LiteRT 2.3 logs
+when it opens the first file. A filter drops these lines and lets all others
 pass, even if the process dies meanwhile. A user who sets a lower level sees
 everything.
 """
 
+import contextlib
 import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 # Tells the processes that a program starts that they belong to it.
 _MARK = "KERAS_MHGD_PROGRAM"
 _NOISE = (
     r"^WARNING: All log messages before absl::InitializeLog|^[IW][0-9]{4} "
-    r"|^To enable the following instructions"
+    r"|^To enable the following instructions|^INFO: Created TensorFlow Lite "
+    r"|^fully_quantize: "
 )
 
 
@@ -39,18 +43,16 @@ def is_started() -> bool:
     return after[0].partition(".")[0] == "keras_mhgd" if after else False
 
 
-def _import_tensorflow() -> None:
-    """Imports TensorFlow, and silences its log unless the user wants it."""
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("2", "3"):
+def _is_log_hidden() -> bool:
+    return os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("2", "3")
+
+
+@contextlib.contextmanager
+def without_log() -> Iterator[None]:
+    """Drops the log of TensorFlow and LiteRT, unless the user wants it."""
+    if not _is_log_hidden():
+        yield
         return
-    if "tensorflow" not in sys.modules:
-        _import_filtered()
-    import tensorflow as tf
-
-    tf.get_logger().setLevel("WARNING")
-
-
-def _import_filtered() -> None:
     errors = os.dup(2)
     shown = subprocess.Popen(
         ["grep", "--line-buffered", "-vE", _NOISE],
@@ -59,7 +61,7 @@ def _import_filtered() -> None:
     )
     os.dup2(shown.stdin.fileno(), 2)
     try:
-        import tensorflow  # noqa: F401
+        yield
     finally:
         os.dup2(errors, 2)
         os.close(errors)
@@ -68,4 +70,7 @@ def _import_filtered() -> None:
 
 if is_started():
     os.environ[_MARK] = "1"
-    _import_tensorflow()
+    with without_log():
+        import tensorflow as tf
+    if _is_log_hidden():
+        tf.get_logger().setLevel("WARNING")

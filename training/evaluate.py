@@ -7,6 +7,7 @@
 from absl import flags
 
 import keras_mhgd
+from keras_mhgd._program import without_log
 
 from . import commands, options
 from .saved.results import measure
@@ -24,7 +25,8 @@ FLAGS = flags.FLAGS
 
 def main(argv) -> None:
     """Prints the accuracy of the network that the flags name."""
-    predict = keras_mhgd.export.load(network_file(FLAGS.model))
+    with without_log():
+        predict = keras_mhgd.export.load(network_file(FLAGS.model))
     dataset = options.load_data()
     accuracy = measure(predict, dataset)
     part = "held-out training" if FLAGS.validation_split else "test"

@@ -20,6 +20,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_mhgd
+from keras_mhgd._program import without_log
 from keras_mhgd.export import ExportedModel, Serving, export_student
 from keras_mhgd.storage.files import write_atomically
 
@@ -99,18 +100,19 @@ def main(argv) -> None:
     count = min(FLAGS.calibration_images, len(dataset.x_train))
     of_words = isinstance(dataset, keras_mhgd.data.Tokens)
     serving = Serving(dataset.mean, dataset.std, dataset.classes)
-    files = export_student(
-        network,
-        FLAGS.out,
-        images,
-        FLAGS.formats,
-        labels=labels,
-        # The signature for raw inputs takes images.
-        serving=None if of_words else serving,
-        calibration=dataset.normalise(dataset.take(count).x_train[:]),
-        uint8_input=FLAGS.uint8_input,
-        least_agreement=least,
-    )
+    with without_log():
+        files = export_student(
+            network,
+            FLAGS.out,
+            images,
+            FLAGS.formats,
+            labels=labels,
+            # The signature for raw inputs takes images.
+            serving=None if of_words else serving,
+            calibration=dataset.normalise(dataset.take(count).x_train[:]),
+            uint8_input=FLAGS.uint8_input,
+            least_agreement=least,
+        )
     _write(network, dataset, len(images), files, compared)
     print(*files, sep="\n")
     for name, file in compared.items():

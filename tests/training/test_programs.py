@@ -191,6 +191,7 @@ def test_programs_print_their_own_lines_alone(folder, data, teacher):
     own += "|Gained: |Costs: |Next:$|  python -m training|$"
     for line in done.stdout.splitlines():
         assert re.match(own, line), line
+    assert done.stdout.count("Epoch 1/1") == 2
 
 
 def test_two_devices_train_like_one(folder, distill):
@@ -264,6 +265,8 @@ FORMATS = keras_mhgd.export.names()
 
 def test_exports_and_evaluates_every_format(data, student, exported):
     out, output = exported
+    # Nothing of a converter's log comes first.
+    assert output.startswith("saved_model: ")
     assert output.count("the Keras model's class for 100.00%") >= 4
     accuracy = json.loads((student / "result.json").read_text())["accuracy"]
     figures = json.loads((out / "export.json").read_text())
@@ -273,7 +276,9 @@ def test_exports_and_evaluates_every_format(data, student, exported):
         if "int8" not in file["format"]:
             assert file["accuracy"] == pytest.approx(accuracy)
         printed = run("evaluate", *data, f"--model={out / file['path']}")
-        assert f"accuracy {file['accuracy']:.4f} on 30 test images" in printed
+        assert printed.startswith(
+            f"{out / file['path']}: accuracy {file['accuracy']:.4f} on 30 test "
+        )
     for model in (student, student / "last.keras"):
         printed = run("evaluate", *data, f"--model={model}")
         assert f"accuracy {accuracy:.4f} on 30 test images" in printed
