@@ -36,8 +36,9 @@ options.define_training()
 flags.DEFINE_string(
     "teacher",
     None,
-    "Run folder, .keras file, or a network that is trained first. The network "
-    "is one of those of --student, and trained by the same flags.",
+    "Run folder, .keras file, a preset, or a network that is trained first. "
+    f"Presets: {', '.join(keras_mhgd.presets.names())}. The network is one of "
+    "those of --student, and trained by the same flags.",
 )
 flags.DEFINE_string(
     "student",
@@ -89,7 +90,8 @@ def main(argv) -> None:
     dataset = options.load_training_data()
     path, training = FLAGS.teacher, None
     networks = {"student": FLAGS.student}
-    if os.path.exists(path) or os.sep in path:
+    trained = os.path.exists(path) or os.sep in path
+    if trained or path in keras_mhgd.presets.names():
         architecture = load_network(path).name
         networks["teacher"] = path
     else:
