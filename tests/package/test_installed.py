@@ -1,10 +1,12 @@
-"""The wheel in `dist` in a fresh environment; `make test-package` runs this."""
+"""What is in `dist`, in a fresh environment; `make test-package` runs this."""
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import venv
+import zipfile
 
 import pytest
 
@@ -13,11 +15,16 @@ DEMO = ["--epochs=1", "--preparation_epochs=1", "--subset=200"]
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
+def wheel():
+    (path,) = (ROOT / "dist").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def programs(wheel, tmp_path_factory):
     """The folder of an environment's programs, the wheel's among them."""
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=True)
-    (wheel,) = (ROOT / "dist").glob("*.whl")
     command = [folder / "bin" / "pip", "install", "--quiet", "--no-compile"]
     lock = ROOT / "requirements.lock"
     subprocess.run([*command, "--constraint", lock, wheel], check=True)
@@ -58,6 +65,48 @@ def test_files_are_in_the_package(programs, tmp_path):
 
 def test_requirements_fit_each_other(programs, tmp_path):
     assert "No broken" in run(programs / "pip", "check", folder=tmp_path)
+
+
+def test_the_source_distribution_installs_the_same(programs, wheel, tmp_path):
+    (sdist,) = (ROOT / "dist").glob("*.tar.gz")
+    folder = tmp_path / "installed"
+    options = "--quiet --no-compile --no-deps --no-index --no-build-isolation"
+    command = [programs / "pip", "install", *options.split()]
+    run(*command, f"--target={folder}", sdist, folder=tmp_path)
+    with zipfile.ZipFile(wheel) as file:
+        names = {each for each in file.namelist() if "dist-info" not in each}
+        expected = {name: file.read(name) for name in names}
+    found = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in (folder / "keras_mhgd").rglob("*")
+        if path.is_file()
+    }
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_programs_where_nothing_else_is(programs, tmp_path):
+    """From a comparison and a search to an exported file."""
+
+    def said(program, *flags):
+        return run(programs / "keras-mhgd", program, *flags, folder=tmp_path)
+
+    pair = ["--teacher=vgg_small_glyphs", "--student=vgg_thin"]
+    flags = [*pair, "--subset=200", "--epochs=1", "--trials=1"]
+    compared = said(
+        "compare", *flags, "--methods=student,soft_logits", "--run=compared"
+    )
+    assert "$ keras-mhgd distill --preparation_dir=compared" in compared
+    assert "Written to compared/report.html." in compared
+    said("tune", *flags, "--methods=soft_logits", "--run=search")
+    alone = "--alone=compared/student_0"
+    said("export", "--model=search/best", alone, "--out=exported")
+    for path in ("exported/model.tflite", "exported/saved_model"):
+        # Nothing of a runtime's log comes first.
+        assert re.fullmatch(
+            f"{path}: accuracy .* on 5000 test images of glyphs.\n",
+            said("evaluate", f"--model={path}"),
+        )
 
 
 def test_commands(programs, tmp_path):
