@@ -21,8 +21,8 @@ test-all: test test-slow test-hub test-browser test-package site  ## every test 
 test-slow: $(READY)  ## whole programs, devices and workers, tasks, searches
 	$(PYTEST) -m slow
 
-test-browser: $(READY)  ## the pages in Debian's package chromium
-	$(VENV)/bin/python -m pytest tests/training/browser
+test-browser: $(READY) site  ## pages of runs and of the site in Debian's package chromium
+	$(VENV)/bin/python -m pytest tests/training/browser tests/site/browser
 
 test-hub: $(READY)  ## networks of KerasHub, which this installs
 	$(PIP) --requirement requirements-hub.lock

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import time
@@ -115,6 +116,13 @@ class Chromium:
             for event in self.events
             if event.get("method") == method
         ]
+
+    def complaints(self, harmless: str = r"\b\B") -> list[str]:
+        """Lists all that the console has, and what could not be loaded."""
+        kinds = "Log.entryAdded", "Runtime.consoleAPICalled"
+        kinds += "Runtime.exceptionThrown", "Network.loadingFailed"
+        found = [str(each) for kind in kinds for each in self.of(kind)]
+        return [each for each in found if not re.search(harmless, each)]
 
     def evaluate(self, expression: str):
         """Gives the value of an expression of JavaScript."""

@@ -60,14 +60,6 @@ def requests(chromium):
     return [url for url in urls if not url.startswith(("data:", "blob:"))]
 
 
-def complaints(chromium, harmless=r"\b\B"):
-    """All that the console has, and what could not be loaded."""
-    kinds = "Log.entryAdded", "Runtime.consoleAPICalled"
-    kinds += "Runtime.exceptionThrown", "Network.loadingFailed"
-    found = [str(each) for kind in kinds for each in chromium.of(kind)]
-    return [each for each in found if not re.search(harmless, each)]
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("kind", ["run", "comparison"])
@@ -78,7 +70,7 @@ def test_a_page_shows_all_and_asks_for_nothing(
     url = (folder / "report.html").as_uri()
     chromium.open(url, width, 900, scheme)
     assert requests(chromium) == [url]
-    assert complaints(chromium) == []
+    assert chromium.complaints() == []
     count, loaded = chromium.evaluate(
         "[document.images.length, [...document.images].filter("
         "image => image.complete && image.naturalWidth > 0).length]"
@@ -154,4 +146,4 @@ def test_tensorboard_shows_a_comparison(chromium, tensorboard, tab, shown):
         )
     assert all(url.startswith(tensorboard) for url in requests(chromium))
     # TensorBoard's own page warns of what it uses.
-    assert complaints(chromium, "'(type|level)': 'warning'") == []
+    assert chromium.complaints("'(type|level)': 'warning'") == []
