@@ -58,7 +58,9 @@ options.define_positive(
     "Training samples that set the scales of tflite_int8, at most.",
 )
 flags.DEFINE_boolean(
-    "uint8_input", False, "Let tflite_int8 take uint8 instead of int8."
+    "uint8_input",
+    False,
+    "Let tflite_int8 take uint8, of normalised images, instead of int8.",
 )
 flags.DEFINE_multi_string(
     "least_agreement",

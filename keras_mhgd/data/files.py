@@ -229,7 +229,7 @@ class Files(OnDemand):
                 "The images must be of one size. "
                 f"Received: {_path(path)} of shape {tuple(image.shape)}, "
                 f"others of shape {self._image_shape}. Pass "
-                "image_size=(height, width) to resize them."
+                "image_size=(height, width) to resize them: --image_size."
             )
         return image
 

@@ -253,7 +253,7 @@ class _Prepared:
             raise ValueError(
                 f"{name}: the images must be of one size. Received: images of "
                 f"shape {info.features[self._image_key].shape}. Pass "
-                "image_size=(height, width) to resize them."
+                "image_size=(height, width) to resize them: --image_size."
             )
         self._resizes = image_size is not None
         self._size, self._channels = image_size or size, channels or 3

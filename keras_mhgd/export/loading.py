@@ -89,8 +89,11 @@ def load(path: str | os.PathLike) -> Predictor:
             if dtype not in _DTYPES:
                 raise ValueError(f"its input {name!r} is {dtype}.")
     except _READ_ERRORS as error:
+        mend = "Write it again"
+        if path.is_dir() and not (path / "saved_model.pb").exists():
+            mend = "Name a file in it, or write it again"
         raise ValueError(
-            f"{message}, which can't be read. Write it again. Cause: {error}"
+            f"{message}, which can't be read. {mend}. Cause: {error}"
         ) from error
     return _predictor(network)
 

@@ -154,7 +154,8 @@ class Inputs:
             f"{mine.dtype or ''} for {mine.label!r} of {self._student.name!r}, "
             f"{its.shape[1:]} {its.dtype or ''} for {its.label!r} of "
             f"{self._teacher.name!r}. Pass what makes the teacher's input of a "
-            f"batch, such as teacher_preprocessor={made}."
+            f"batch, such as teacher_preprocessor={made}, or data of the "
+            "teacher's shape and a student for it."
         )
 
 

@@ -87,7 +87,7 @@ def fixed_batch_keras(path):
         ("a.tflite", truncated_tflite, "can't be read"),
         ("a.onnx", lambda path: path.write_text("text"), "can't be read"),
         ("a.onnx", lambda path: path.write_bytes(b""), "can't be read"),
-        ("folder", lambda path: path.mkdir(), "can't be read"),
+        ("folder", lambda path: path.mkdir(), "can't be read. Name a file"),
         ("folder", foreign_saved_model, "no endpoint `serve` in "),
         ("a.txt", lambda path: path.write_text("text"), "Convert it to one"),
     ],

@@ -101,7 +101,8 @@ def of_distillation(
             "trained at all? Was it trained on samples that were prepared "
             "in another way, or with classes in another order? Here, images "
             "are centred and scaled by the set's mean and deviation, and the "
-            "classes are in the data set's order."
+            "classes are in the data set's order. A teacher of pixels from 0 "
+            "to 255 needs a first layer: see docs/data.md."
         )
     return "\n".join(lines)
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 module = tf.saved_model.load("saved_model")
 {serving}
 """,
-    "tflite": """**TFLite** but for full int8, with `ai-edge-litert`:
+    "tflite": """**TFLite**, all files except full int8, with `ai-edge-litert`:
 
 ```python
 import numpy as np
