@@ -815,6 +815,8 @@ def test_wrong_input_is_told(folder, data, teacher, what):
     program, arguments, message = WRONG[what]
     corrupt = folder / "corrupt.keras"
     corrupt.write_bytes(b"PK not a zip")
+    empty = folder / "empty"
+    empty.mkdir(exist_ok=True)
     nameless, twice = folder / "nameless.toml", folder / "twice.toml"
     nameless.write_text('[[way]]\nmethod = "rkd"\n')
     twice.write_text('[[way]]\nname = "MHGD"\nmethod = "mhgd"\n')
@@ -825,7 +827,7 @@ def test_wrong_input_is_told(folder, data, teacher, what):
     places = {
         "TEACHER": teacher,
         "CORRUPT": corrupt,
-        "EMPTY": folder / "empty",
+        "EMPTY": empty,
         "NAMELESS": nameless,
         "TWICE": twice,
         "MISSPELT": misspelt,
