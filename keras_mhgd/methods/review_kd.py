@@ -207,6 +207,8 @@ def _resized(x: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
     """Resizes to the nearest position: floor(i H / h) for the i-th of h."""
     for axis, size in enumerate(sizes, start=1):
         length = x.shape[axis]
+        if size == length:
+            continue
         if size % length == 0:
             # The same positions. The gradient of tf.gather takes longer.
             x = tf.repeat(x, size // length, axis=axis)
